@@ -1,0 +1,53 @@
+"""The shop's Celery settings, the same on both sides: late acknowledgement, one message at a time, broker and results
+in plain files.
+
+`SHOP_DIR` is where queue and results live; `SHOP_BROKER_URL` and `SHOP_RESULT_BACKEND` put them elsewhere, and
+`SHOP_ACKS_LATE=0` acknowledges early, as Celery does by default.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+
+def create_app(package: str) -> Celery:
+    """The Celery app for the jobs of *package*, configured from the environment."""
+    home = Path(os.environ.get("SHOP_DIR", "shop-data")).resolve()
+    broker = os.environ.get("SHOP_BROKER_URL", "filesystem://")
+    app = Celery("shop", broker=broker, include=[f"{package}.orders", f"{package}.exchange"])
+    late = os.environ.get("SHOP_ACKS_LATE", "1") != "0"
+    app.conf.update(
+        result_backend=os.environ.get("SHOP_RESULT_BACKEND", f"db+sqlite:///{home / 'results.sqlite3'}"),
+        task_acks_late=late,
+        task_reject_on_worker_lost=late,
+        worker_prefetch_multiplier=1,
+        # How long the pool waits for a dead child's last words before the job counts as lost (Celery's default: 10 s).
+        worker_lost_wait=1.0,
+        broker_connection_retry_on_startup=True,
+    )
+    if broker.startswith("filesystem:"):
+        app.conf.broker_transport_options = _folders(home / "broker")
+        # Remote control would need a reply queue per process, and files make that slow.
+        app.conf.worker_enable_remote_control = False
+    else:
+        home.mkdir(parents=True, exist_ok=True)
+    return app
+
+
+def _folders(home: Path) -> dict[str, Any]:
+    queue, processed, control = home / "queue", home / "processed", home / "control"
+    for folder in (queue, processed, control):
+        folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "data_folder_in": str(queue),
+        "data_folder_out": str(queue),
+        "control_folder": str(control),
+        # A message is moved while it is read; without a folder for that, kombu uses the machine's temporary one.
+        "store_processed": True,
+        "processed_folder": str(processed),
+        "polling_interval": 0.1,
+    }

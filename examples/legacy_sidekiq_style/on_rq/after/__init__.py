@@ -1,0 +1,1 @@
+"""The same shop with durable-adapter: compare with `diff -u before after`."""

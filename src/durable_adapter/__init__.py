@@ -1,0 +1,70 @@
+"""durable-adapter: durable execution for the Celery and RQ code that is already there.
+
+What `import durable_adapter as durable` offers. Importing it touches no database, patches nothing and loads neither
+SQLAlchemy nor a queue library; `durable_adapter.celery.install()` does, once, visibly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .lazy import lazily
+
+__all__ = [
+    "DurableError",
+    "NeverConnected",
+    "RetryPolicy",
+    "attributes",
+    "cannot_tell",
+    "did_not_happen",
+    "external_reference",
+    "handle",
+    "happened",
+    "heartbeat",
+    "idempotency_key",
+    "last_heartbeat",
+    "on_held",
+    "register",
+    "session",
+    "sleep",
+    "start",
+    "step",
+    "workflow",
+]
+
+
+if TYPE_CHECKING:
+    from .celery import handle, start
+    from .codec import register
+    from .current import external_reference, heartbeat, idempotency_key, last_heartbeat, session, sleep
+    from .decorators import step, workflow
+    from .errors import DurableError
+    from .policy import NeverConnected, RetryPolicy, cannot_tell, did_not_happen, happened
+    from .runtime.alerts import on_held
+    from .runtime.attributes import attributes
+else:
+    #: Where each name comes from, once it is asked for: every `celery` command imports this file.
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "DurableError": ".errors",
+            "NeverConnected": ".policy",
+            "RetryPolicy": ".policy",
+            "attributes": ".runtime.attributes",
+            "cannot_tell": ".policy",
+            "did_not_happen": ".policy",
+            "external_reference": ".current",
+            "handle": ".celery",
+            "happened": ".policy",
+            "heartbeat": ".current",
+            "idempotency_key": ".current",
+            "last_heartbeat": ".current",
+            "on_held": ".runtime.alerts",
+            "register": ".codec",
+            "session": ".current",
+            "sleep": ".current",
+            "start": ".celery",
+            "step": ".decorators",
+            "workflow": ".decorators",
+        },
+    )

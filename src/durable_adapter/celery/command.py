@@ -1,0 +1,82 @@
+"""Apps as `celery -A` finds them, for the command line; and `celery -A proj durable ...`, where Celery looks for it.
+
+The command line imports this room only when an app is named, so that commands that only read the journal load no queue
+library. Celery imports this file for every command of its own: what loads SQLAlchemy is imported by the functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from celery.app.utils import find_app
+
+from ..errors import SettingError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from .binding import Binding
+
+
+def find(name: str) -> Celery:
+    """The app of a name, as `celery -A` takes it: a module, a package, or `module:attribute`.
+
+    Raises:
+        SettingError: there is none; says what went wrong.
+    """
+    try:
+        found: Any = find_app(name)
+    except Exception as error:
+        raise SettingError(
+            f"the app {name!r} cannot be loaded: {type(error).__name__}: {error}. Give what `celery -A` takes, and call "
+            "it from the same directory."
+        ) from error
+    if not hasattr(found, "tasks") or not hasattr(found, "conf"):
+        raise SettingError(f"{name!r} is a {type(found).__name__}, not a Celery app; name it as module:attribute")
+    return found
+
+
+def binding(app: Celery) -> Binding | None:
+    """What `install()` made of an app, with all of its task modules imported; None where it was not installed.
+
+    Raises:
+        SettingError: a task module cannot be imported.
+    """
+    from .binding import Binding
+
+    try:
+        app.loader.import_default_modules()
+        app.finalize()
+    except Exception as error:
+        raise SettingError(f"the app's task modules cannot be imported: {type(error).__name__}: {error}") from error
+    found = app.__dict__.get("durable_binding")
+    if not isinstance(found, Binding):
+        return None
+    found.ensure_hooked()
+    return found
+
+
+def parameters(app: Celery) -> Callable[[str, tuple[Any, ...], dict[str, Any]], dict[str, Any] | None]:
+    """Names the arguments of a task's call by parameter; None where the task is not there, or the call does not fit it."""
+    from .plans import original_run
+
+    def named(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        if name not in app._tasks:
+            return None
+        try:
+            bound = inspect.signature(original_run(app, name)).bind(*args, **kwargs)
+        except (TypeError, ValueError):
+            return None
+        return dict(bound.arguments)
+
+    return named
+
+
+def __getattr__(name: str) -> Any:
+    """`durable`, the plugin that Celery's entry point names: it belongs to the command line, which is above this room."""
+    if name == "durable":
+        return import_module("durable_adapter.cli.plugin").durable
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

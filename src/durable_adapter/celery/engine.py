@@ -1,0 +1,113 @@
+"""Celery as the runtime and the sweeper see it: how a step is sent again, and what broker and result store can tell."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.states import FAILURE, SUCCESS
+
+from ..model import SECOND, Kind, Shape, StepRow, WorkflowRow
+from ..policy import StepPolicy
+from ..runtime.engine import EngineOutcome
+from ..runtime.plans import compensation_options
+from .plans import dispatched_message, message_for, undo_message
+from .states import HELD
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+
+class CeleryEngine:
+    """The engine protocol for one app."""
+
+    name = "celery"
+    cannot_suspend: str | None = None
+
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding
+
+    def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
+        """Publishes a step's own message again. A call in place is its function's to run again."""
+        if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
+            step = next(s for s in steps if s.kind is Kind.FUNCTION)
+        marked = self._binding.registry
+        if step.kind is Kind.COMPENSATION:
+            target = next(s for s in steps if s.key == step.target)
+            name, args, kwargs, options = undo_message(marked, run, step, target, steps)
+        elif step.kind is Kind.DISPATCH:
+            name, args, kwargs, options = dispatched_message(run, step, steps)
+        else:
+            name, args, kwargs, options = message_for(marked, run, step, steps)
+        self._binding.publish(name, args, kwargs, options)
+
+    def queue_is_empty(self, queue: str | None) -> bool | None:
+        """Whether the broker holds no message in a queue now; None where the transport cannot say."""
+        if queue is None:
+            return None
+        try:
+            with self._binding.app.connection_for_read() as connection:
+                channel = connection.default_channel
+                if hasattr(channel, "_size"):
+                    return int(channel._size(queue)) == 0
+                return int(channel.queue_declare(queue=queue, passive=True).message_count) == 0
+        except Exception as error:
+            # A queue that was never declared holds nothing; anything else is not known.
+            if type(error).__name__ in ("NotFound", "ChannelError"):
+                return True
+            logger.debug("the depth of queue %s is not known: %s", queue, error)
+            return None
+
+    def is_gone(self, step: StepRow) -> bool | None:
+        """Unknown: a Celery broker cannot be asked for one message."""
+        return None
+
+    def withdraw(self, steps: Sequence[StepRow]) -> None:
+        """Nothing: what follows in a chain is sent by the member before it, and not where that failed."""
+
+    def outcome(self, step: StepRow) -> EngineOutcome | None:
+        """What the result backend holds for a step's task."""
+        task_id = step.task_id
+        if task_id is None:
+            return None
+        try:
+            meta = self._binding.app.backend.get_task_meta(task_id, cache=False)
+        except Exception as error:
+            logger.debug("the result of task %s is not known: %s", task_id, error)
+            return None
+        if meta.get("status") not in (SUCCESS, FAILURE):
+            return None
+        succeeded = meta["status"] == SUCCESS
+        return EngineOutcome(succeeded, meta.get("result") if succeeded else None, at=_stored_at(meta.get("date_done")))
+
+    def compensation(self, policy: StepPolicy) -> dict[str, Any]:
+        """What a step's row keeps of its compensation."""
+        self._binding.registry.check_compensation(policy)
+        return compensation_options(self._binding.registry, policy)
+
+    def say_held(self, step: StepRow, why: str) -> None:
+        """Stores the state HELD for the step's task, where its results are stored at all."""
+        task = self._binding.app._tasks.get(step.name)
+        if step.task_id is None or (task is not None and task.ignore_result):
+            return
+        try:
+            self._binding.app.backend.store_result(step.task_id, {"why": why}, HELD)
+        except Exception:
+            logger.warning("the state HELD of task %s could not be stored", step.task_id, exc_info=True)
+
+    def knows(self, name: str) -> bool:
+        """Whether this app has a task of that name."""
+        return name in self._binding.app._tasks
+
+
+def _stored_at(done: Any) -> int | None:
+    """When a result was stored. A backend that has no zones stores UTC."""
+    try:
+        moment = done if isinstance(done, datetime) else datetime.fromisoformat(done)
+    except (TypeError, ValueError):
+        return None
+    return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * SECOND)

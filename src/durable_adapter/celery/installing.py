@@ -1,0 +1,82 @@
+"""Putting the plugin into a Celery app and taking it out again: `install()`, `uninstall()`, `binding_of()`.
+
+An app holds its binding in an attribute of its own. Nothing is patched before `install()` is called (P9).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import VERSION, current_app
+
+from ..errors import InstallConflict, NotInstalled
+from ..settings import load
+from .binding import Binding, check_same
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: The oldest Celery whose inside is known here.
+OLDEST = (5, 4)
+#: The attribute of an app that holds its binding.
+_ATTRIBUTE = "durable_binding"
+
+
+def install(app: Celery, journal: str | None = None, **options: Any) -> Binding:
+    """Makes the marked tasks of *app* durable. Call it once, where the app is configured.
+
+    Args:
+        app: the Celery app.
+        journal: SQLAlchemy URL of the journal; else from the environment, `app.conf` or pyproject.toml.
+        **options: any other setting by name: `namespace`, `schema`, `mode`, `stale`, `beat`, `sweep_every`,
+            `resend_after`, `retention`, `pool_size`, `code_version`, `strict`, `sweeper`. Times in seconds.
+
+    Returns:
+        The binding: what `doctor` and `uninstall` work with.
+
+    Raises:
+        NotInstalled: no journal is named anywhere.
+        SettingError: a setting is unknown or has a value that is not accepted.
+        InstallConflict: it was installed before with other settings, or Celery is too old.
+
+    Example:
+        >>> from celery import Celery
+        >>> app = Celery("shop", broker="memory://")
+        >>> binding = install(app, journal="sqlite:////tmp/durable-doctest.db")
+        >>> uninstall(app)
+    """
+    settings = load({"journal": journal, **options}, engine=app.conf.get)
+    existing: Binding | None = app.__dict__.get(_ATTRIBUTE)
+    if existing is not None:
+        check_same(existing, settings)
+        return existing
+    settings.url()
+    if VERSION[:2] < OLDEST:
+        raise InstallConflict(
+            f"durable-adapter needs Celery {'.'.join(map(str, OLDEST))} or newer; this is {'.'.join(map(str, VERSION[:3]))}"
+        )
+    binding = Binding(app, settings)
+    binding.install()
+    return binding
+
+
+def uninstall(app: Celery) -> None:
+    """Puts everything back that `install()` changed; nothing where it was not installed."""
+    existing: Binding | None = app.__dict__.get(_ATTRIBUTE)
+    if existing is not None:
+        existing.uninstall()
+
+
+def binding_of(app: Celery | None = None) -> Binding:
+    """The binding of an app, or of the current one.
+
+    Raises:
+        NotInstalled: `install()` was not called on it.
+    """
+    found = (app or current_app._get_current_object()).__dict__.get(_ATTRIBUTE)
+    if not isinstance(found, Binding):
+        raise NotInstalled(
+            "durable-adapter is not installed on this Celery app: call durable_adapter.celery.install(app, journal=...) "
+            "where the app is configured, before tasks are published"
+        )
+    return found

@@ -1,0 +1,257 @@
+"""A Celery canvas as the journal keeps it, and the messages that are made of it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery.canvas import Signature
+from celery.utils.time import maybe_iso8601
+
+from ..codec import JSON
+from ..errors import MessageExpired
+from ..model import SECOND, STAMP, Kind, StepRow, StepStatus, WorkflowRow, make_stamp
+from ..runtime.plans import Member, arguments_of, decode_plan, plain, step_before, undo_call
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from ..runtime.marked import Marked
+
+#: Options of a publication that a later one needs as well. Connections, producers and the like are not among them.
+KEPT = frozenset(
+    [
+        "queue",
+        "exchange",
+        "routing_key",
+        "priority",
+        "serializer",
+        "compression",
+        "ignore_result",
+        "link",
+        "link_error",
+        "time_limit",
+        "soft_time_limit",
+        "shadow",
+        "expires",
+        "headers",
+        "reply_to",
+        "root_id",
+        "parent_id",
+        "group_id",
+        "group_index",
+        "argsrepr",
+        "kwargsrepr",
+    ]
+)
+
+#: What besides is kept of a member that is sent later, because it says how long after that it is to begin.
+_LATER = frozenset(["countdown", "eta"])
+
+
+def member_of(
+    app: Celery, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], *, immutable: bool, later: bool = False
+) -> Member:
+    """A member of a canvas, from what its publication is given; its task id is among the options.
+
+    Args:
+        app: the app.
+        name: the task.
+        args: its own arguments.
+        kwargs: likewise.
+        options: its options.
+        immutable: it is not given the result of the member before it.
+        later: it is sent once the member before it has ended: what its options count, they count from then.
+    """
+    kept = KEPT | _LATER if later else KEPT
+    return Member(
+        name,
+        args or (),
+        kwargs or {},
+        task_id=options["task_id"],
+        immutable=immutable,
+        options={k: plain(_storable(k, v, later=later)) for k, v in options.items() if k in kept and v is not None},
+        queue=queue_of(app, name, args, kwargs, options),
+        delay=delay_of(options),
+    )
+
+
+def _storable(option: str, value: Any, *, later: bool) -> Any:
+    if option in ("queue", "exchange") and hasattr(value, "name"):
+        return value.name
+    if option == "expires" and isinstance(value, (int, float)):
+        return value if later else (datetime.now(UTC) + timedelta(seconds=value)).isoformat()
+    if option in ("expires", "eta") and isinstance(value, (str, datetime)):
+        return _moment(value).isoformat()
+    return value
+
+
+def _moment(value: str | datetime) -> datetime:
+    """A time as an option has it; one without a zone is taken as `delay_of` takes it."""
+    moment: datetime = maybe_iso8601(value)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def tail_members(app: Celery, chain: Sequence[Any] | None) -> list[Member]:
+    """The members that follow the one that is sent now, in their order; Celery keeps them in reverse."""
+    return [
+        member_of(
+            app,
+            sig["task"],
+            sig.get("args"),
+            sig.get("kwargs"),
+            sig.get("options") or {},
+            immutable=bool(sig.get("immutable")),
+            later=True,
+        )
+        for sig in reversed(chain or ())
+    ]
+
+
+def signature_call(given: Any) -> dict[str, Any]:
+    """How a compensation is to be called, where it was declared as a signature."""
+    if not isinstance(given, Signature):
+        return {}
+    return {
+        "undo_call": plain(
+            {"args": list(given.args or ()), "kwargs": dict(given.kwargs or {}), "immutable": bool(given.immutable),
+             "options": {k: v for k, v in given.options.items() if k in KEPT}}
+        )
+    }  # fmt: skip
+
+
+def queue_of(app: Celery, name: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str | None:
+    """The queue that a message goes to, where that can be told without asking the broker."""
+    queue = options.get("queue")
+    if queue is not None:
+        return str(getattr(queue, "name", queue))
+    task = app._tasks.get(name)
+    if not app.conf.task_routes:
+        return str(getattr(task, "queue", None) or app.conf.task_default_queue)
+    routed = app.amqp.router.route({}, name, tuple(args or ()), dict(kwargs or {}), task)
+    found = routed.get("queue")
+    return str(getattr(found, "name", found)) if found is not None else None
+
+
+def original_run(app: Celery, name: str) -> Any:
+    """A task's own function, below our wrapper."""
+    run = app._tasks[name].run
+    return getattr(run, "__wrapped__", run)
+
+
+def stamped(options: dict[str, Any], ref: str, key: str | None = None) -> dict[str, Any]:
+    """Options with the run's stamp added; other stamps are kept."""
+    headers = [h for h in options.get("stamped_headers") or [] if h != STAMP]
+    return {**options, "stamped_headers": [*headers, STAMP], STAMP: make_stamp(ref, key)}
+
+
+def stamped_chain(chain: Sequence[Any] | None, ref: str) -> list[Any] | None:
+    """The tail of a chain with every member stamped, as copies: the user's own signatures stay as they are."""
+    if not chain:
+        return None
+    copies = []
+    for sig in chain:
+        copy = Signature.from_dict(dict(sig)) if not isinstance(sig, Signature) else sig.clone()
+        copy["options"] = stamped(dict(sig.get("options") or {}), ref)
+        copies.append(copy)
+    return copies
+
+
+def delay_of(options: Mapping[str, Any]) -> int:
+    """The microseconds by which a publication is put off by its countdown or ETA."""
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if countdown:
+        return max(0, int(float(countdown) * SECOND))
+    if not eta:
+        return 0
+    moment = maybe_iso8601(eta)
+    now = datetime.now(moment.tzinfo or UTC)
+    if moment.tzinfo is None:
+        now = now.replace(tzinfo=None)
+    return max(0, int((moment - now).total_seconds() * SECOND))
+
+
+def message_for(
+    marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]
+) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
+    """What sends a canvas member again: its task, arguments and options, with the rest of the chain behind it.
+
+    Raises:
+        MessageExpired: it never began, and its message was to be discarded by now.
+    """
+    members = decode_plan(run.plan)
+    member = members[step.position]
+    args, kwargs = arguments_of(marked, run, step, steps)
+    options = stamped({k: v for k, v in member["options"].items() if k not in _LATER}, run.ref)
+    _set_expiry(options, run, step, steps)
+    options["task_id"] = member["id"]
+    options["retries"] = step.attempt
+    tail, begun = [], {s.task_id for s in steps if _has_begun(s, steps)}
+    for later in reversed(members[step.position + 1 :]):
+        sig = Signature(later["task"], tuple(later["args"]), dict(later["kwargs"]), immutable=later["immutable"])
+        given = {**later["options"], "task_id": later["id"]}
+        if later["id"] in begun:
+            given.pop("expires", None)
+        sig["options"] = stamped(given, run.ref)
+        tail.append(sig)
+    if tail:
+        options["chain"] = tail
+    before = step_before(step, steps)
+    if before is not None:
+        options["parent_id"] = before.task_id
+        options["root_id"] = members[0]["id"]
+    return member["task"], args, kwargs, options
+
+
+def dispatched_message(
+    run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]
+) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
+    """What sends a step again that a function dispatched.
+
+    Raises:
+        MessageExpired: as `message_for`.
+    """
+    stored: Any = JSON.decode(step.message or b"null")
+    options = stamped(dict(stored["options"]), run.ref, step.key)
+    _set_expiry(options, run, step, steps)
+    options["task_id"] = step.task_id
+    options["retries"] = step.attempt
+    return step.name, list(stored["args"]), dict(stored["kwargs"]), options
+
+
+def _set_expiry(options: dict[str, Any], run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
+    """Until when a worker may begin a step. That is said of its first attempt: none after that is to be discarded.
+
+    Raises:
+        MessageExpired: that time has passed.
+    """
+    expires = options.pop("expires", None)
+    if expires is None or step.kind is Kind.UNMARKED or _has_begun(step, steps):
+        return  # a person's order to send an unmarked member is not bound by it either
+    if isinstance(expires, (int, float)):
+        before = step_before(step, steps)
+        since = (before.ended_at if before is not None else None) or run.created_at
+        until = datetime.fromtimestamp(since / SECOND, UTC) + timedelta(seconds=expires)
+    else:
+        until = _moment(expires)
+    if until <= datetime.now(UTC):
+        raise MessageExpired(f"step {step.name} of {run.ref} never began: its message expired at {until:%Y-%m-%d %H:%M:%S} UTC")
+    options["expires"] = until.isoformat()
+
+
+def _has_begun(step: StepRow, steps: Sequence[StepRow]) -> bool:
+    """Whether an attempt of a step began, as far as the journal knows. A function has, where it has called anything."""
+    called = step.kind is Kind.FUNCTION and any(s.kind is not Kind.FUNCTION for s in steps)
+    return step.attempt > 0 or step.status is not StepStatus.PLANNED or called
+
+
+def undo_message(
+    marked: Marked, run: WorkflowRow, undo: StepRow, target: StepRow, steps: Sequence[StepRow]
+) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
+    """What sends a compensation: called as Celery calls a link."""
+    args, kwargs, options = undo_call(marked, run, target, steps)
+    options = stamped({k: v for k, v in options.items() if k != "expires"}, run.ref, undo.key)  # what is owed does not expire
+    options["task_id"] = undo.task_id
+    options["retries"] = undo.attempt
+    return undo.name, args, kwargs, options

@@ -1,0 +1,330 @@
+"""What happens when a task is published: a start is committed before it is sent; an attempt's own id is caught.
+
+`app.send_task` is the one place that every real publication passes. Stamped messages (what Celery sends next in a chain)
+go through untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery._state import get_current_task
+from celery.canvas import _chain, group
+from celery.utils import uuid
+
+from ..current import FUNCTION, STEP
+from ..errors import UnsupportedCanvas
+from ..model import STAMP, Start, StepStatus, bounded_key, member_key, new_ref, read_stamp
+from ..runtime.deliveries import unmarked_ended
+from ..runtime.functions import FunctionRun
+from ..runtime.plans import Member, decode_plan, encode_member, plan_fingerprint
+from ..runtime.starting import (
+    STARTING,
+    Identity,
+    current_function,
+    current_step,
+    dispatching,
+    identity,
+    identity_here,
+    planned,
+    start_run,
+    started_before,
+)
+from .active import ACTIVE
+from .plans import delay_of, member_of, original_run, queue_of, stamped, stamped_chain, tail_members
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+#: What `app.send_task` takes by position after kwargs.
+_BY_POSITION = ("countdown", "eta", "task_id", "producer", "connection", "router", "result_cls", "expires")
+
+#: The bindings of this process, for the canvas classes that all apps share.
+BINDINGS: list[Binding] = []
+
+
+class Publishing:
+    """The hook on one app's `send_task`."""
+
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding
+        self._app = binding.app
+        self._before: Any = None
+        #: Publishes in place of the broker's own producers: set by the test journal.
+        self.producer: Any = None
+
+    def original(self, *args: Any, **options: Any) -> Any:
+        """`app.send_task` as it is without us; looked up late, so that whoever patches the class after us is heard."""
+        if self.producer is not None:
+            options = {**options, "producer": self.producer}
+        if self._before is not None:
+            return self._before(*args, **options)
+        return type(self._app).send_task(self._app, *args, **options)
+
+    def install(self) -> None:
+        """Hooks `app.send_task`."""
+        app = self._app
+        self._before = app.__dict__.get("send_task")
+
+        @functools.wraps(app.send_task)
+        def send_task(name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+            if not self._binding.is_installed:
+                return self.original(name, args, kwargs, *rest, **options)
+            options.update(zip(_BY_POSITION, rest, strict=False))
+            return self.send(name, args, kwargs, options)
+
+        app.send_task = send_task
+
+        def undo() -> None:
+            if app.__dict__.get("send_task") is not send_task:
+                return
+            if self._before is not None:
+                app.send_task = self._before
+            else:
+                del app.send_task
+
+        self._binding.patched(
+            "app.send_task",
+            "commits a start before it is sent, and an attempt's end before it is retried",
+            undo,
+            guard="restates none of its defaults, and calls the class's own method as it is at that moment",
+        )
+
+    def send(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        """One publication."""
+        running = ACTIVE.get()
+        if running is not None and options.get("task_id") == running.task_id:
+            return self._caught(name, args, kwargs, options)
+        if STAMP in options:
+            return self.original(name, args, kwargs, **options)
+        binding = self._binding
+        if binding.is_off:
+            return self.original(name, args, kwargs, **options)
+        binding.ensure_hooked()
+        chain = options.get("chain")
+        registry = binding.registry
+        marked = registry.is_marked(name) or (chain and any(_holds_marked(binding, s) for s in chain))
+        if not marked:
+            return self._unmarked(name, args, kwargs, options)
+        self._refuse_unsupported(name, options)
+        if chain and current_function() is not None and STARTING.get() is None:
+            raise UnsupportedCanvas(
+                f"a workflow function publishes a chain that begins with {name}: its results would have other ids on every "
+                "wake. Call the tasks one after the other, or start the chain under an id: durable.start('...', chain)."
+            )
+        function = dispatching(registry, name)
+        if function is not None:
+            return self._dispatch(function, name, args, kwargs, options)
+        return self._start(name, args, kwargs, options)
+
+    def is_durable(self, signature: Any) -> bool:
+        """Whether a signature, or anything inside it, is a durable task."""
+        self._binding.ensure_hooked()
+        return _holds_marked(self._binding, signature)
+
+    def _unmarked(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        step, function = current_step(), current_function()
+        if step is not None and step.outbox is not None:
+            options["task_id"] = options.get("task_id") or uuid()
+            step.outbox.append(lambda: self.original(name, args, kwargs, **options))
+            return self._result(options)
+        if function is not None:
+            sent = function.send_once(name, lambda task_id: self.original(name, args, kwargs, **{**options, "task_id": task_id}))
+            return self._result({**options, "task_id": sent}) if isinstance(sent, str) else sent
+        return self.original(name, args, kwargs, **options)
+
+    def _result(self, options: Mapping[str, Any]) -> Any:
+        return (options.get("result_cls") or self._app.AsyncResult)(options["task_id"])
+
+    def _caught(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        """An attempt publishes its own id: a retry, which waits for the attempt's end; a replacement is refused."""
+        running = ACTIVE.get()
+        assert running is not None
+        if options.get("replaced_task_nesting", 0) != running.nesting or name != running.name:
+            raise UnsupportedCanvas(
+                f"task {running.name} replaces itself with {name}: a durable task cannot be replaced yet. Call {name} "
+                "from a workflow function, or make it the next member of the chain."
+            )
+        ref = run_of(getattr(get_current_task(), "request", None))
+        if ref is not None and STAMP not in options:
+            options = stamped(options, ref)  # adopted: it names its run from now on, whatever its arguments are
+        running.error = sys.exc_info()[1]
+        running.delay = delay_of(options)
+        running.send = lambda: self.original(name, args, kwargs, **options)
+        return self._result(options)
+
+    def _refuse_unsupported(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raises where durable tasks are published in a shape that is not durable yet."""
+        if options.get("chord") is not None:
+            raise UnsupportedCanvas(_GROUPS.format(what=f"the chord that task {name} belongs to"))
+        for sig in options.get("chain") or ():
+            if _is_group(sig) and _holds_marked(self._binding, sig):
+                raise UnsupportedCanvas(_GROUPS.format(what=f"a chain with a group in it, behind task {name}"))
+            if sig.get("task") in self._binding.registry.workflows:
+                raise UnsupportedCanvas(
+                    f"task {sig['task']} is a workflow function and stands in a chain behind {name}: a workflow function "
+                    "is started by itself. Start it from the chain's last step, or make the chain its steps."
+                )
+        if name in self._binding.registry.workflows and options.get("chain"):
+            raise UnsupportedCanvas(
+                f"task {name} is a workflow function and begins a chain: a workflow function is started by itself. "
+                "Call what follows at its end."
+            )
+
+    def _start(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        """A new run: its plan is committed, then its first message is sent."""
+        binding = self._binding
+        inside = self._identity(name) if STARTING.get() is None else None
+        ref = inside.ref if inside is not None else new_ref()
+        options["task_id"] = options.get("task_id") or (inside.task_id if inside is not None else uuid())
+        members = [
+            member_of(self._app, name, args, kwargs, options, immutable=True),
+            *tail_members(self._app, options.get("chain")),
+        ]
+        run, steps = planned(binding.host, binding.registry, members, ref=ref)
+        outgoing = stamped(options, ref)
+        outgoing["chain"] = stamped_chain(options.get("chain"), ref)
+
+        def send() -> Any:
+            return self.original(name, args, kwargs, **outgoing)
+
+        started, result = start_run(binding.host, run, steps, send=send, inside=inside is not None, delay=members[0].delay)
+        if started is Start.THERE and inside is not None:
+            if self._is_as_before(ref, outgoing["chain"]):
+                send()
+            return self._result(options)
+        if started:
+            return self._result(options) if result is None else result
+        members_before = decode_plan(started_before(binding.host, run).plan)
+        return self._result({**options, "task_id": members_before[0]["id"]})
+
+    def _is_as_before(self, ref: str, chain: list[Any] | None) -> bool:
+        """Gives a chain the ids that an earlier attempt gave it: of those that it has now the journal knows nothing.
+
+        Returns:
+            Whether it is to be sent once more: the first of it did not begin, so that its message may be missing.
+        """
+        host, reads = self._binding.host, self._binding.journal.reads
+        run = host.patiently(lambda: reads.run(ref))
+        steps = host.patiently(lambda: reads.steps(ref))
+        if run is None or not steps or steps[0].status is not StepStatus.PLANNED:
+            return False
+        before = decode_plan(run.plan)[1:]
+        tail = list(reversed(chain or ()))
+        if [member["task"] for member in before] != [sig["task"] for sig in tail]:
+            return False
+        for member, sig in zip(before, tail, strict=True):
+            sig["options"]["task_id"] = member["id"]
+        return True
+
+    def _identity(self, name: str) -> Identity | None:
+        """The identity of a start from inside a durable task; a link, which Celery publishes after the body, has one too."""
+        if STEP.get() is not None or FUNCTION.get() is not None:
+            return identity_here(name)
+        current = get_current_task()
+        request = current.request_stack.top if current is not None else None
+        ref = run_of(request)
+        if request is None or ref is None:
+            return None
+        # Its ordinal is counted on the delivery.
+        ordinal = request.__dict__["_durable_links"] = request.__dict__.get("_durable_links", 0) + 1
+        return identity(ref, request.id, "link", ordinal, name)
+
+    def _dispatch(self, function: FunctionRun, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        """A step that a workflow function sends to a worker of its own."""
+        policy = self._binding.registry.policy(name)
+        positional, named = tuple(args or ()), dict(kwargs or {})
+        queue = queue_of(self._app, name, args, kwargs, options)
+        runs = original_run(self._app, name)
+
+        def message(task_id: str, _key: str) -> bytes:
+            given = {**options, "task_id": task_id, "queue": queue}
+            return encode_member(member_of(self._app, name, positional, named, given, immutable=True))
+
+        def send(task_id: str, key: str) -> Any:
+            outgoing = stamped({**options, "task_id": task_id}, function.ref, key)
+            self.original(name, args, kwargs, **outgoing)
+            return task_id
+
+        task_id = function.dispatch(policy, name, runs, queue, positional, named, message, send, self._binding.engine)
+        return self._result({**options, "task_id": task_id})
+
+    def unmarked_ended(self, task: Any, result: Any = None, error: BaseException | None = None) -> None:
+        """An unmarked member of a durable chain ended: its end is recorded."""
+        request = getattr(task, "request", None)
+        ref = run_of(request)
+        name = getattr(task, "name", "")
+        if ref is None or request is None or self._binding.registry.is_marked(name):
+            return
+        key = bounded_key(member_key(request.id, 0, name))
+        unmarked_ended(self._binding.host, ref, key, name, value=result, error=error, last=not request.chain)
+
+
+_GROUPS = (
+    "{what} has durable members, and groups and chords are not durable yet. Nothing was sent. Until they are, publish "
+    "the members as tasks of their own or from a workflow function, or take the mark off these tasks."
+)
+
+
+def run_of(request: Any) -> str | None:
+    """The run that a delivery belongs to: by its stamp, or because it was adopted."""
+    if request is None:
+        return None
+    stamp = read_stamp((getattr(request, "stamps", None) or {}).get(STAMP))
+    return stamp[0] if stamp is not None else getattr(request, "__dict__", {}).get("_durable_ref")
+
+
+def signature_fingerprint(binding: Binding, signature: Any) -> str:
+    """The fingerprint of the start that publishing a signature would make."""
+    tasks = list(signature.tasks) if isinstance(signature, _chain) else [signature]
+    members = [
+        Member(
+            sig["task"],
+            sig.get("args") or (),
+            sig.get("kwargs") or {},
+            task_id="",
+            immutable=position == 0 or bool(sig.get("immutable")),
+        )
+        for position, sig in enumerate(tasks)
+    ]
+    return plan_fingerprint(binding.registry, members)
+
+
+def refuse_groups(canvas: Any) -> None:
+    """Refuses a group or chord with durable members before anything of it is sent."""
+    for binding in BINDINGS:
+        if binding.is_off:
+            continue
+        if isinstance(canvas, group) and ACTIVE.get() is None and get_current_task() is not None and FUNCTION.get() is None:
+            return  # Celery's own dispatch of several link callbacks, after a body: each is a run of its own
+        binding.ensure_hooked()
+        if _holds_marked(binding, canvas):
+            raise UnsupportedCanvas(_GROUPS.format(what=f"this {type(canvas).__name__.lstrip('_')}"))
+
+
+def _is_group(sig: Any) -> bool:
+    return isinstance(sig, Mapping) and sig.get("subtask_type") in ("group", "chord")
+
+
+def _holds_marked(binding: Binding, sig: Any) -> bool:
+    """Whether a signature, or anything inside it, is a durable task."""
+    if not isinstance(sig, Mapping):
+        return False
+    if binding.registry.is_marked(str(sig.get("task"))):
+        return True
+    kwargs: Any = sig.get("kwargs") or {}
+    inner: list[Any] = []
+    for name in ("tasks", "header", "body"):
+        found = kwargs.get(name) if isinstance(kwargs, Mapping) and sig.get("subtask_type") else None
+        if isinstance(found, Mapping):
+            inner.append(found)
+        elif isinstance(found, Sequence) and not isinstance(found, str):
+            inner.extend(found)
+    inner += list((sig.get("options") or {}).get("chain") or ())
+    return any(_holds_marked(binding, s) for s in inner)

@@ -1,0 +1,235 @@
+"""What happens when a marked task runs: the delivery is named, and handed to the runtime.
+
+The hook sits on the task's own `run`: below routing, time limits, retries, events, serializers and custom `__call__`
+methods, which stay Celery's. Direct calls, eager calls and recursion run the function as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore
+
+from ..codec import fingerprint
+from ..current import FUNCTION, STEP, called_plainly
+from ..decorators import as_called
+from ..errors import Left, UnserialisableValue
+from ..model import (
+    STAMP,
+    StepRow,
+    StepStatus,
+    WorkflowRow,
+    bounded_key,
+    derive_ref,
+    member_key,
+    read_stamp,
+)
+from ..runtime.calls import Call
+from ..runtime.current_step import RunningStep
+from ..runtime.deliveries import adopted, awaited, kind_of
+from ..runtime.functions import run_function
+from ..runtime.steps import run_step
+from .active import ActiveTask, active
+from .plans import KEPT, member_of, stamped_chain, tail_members
+from .states import HELD
+
+if TYPE_CHECKING:
+    from celery.app.task import Context, Task
+
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+_AGAIN = "its message came again and nothing of its first delivery is recorded: it was sent without the plugin"
+
+
+def run_wrapper(binding: Binding, task: Task, original: Callable[..., Any]) -> Any:
+    """The hook for one task; it looks like the task's own `run`."""
+    name = task.name
+    registry = binding.registry
+
+    @functools.wraps(original)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not binding.is_installed:
+            return original(*args, **kwargs)
+        request = task.request_stack.top
+        if request is None or request.called_directly or not request.id or request.is_eager:
+            return _in_place(binding, name, original, args, kwargs, request)
+        if STEP.get() is not None or FUNCTION.get() is not None:
+            # A task that calls itself: Celery shows it the outer request, but it is a call like any other.
+            return _in_place(binding, name, original, args, kwargs, None)
+        stamp = read_stamp((request.stamps or {}).get(STAMP))
+        if stamp is None and (binding.is_off or not registry.is_marked(name)):
+            return original(*args, **kwargs)
+        return _delivered(binding, task, original, args, kwargs, request, stamp)
+
+    run.__wrapped__ = original
+    return run
+
+
+def _in_place(
+    binding: Binding,
+    name: str,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: Any,
+) -> Any:
+    """A call that no broker delivered: a step where a workflow function makes it, and itself everywhere else."""
+    function = FUNCTION.get()
+    if function is None or STEP.get() is not None:
+        here = binding.in_process
+        if here is not None and here.is_idle and binding.registry.is_marked(name):
+            return here.call_task(name, args, kwargs)
+        if STEP.get() is None and name in binding.registry.steps:
+            if here is not None:
+                here.here.refuse_beside(name)
+            called_plainly(name)
+        return original(*args, **kwargs)
+    policy = binding.registry.steps.get(name)
+    if policy is None:
+        return original(*args, **kwargs)
+    return as_called(original, function.call_step(policy, policy.name or name, original, args, kwargs))
+
+
+def _delivered(
+    binding: Binding,
+    task: Task,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: Context,
+    stamp: tuple[str, str | None] | None,
+) -> Any:
+    """A message of a marked task."""
+    name = task.name
+    # A marked task is never a replacement, but stands behind one that Celery counts in the messages that follow.
+    nesting = request.replaced_task_nesting or 0
+    own_key = bounded_key(member_key(request.id, 0, name))
+    given = stamp[1] if stamp is not None else None
+    delivery = ActiveTask(request.id, name, nesting)
+    is_function = name in binding.registry.workflows and given is None
+    again = bool((request.delivery_info or {}).get("redelivered")) or bool(request.retries)
+    call = Call(
+        ref=stamp[0] if stamp is not None else _unstamped_ref(request, name, args, kwargs),
+        key=given or own_key,
+        name=name,
+        policy=binding.registry.policy(name),
+        kind=kind_of(given, is_function=is_function),
+        args=args,
+        kwargs=kwargs,
+        body=_body(binding, delivery, original, args, kwargs, request, lambda: call),
+        counts=not request.chain,
+        again=again,
+        wish=delivery.wish,
+        adopt=None if stamp is not None else lambda: _adopted(binding, task, request, args, kwargs, call),
+    )
+    if stamp is None and request.chain:
+        # Adopted: what follows belongs to the run that is made of this message, on this delivery and on every other.
+        request.chain = stamped_chain(request.chain, call.ref)
+    request.__dict__["_durable_ref"] = call.ref
+    try:
+        value = run_function(binding.host, call) if is_function else run_step(binding.host, call)
+    except Left as left:
+        return _let_go(task, request, left)
+    if request.chain and not delivery.ran:
+        _stop_again(binding, request, call.ref)
+    return value
+
+
+def _unstamped_ref(request: Context, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The run of a message without a stamp: the same when it comes again, another for another publication.
+
+    As far as the message tells: one that is published under the id of an earlier one, with the same arguments, looks like
+    that one delivered again.
+    """
+    try:
+        given = fingerprint([list(args), kwargs])
+    except UnserialisableValue:
+        given = ""  # it is refused when it is written down
+    return derive_ref("unstamped", request.root_id or request.id, request.id, name, given)
+
+
+def _body(
+    binding: Binding,
+    delivery: ActiveTask,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: Context,
+    call: Callable[[], Call],
+) -> Callable[[], Any]:
+    """The user's code, with the delivery current, so that a retry is caught and a chain that it stops is noticed."""
+
+    def body() -> Any:
+        had_chain = bool(request.chain)
+        delivery.ran = True
+        delivery.error, delivery.delay, delivery.send, delivery.given = None, 0, None, None
+        with active(delivery):
+            value = awaited(original(*args, **kwargs))
+        if had_chain and not request.chain:
+            _stopped(binding, call())
+        return value
+
+    return body
+
+
+def _stopped(binding: Binding, call: Call) -> None:
+    """The body took its own chain away (`self.request.chain = None`): what followed is cancelled, as it always was."""
+    call.counts = True
+
+    def stop() -> None:
+        binding.host.patiently(lambda: binding.journal.runs.stop_after(call.ref, call.key))
+
+    step = STEP.get()
+    outbox = step.outbox if isinstance(step, RunningStep) else None
+    if outbox is not None:
+        outbox.append(stop)  # its own transaction holds the lock on its row
+    else:
+        stop()
+
+
+def _stop_again(binding: Binding, request: Context, ref: str) -> None:
+    """A memo hit sends what follows, as Celery does; not where that was cancelled: its body stopped the chain, or a person."""
+    following = tail_members(binding.app, request.chain)[0]
+    row = binding.host.patiently(lambda: binding.journal.claims.look(ref, following.key))
+    if row is not None and row.status is StepStatus.CANCELLED:
+        request.chain = None
+
+
+def _adopted(
+    binding: Binding, task: Task, request: Context, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call
+) -> tuple[WorkflowRow, list[StepRow]]:
+    """A message from a producer without the plugin becomes a run at first touch; if it may have run before, in doubt."""
+    options = {k: v for k, v in request.as_execution_options().items() if k in KEPT}
+    options["task_id"] = request.id
+    queue = (request.delivery_info or {}).get("routing_key")
+    if queue and not options.get("queue"):
+        options["queue"] = queue
+    members = [
+        member_of(binding.app, task.name, args, kwargs, options, immutable=True),
+        *tail_members(binding.app, request.chain),
+    ]
+    return adopted(
+        binding.host,
+        binding.registry,
+        members,
+        ref=call.ref,
+        key=call.key,
+        code_version=binding.settings.code_version,
+        again=_AGAIN if call.again else None,
+    )
+
+
+def _let_go(task: Task, request: Context, left: Left) -> Any:
+    """Gives the slot back: the message is acknowledged, no result is stored, and the sweeper owns what is left."""
+    logger.info("task %s[%s] was left alone: %s", task.name, request.id, left)
+    if left.held and not task.ignore_result and not request.ignore_result:
+        try:
+            task.backend.store_result(request.id, {"why": str(left)}, HELD, request=request)
+        except Exception:
+            logger.warning("the state HELD of task %s could not be stored", request.id, exc_info=True)
+    raise Ignore() from left

@@ -1,0 +1,154 @@
+"""Inside a Celery worker: the sweeper's thread, the children's deaths, and what a warm shutdown means.
+
+The sweeper runs in the parent, in a thread of its own: database work must not block the event loop. The same thread
+watches which processes the pool has reaped, and writes their deaths at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps, signals
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+
+from ..errors import DurableError, JournalError
+from ..model import StepStatus
+from ..runtime.engine import installed_beside
+from ..sweeper import Sweeper, SweeperThread
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+
+class SweeperStep(bootsteps.StartStopStep):
+    """Runs the sweeper in the parent of the pool, from after the fork until the worker stops."""
+
+    name = "durable-adapter"
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self.thread: SweeperThread | None = None
+        self.children: set[int] = set()
+        #: Children that were not there at the last look: dead when they are not there at this one either.
+        self.missing: set[int] = set()
+        self.dead: dict[int, str] = {}
+        super().__init__(worker, **kwargs)
+
+    def start(self, worker: Any) -> None:
+        """Starts the thread."""
+        binding: Binding = worker.app.durable_binding
+        settings = binding.settings
+        sweeper = Sweeper(
+            binding.journal,
+            lambda: installed_beside(binding.engine),
+            stale=settings.stale,
+            beat=settings.beat,
+            retention=settings.retention,
+            queues=lambda: binding.queues,
+        )
+
+        def watch() -> bool:
+            buried = self._bury(binding, worker)
+            self._return_unbegun(binding)
+            return buried
+
+        self.thread = SweeperThread(sweeper, every=settings.sweep_every if settings.sweeper else None, watch=watch)
+        self.thread.start()
+
+    def stop(self, worker: Any) -> None:
+        """A warm shutdown: the sweep that is under way ends first."""
+        if self.thread is not None:
+            self.thread.stop(wait=5)
+
+    def terminate(self, worker: Any) -> None:
+        """A cold shutdown."""
+        if self.thread is not None:
+            self.thread.stop()
+
+    def _bury(self, binding: Binding, worker: Any) -> bool:
+        """Writes the deaths of this worker's own children: those that its pool has reaped since the last look."""
+        # Copied at once: the pool's own thread takes processes out of this list while we look.
+        living = {process.pid for process in list(getattr(getattr(worker.pool, "_pool", None), "_pool", None) or ())}
+        missing = self.children - living
+        for pid in missing & self.missing:
+            self.dead[pid] = "its parent saw it end"
+        self.missing = missing - self.missing
+        self.children = living | self.missing
+        for pid, why in list(self.dead.items()):
+            try:
+                binding.journal.workers.child_died(binding.parent, pid, why)
+            except JournalError as error:
+                logger.warning("the death of child %s is not written yet: %s", pid, error)
+                return False
+            del self.dead[pid]
+            if not self.dead:
+                return True
+        return False
+
+    def _return_unbegun(self, binding: Binding) -> None:
+        """What Celery gave up before its body began is due again: its verdict is about a process, not about the step."""
+        while binding.given_up:
+            task_id = binding.given_up[0]
+            try:
+                if not binding.journal.runs.not_begun(task_id, "Celery gave it up before it began"):
+                    # It had begun: Celery has called it failed, which may have written over that it is held.
+                    for row in binding.journal.reads.unsettled():
+                        if row.task_id == task_id and row.status is StepStatus.HELD:
+                            binding.engine.say_held(row, row.evidence or row.doubt or "its outcome is unknown")
+            except JournalError as error:
+                logger.warning("task %s is not looked at yet: %s", task_id, error)
+                return
+            binding.given_up.popleft()
+
+
+def install(binding: Binding) -> None:
+    """Adds the bootstep and listens to the worker's life."""
+    app = binding.app
+    app.durable_binding = binding
+    steps = app.steps["worker"]
+    steps.add(SweeperStep)
+
+    def undo() -> None:
+        steps.discard(SweeperStep)
+        app.__dict__.pop("durable_binding", None)
+
+    binding.patched(
+        "app.steps['worker']",
+        "runs the sweeper in the worker's parent, and hears of children's deaths",
+        undo,
+        guard="Celery's documented way to extend a worker; a pool without a list of processes reports no deaths",
+    )
+
+    def after_setup(instance: Any = None, **_: Any) -> None:
+        if instance is not None and instance.app is app:
+            binding.queues = sorted(app.amqp.queues.consume_from)
+            try:
+                binding.check_worker()
+            except DurableError as error:
+                # A signal's receiver can only stop a worker that must not run by leaving the process.
+                logger.critical("this worker does not start: %s", error)
+                raise SystemExit(1) from error
+
+    def process_init(**_: Any) -> None:
+        binding.hook_tasks()
+
+    def given_up(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
+        # In the parent alone: a lost child or a hard time limit, after which the message is gone and a failure stored.
+        if isinstance(exception, (WorkerLostError, TimeLimitExceeded)) and binding.registry.is_marked(sender.name):
+            binding.given_up.append(task_id)
+
+    def shutting_down(**_: Any) -> None:
+        binding.stop_children()
+
+    def process_shutdown(**_: Any) -> None:
+        binding.host.stop()
+
+    binding.listen(signals.celeryd_after_setup, after_setup)
+    binding.listen(signals.worker_process_init, process_init)
+    binding.listen(signals.task_failure, given_up)
+    binding.listen(signals.worker_shutting_down, shutting_down)
+    binding.listen(signals.worker_process_shutdown, process_shutdown)
+    binding.listen(signals.worker_shutdown, process_shutdown)

@@ -1,0 +1,92 @@
+"""`explain`: the story of one workflow, for finished ones too. Values are masked unless asked for."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+from ...model import SECOND
+from ..session import CLEAN, FINDINGS, Session, durable_command
+
+if TYPE_CHECKING:
+    from ...reconcile.story import Story
+
+
+EXAMPLES = (
+    ("Celery", "durable-adapter -A shop explain order-42"),
+    ("RQ: also what Redis holds of each job", "durable-adapter -u redis://localhost:6379 explain order-42"),
+    ("With arguments and results", "durable-adapter -A shop explain order-42 --show-values"),
+)
+
+
+@durable_command("explain", examples=EXAMPLES)
+@click.argument("id")
+@click.option("--show-values", is_flag=True, help="Show arguments and results; what a step redacts stays hidden.")
+def command(session: Session, id: str, show_values: bool) -> int:
+    """Tell the story of one workflow: what ran, where and when, what is in doubt and why, and what to do.
+
+    ID is a workflow's id, a run's reference, or the id of any of its tasks or jobs. Ends with 1 where something is wrong with
+    it. With -u or -c it also says what Redis holds of each job of an RQ workflow.
+    """
+    from ...reconcile.shown import Values
+    from ...reconcile.story import tell
+    from ..find import find_run
+
+    journal = session.checked()
+    found = find_run(journal, session.namespace, id)
+    run = journal.reads.run(found.run.ref) or found.run
+    values = Values(show=show_values, parameters=session.values_by_name)
+    stale = int(session.settings.stale * SECOND)
+    story = tell(journal, run, values=values, caller=session.caller, stale=stale, witnesses=session.witnesses)
+    session.warn_of_silence()
+    if session.out.as_json:
+        session.out.json(story.shown() | {"others": found.others})
+    else:
+        _print(session, story)
+        if found.others:
+            session.out.say(f"\nThe same task id names other runs too: {', '.join(found.others)}")
+    return FINDINGS if story.findings else CLEAN
+
+
+def _print(session: Session, story: Story) -> None:
+    from ...reconcile.words import moment
+
+    out = session.out
+    out.say(story.title, bold=True)
+    out.say(_wrapped(story.state, "  "), fg="red" if story.findings else None)
+    for line in story.facts:
+        out.say(_wrapped(line, "  "))
+    if story.steps:
+        out.say("\nSteps", bold=True)
+    for number, step in enumerate(story.steps, 1):
+        first, *rest = story.step_lines(step)
+        out.say(_wrapped(first, f"  {number:>2}. ", "      "))
+        for line in rest:
+            out.say(_wrapped(line, "        "))
+    out.say("\nWhat happened", bold=True)
+    for event in story.moments:
+        out.say(_wrapped(event.says, f"  {moment(event.at)}  ", " " * 27))
+        if event.why:
+            out.say(_wrapped(event.why, " " * 29))
+    for finding in story.findings:
+        out.say(f"\nWrong: {finding.kind.value.replace('_', ' ')}", bold=True, fg="red")
+        out.say(_wrapped(finding.certain, "  certain:  ", "            "))
+        if finding.uncertain:
+            out.say(_wrapped(finding.uncertain, "  not known: ", "             "))
+    out.say("\nNext", bold=True)
+    remedies = story.remedies
+    if not remedies:
+        out.say("  Nothing is to be done.")
+    for remedy in remedies:
+        out.say(_wrapped(f"{remedy.when}:", "  "))
+        out.say(f"    {remedy.command}")
+
+
+def _wrapped(text: str, first: str, rest: str | None = None) -> str:
+    """Text at a readable width, with an indent; commands inside it are left whole."""
+    return textwrap.fill(
+        text, width=120, initial_indent=first, subsequent_indent=first if rest is None else rest,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

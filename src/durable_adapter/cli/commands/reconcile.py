@@ -1,0 +1,218 @@
+"""`reconcile`: every partial execution, in plain words, with the command that mends it; mends what is safe with --apply."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...model import SECOND
+from ..options import When, changing, check_changing, moment, span
+from ..session import CLEAN, FINDINGS, Session, durable_command
+
+if TYPE_CHECKING:
+    from ...journal import Journal
+    from ...reconcile import Finding, Found, Mended
+
+#: Seconds without a sweeper's beat after which nobody may be mending anything.
+SILENT = 60
+
+
+def kind(text: str) -> Any:
+    """A kind of finding, with dashes or underscores.
+
+    Raises:
+        click.BadParameter: there is none of that name; says which there are.
+    """
+    from ...reconcile import MEANING, Trouble
+
+    try:
+        return Trouble(str(text).replace("-", "_"))
+    except ValueError:
+        kinds = "\n".join(f"  {each.value}: {meaning}" for each, meaning in MEANING.items())
+        raise click.BadParameter(f"{text!r} is no kind of finding. There are:\n{kinds}") from None
+
+
+def kinds_of_finding() -> tuple[str, list[tuple[str, str]]]:
+    """Every kind, for the help."""
+    from ...reconcile import MEANING
+
+    return "Kinds of finding, the gravest first", [(trouble.value, meaning) for trouble, meaning in MEANING.items()]
+
+
+EXAMPLES = (
+    ("Celery", "durable-adapter -A shop reconcile"),
+    ("RQ: what is due is compared with Redis", "durable-adapter -u redis://localhost:6379 reconcile"),
+    ("Both engines, of one journal", "durable-adapter -A shop -u redis://localhost:6379 reconcile --since 2h"),
+    ("Mend what is safe", 'durable-adapter -A shop reconcile --by ann --why "after the outage" --apply'),
+)
+
+
+@durable_command("reconcile", examples=EXAMPLES, listing=kinds_of_finding)
+@click.option("--since", type=moment, metavar="TIME", help="Only what has been so since: 2h (ago), 2025-11-23, 2025-11-23T09:00.")
+@click.option(
+    "--waiting-longer-than",
+    "longer_than",
+    type=span,
+    metavar="SPAN",
+    help="Also report workflows in which nothing happened for longer: 90s, 2h, 7d.",
+)
+@click.option("--amount", metavar="NAME", help="The attribute that says how much money is at stake.")
+@click.option("--kind", "kinds", multiple=True, type=kind, metavar="KIND", help="Only this kind; may be given several times.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="How many findings at the most; all if not given.")
+@changing
+def command(
+    session: Session,
+    since: When | None,
+    longer_than: int | None,
+    amount: str | None,
+    kinds: tuple[Any, ...],
+    limit: int | None,
+    apply_: bool,
+    by: str | None,
+    why: str | None,
+) -> int:
+    """Find partial executions; with --apply, mend those that are safe to mend by the promises.
+
+    Says of each what is certain, what is not, since when, what is at stake, and the exact command that mends it. Reads only
+    what is unfinished or marked for people; with -u or -c it compares what is due with what Redis holds of its job. Ends with 1
+    where there are findings.
+    """
+    from ...reconcile import look_for_trouble, mend
+
+    who, reason = check_changing(apply_, by, why)
+    journal = session.checked()
+    engines, witnesses = session.engines, session.witnesses
+
+    def look() -> Found:
+        return look_for_trouble(
+            journal,
+            namespace=session.namespace,
+            stale=session.settings.stale,
+            caller=session.caller,
+            kinds=kinds,
+            since=since.on(journal.time()) if since is not None else None,
+            longer_than=longer_than,
+            amount=amount,
+            knows=session.knows if engines else None,
+            witnesses=witnesses,
+            limit=limit,
+            progress=lambda runs: session.out.progress(f"{runs:,} workflows looked at"),
+        )
+
+    found = look()
+    mended: Mended | None = None
+    if apply_:
+        mended = mend(journal, found.findings, list(engines.values()), who=who, why=reason, stale=session.settings.stale)
+        found = look()
+    session.out.progress()
+    session.warn_of_silence()
+    if session.out.as_json:
+        session.out.json(_shown(found, mended))
+    else:
+        _print(session, journal, found, mended)
+    return FINDINGS if found.findings else CLEAN
+
+
+def _shown(found: Found, mended: Mended | None) -> dict[str, Any]:
+    from collections import Counter
+
+    from ...reconcile import at_stake
+    from ...reconcile.words import iso
+
+    stake = at_stake(found.findings)
+    return {
+        "at": iso(found.at),
+        "looked_at": found.runs,
+        "swept_at": iso(found.swept_at),
+        "counts": dict(Counter(f.kind.value for f in found.findings)),
+        "at_stake": None if stake is None else str(stake),
+        "more": found.more,
+        "applied": None
+        if mended is None
+        else {"due": mended.due, "ended": mended.ended, "swept": mended.total(), "errors": mended.errors},
+        "findings": [f.shown() for f in found.findings],
+    }
+
+
+def _print(session: Session, journal: Journal, found: Found, mended: Mended | None) -> None:
+    from ...reconcile.words import plural, span, tongue
+
+    out = session.out
+    for engine in sorted(found.engines) or sorted(session.engines) or ["celery"]:
+        beat = found.swept.get(engine)
+        silence = found.at - (beat or 0)
+        if beat is None or silence > SILENT * SECOND:
+            last = f"the last one beat {span(silence)} ago" if beat is not None else "none is alive"
+            what = f"Nobody sweeps{' for RQ' if engine == 'rq' else ''}: {last}"
+            sweep = session.caller.command("sweep", sends=[engine])
+            out.warn(f"{what}. Start {tongue(engine).worker}, or run `{sweep}`.")
+    if mended is not None:
+        _print_mended(session, mended)
+    if not found.findings:
+        out.say(f"Nothing is wrong: {plural(found.runs, 'unfinished workflow')} looked at.", fg="green")
+        return
+    for finding in found.findings:
+        _print_finding(session, finding, found.at)
+    _print_summary(session, found)
+
+
+def _print_mended(session: Session, mended: Mended) -> None:
+    from ...reconcile.words import plural
+
+    did = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in mended.total().items() if count)
+    session.out.say(f"Made due: {plural(len(mended.due), 'workflow')}. {f'Swept: {did}.' if did else ''}".rstrip())
+    if mended.due and not mended.reports:
+        session.out.say(
+            "Nothing was sent from here: the sweepers in the workers do that. With -A, or -u for RQ, it is done at once."
+        )
+    for error in mended.errors:
+        session.out.warn(f"A sweep could not do everything: {error}")
+    session.out.say()
+
+
+def _print_finding(session: Session, finding: Finding, now: int) -> None:
+    from ...reconcile.words import since
+
+    out = session.out
+    step = f" · {finding.step}" if finding.step else ""
+    money = f" · {finding.amount} at stake" if finding.amount is not None else ""
+    out.say(f"{finding.kind.value.replace('_', ' ').upper()}  {finding.workflow}{step}{money}", bold=True)
+    if finding.since is not None:
+        out.say(f"  since      {since(finding.since, now)}")
+    out.say(_wrapped(finding.certain, "  certain    "))
+    if finding.uncertain:
+        out.say(_wrapped(finding.uncertain, "  not known  "))
+    for remedy in finding.remedies:
+        out.say(_wrapped(f"{remedy.when}:", "  mend       "))
+        out.say(f"             {remedy.command}")
+    out.say()
+
+
+def _print_summary(session: Session, found: Found) -> None:
+    from collections import Counter
+
+    from ...reconcile import MEANING, at_stake
+    from ...reconcile.words import plural
+
+    out = session.out
+    counts = Counter(f.kind for f in found.findings)
+    out.say(f"{plural(len(found.findings), 'finding')} in {plural(len({f.ref for f in found.findings}), 'workflow')}", bold=True)
+    for trouble, count in counts.items():
+        out.say(f"  {count:>6}  {trouble.value.replace('_', ' ')}: {MEANING[trouble]}")
+    stake = at_stake(found.findings)
+    if stake is not None:
+        out.say(f"  At stake: {stake}")
+    safe = sum(f.safe for f in found.findings)
+    if safe:
+        command = session.caller.change("reconcile", why="mend what is safe")
+        out.say(f"{plural(safe, 'finding')} may be mended without asking anybody: {command}")
+    if found.more:
+        out.warn("There is more: the limit was reached. Raise --limit, or leave it out.")
+
+
+def _wrapped(text: str, label: str) -> str:
+    return textwrap.fill(
+        text, width=120, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,206 @@
+"""`resolve`: a person's verdict on a step in doubt, held, or failed with its effect unknown."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..changing import carry_out, check_bulk, gather, troubled
+from ..options import When, bulk, changing, check_changing
+from ..session import Session, durable_command
+
+if TYPE_CHECKING:
+    from ...codec import Stored
+    from ...model import StepRow, WorkflowRow
+    from ...reconcile.changes import Change
+    from ...reconcile.verdicts import Judge, Verdict
+
+
+EXAMPLES = (
+    (
+        "Celery: it happened, and returned this",
+        'durable-adapter -A shop resolve order-42 charge --happened \'"ch_42"\' --by ann --why "asked the bank" --apply',
+    ),
+    (
+        "RQ: it did not happen, try again",
+        'durable-adapter -u redis://localhost:6379 resolve order-42 charge --did-not-happen --by ann --why "asked them" --apply',
+    ),
+    ("Many at once: what would be done", "durable-adapter -A shop resolve --task shop.charge --since 2h --did-not-happen"),
+)
+
+
+@durable_command("resolve", examples=EXAMPLES)
+@click.argument("id", required=False)
+@click.argument("step", required=False)
+@click.option("--happened", metavar="VALUE", help="It happened; VALUE is what the step returned, as JSON.")
+@click.option("--did-not-happen", is_flag=True, help="It did not happen; it is tried again.")
+@click.option("--failed", is_flag=True, help="It did not happen, and is not tried again: the step fails for good.")
+@click.option("--acknowledge", is_flag=True, help="Take a finding that needs nothing more off the list; no outcome changes.")
+@bulk(task="every open step of this name", since="what came into doubt, or failed,")
+@changing
+def command(
+    session: Session,
+    id: str | None,
+    step: str | None,
+    happened: str | None,
+    did_not_happen: bool,
+    failed: bool,
+    acknowledge: bool,
+    task: str | None,
+    since: When | None,
+    limit: int,
+    apply_: bool,
+    by: str | None,
+    why: str | None,
+) -> int:
+    """Decide what happened to a step in doubt.
+
+    ID is a workflow's id, a run's reference, or a task's id. STEP is a step's name or key; it may be left out where only one
+    step waits for a verdict. Say exactly one of --happened VALUE, --did-not-happen, --failed and --acknowledge.
+
+    The verdict is recorded only if nothing was decided meanwhile: if the step's own attempt, a probe or another person was
+    first, that stands, and it is told.
+    """
+    check_bulk(id, task, since)
+    said = [happened is not None, did_not_happen, failed, acknowledge]
+    if sum(said) != 1:
+        raise click.UsageError(
+            "say what happened, with exactly one of --happened VALUE, --did-not-happen, --failed and --acknowledge"
+        )
+    value = None if happened is None else read_value(happened)
+    who, reason = check_changing(apply_, by, why)
+    session.checked()
+    if acknowledge:
+        return _acknowledge(session, id, step, who, reason, apply=apply_)
+    from ...reconcile.verdicts import Judge, Verdict
+
+    verdict = Verdict.HAPPENED if happened is not None else Verdict.FAILED if failed else Verdict.DID_NOT_HAPPEN
+    judge = Judge(
+        session.journal,
+        who=who,
+        why=reason,
+        engines=session.engines,
+        caller=session.caller,
+        stale=session.settings.stale,
+        in_bulk=id is None,
+    )
+    if id is None:
+        assert task is not None
+        assert since is not None
+        chosen = _in_bulk(session, task, since.on(session.journal.time()), limit)
+        changes, refused = gather(partial(judge.verdict, run, steps, row, verdict, value) for run, steps, row in chosen)
+        return carry_out(
+            session, changes, apply=apply_, refused=refused, more=len(chosen) >= limit, at_the_end=judge.sending.at_the_end
+        )
+    return carry_out(session, [_single(session, judge, id, step, verdict, value)], apply=apply_)
+
+
+def read_value(text: str) -> Stored:
+    """The value that a person gives, as the journal keeps it.
+
+    Raises:
+        click.BadParameter: it is no JSON; a bare word is told how to be quoted.
+    """
+    from ...codec import JSON
+    from ...errors import DurableError
+    from ...runtime.values import encode
+
+    try:
+        json.loads(text)
+    except ValueError as error:
+        quoted = json.dumps(text)
+        hint = f" A text is given in quotes: --happened '{quoted}'" if len(text) < 200 else ""
+        raise click.BadParameter(f"{text[:100]!r} is not JSON: {error}.{hint}", param_hint="--happened") from error
+    try:
+        return encode(JSON.decode(text.encode()))
+    except DurableError as error:
+        raise click.BadParameter(str(error), param_hint="--happened") from error
+
+
+def _single(session: Session, judge: Judge, id: str, word: str | None, verdict: Verdict, value: Stored | None) -> Change:
+    from ...errors import NotResolvable
+    from ...reconcile.commands import workflow_word
+    from ...reconcile.verdicts import decidable
+    from ..find import find_run, find_step
+
+    found = find_run(session.journal, session.namespace, id, single=True)
+    run, steps = found.run, session.journal.reads.steps(found.run.ref)
+    if word is not None:
+        return judge.verdict(run, steps, find_step(run, steps, word), verdict, value)
+    open_ones = decidable(run, steps)
+    if len(open_ones) > 1 and found.task_id is not None:
+        open_ones = [s for s in open_ones if s.task_id == found.task_id] or open_ones
+    if len(open_ones) == 1:
+        return judge.verdict(run, steps, open_ones[0], verdict, value)
+    explain = session.caller.command("explain", workflow_word(run))
+    if open_ones:
+        names = ", ".join(f"{s.name} ({s.key})" for s in open_ones)
+        raise NotResolvable(f"{len(open_ones)} steps of {workflow_word(run)} wait for a verdict; name one: {names}")
+    if len(steps) == 1:
+        return judge.verdict(run, steps, steps[0], verdict, value)
+    raise NotResolvable(
+        f"no step of {workflow_word(run)} is in doubt, held, or failed with its effect unknown; it is "
+        f"{run.status.value.replace('_', ' ')}. See `{explain}`."
+    )
+
+
+def _in_bulk(session: Session, task: str, since: int, limit: int) -> list[tuple[WorkflowRow, list[StepRow], StepRow]]:
+    """Every step of a name that waits for a verdict and came to that since a time."""
+    from ...reconcile.verdicts import decidable
+
+    chosen = []
+    for run, steps in troubled(session):
+        for row in decidable(run, steps):
+            at = row.doubt_at or row.ended_at or 0
+            if row.name == task and at >= since:
+                chosen.append((run, steps, row))
+            if len(chosen) >= limit:
+                return chosen
+    return chosen
+
+
+def _acknowledge(session: Session, id: str | None, word: str | None, who: str, why: str, *, apply: bool) -> int:
+    from ...errors import UnknownWorkflow
+    from ...reconcile.orders import Orders
+    from ..find import find_run, find_step
+
+    if id is None:
+        raise click.UsageError("--acknowledge is for one workflow at a time: give its ID")
+    try:
+        found = find_run(session.journal, session.namespace, id, single=True)
+    except UnknownWorkflow:
+        return _acknowledge_refused(session, id, who, why, apply=apply)
+    orders = Orders(session.journal, who=who, why=why, engines=session.engines, caller=session.caller)
+    steps = session.journal.reads.steps(found.run.ref)
+    step = find_step(found.run, steps, word) if word is not None else None
+    return carry_out(session, [orders.acknowledge(found.run, steps, step)], apply=apply)
+
+
+def _acknowledge_refused(session: Session, ref: str, who: str, why: str, *, apply: bool) -> int:
+    """A run that is not in the journal, of which messages were refused: they are off the list until another comes."""
+    from ...errors import UnknownWorkflow
+    from ...reconcile.looking import refusals_of
+
+    events = refusals_of(session.journal.events.of(ref), session.namespace) if len(ref) <= 32 else []
+    if not events:
+        raise UnknownWorkflow(
+            f"the journal {session.journal.db.safe_url} has no workflow {ref!r}, and in namespace {session.namespace!r} no "
+            "message of it was refused"
+        )
+    would = f"take the {len(events)} refused messages of run {ref} off the list"
+    if apply:
+        session.journal.runs.acknowledge(ref, who=who, why=why)
+    change: dict[str, Any] = {
+        "workflow": ref, "ref": ref, "step": None, "key": None, "action": "acknowledge", "would": would, "warnings": [],
+        "done": apply or None, "says": f"{ref} is off the list." if apply else None, "next": "" if apply else None,
+    }  # fmt: skip
+    if session.out.as_json:
+        session.out.json({"applied": apply, "changes": [change], "refused": [], "more": False, "next": None})
+    else:
+        session.out.say(f"{ref}: {'' if apply else 'would '}{would}.")
+        if not apply:
+            session.out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
+    return 0

@@ -1,0 +1,168 @@
+"""Every error this library raises on its own account, one class per thing that can go wrong.
+
+A message names the workflow, the step, what was expected, what was found and the command that shows or mends it.
+Suspensions are not errors: they derive from `BaseException`, so that a task's `except Exception` does not swallow them.
+"""
+
+from __future__ import annotations
+
+
+class DurableError(Exception):
+    """Base of every error of durable-adapter."""
+
+
+class DeclarationError(DurableError, TypeError):
+    """Raised when what a user declared about a step or a workflow contradicts itself or cannot be kept."""
+
+
+class NotInstalled(DurableError):
+    """Raised when an operation needs a journal and no `install()` has named one."""
+
+
+class InstallConflict(DurableError):
+    """Raised when `install()` is called a second time with other arguments."""
+
+
+class SettingError(DurableError, ValueError):
+    """Raised when a setting has a value that is not accepted; names where the value came from."""
+
+
+class JournalError(DurableError):
+    """Base of the errors that come from the journal itself."""
+
+
+class JournalUnreachable(JournalError):
+    """Raised when the journal's database cannot be reached; nothing was sent and nothing was begun (P10)."""
+
+
+class JournalBusy(JournalError):
+    """Raised when somebody else's transaction keeps a row for longer than a sweeper waits; it looks again later."""
+
+
+class JournalUnmigrated(JournalError):
+    """Raised when the journal's tables are missing or older than this code can use."""
+
+
+class JournalAhead(JournalError):
+    """Raised when the journal's tables are newer than this code understands."""
+
+
+class IllegalTransition(JournalError):
+    """Raised when code asks for a change of status that the table of legal transitions does not have."""
+
+
+class NotInWorkflow(DurableError):
+    """Raised when something that only exists inside a step or a workflow is used outside of one."""
+
+
+class UnserialisableValue(DurableError, TypeError):
+    """Raised when a value cannot be written to the journal without losing something."""
+
+
+class UnregisteredType(DurableError):
+    """Raised when a recorded value is of a type that this process has not registered."""
+
+
+class UnknownCodec(DurableError):
+    """Raised when a recorded value was written by a codec or a format that this process does not have."""
+
+
+class StepFailed(DurableError):
+    """Raised in place of a recorded error whose own type is not loaded in this process."""
+
+    def __init__(self, message: str, *, type_name: str = "", traceback_text: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.type_name = type_name
+        self.traceback_text = traceback_text
+
+
+class SameIdOtherArguments(DurableError):
+    """Raised when a workflow id is started again with other arguments than the first time (P5)."""
+
+
+class WorkflowPruned(DurableError):
+    """Raised when an id is started again whose run ended so long ago that only its tombstone is left."""
+
+
+class UnknownWorkflow(DurableError):
+    """Raised when the journal has no workflow, or no such run of it, under the given id."""
+
+
+class UnsupportedCanvas(DurableError):
+    """Raised when durable tasks are published in a shape that cannot yet be kept durable; nothing is sent."""
+
+
+class CannotSuspend(DurableError):
+    """Raised where a workflow function would have to wait, on a queue library that cannot give its worker back meanwhile."""
+
+
+class PutAside(DurableError):
+    """Raised by a job that RQ before 2.1 is to put off: it has not failed, and an exception is all that such an RQ listens to."""
+
+
+class DependencyFailed(DurableError):
+    """Recorded for a step that never began, because one of another run that it comes after failed for good."""
+
+
+class CannotSendAgain(DurableError):
+    """Raised when a step's message cannot be made again, because the journal does not have its arguments."""
+
+
+class MessageExpired(DurableError):
+    """Recorded for a step that never began, because its message was to be discarded after a time that has passed."""
+
+
+class NotResolvable(DurableError):
+    """Raised when a person's verdict is given on a step that is not in doubt, held or failed with its effect unknown."""
+
+
+class StepUndone(DurableError):
+    """Raised when a step that was undone by a rollback is touched again; nothing after it may run (P1)."""
+
+
+class WorkflowChanged(DurableError):
+    """Raised when a replay meets another step than the one recorded at the same position."""
+
+
+class InsideEventLoop(DurableError):
+    """Raised when an `async def` step would run in a thread whose event loop is running: it would keep that from going on."""
+
+
+class SameKeyTwice(DurableError):
+    """Raised when a workflow function makes a second call under a key that it has used for another one in the same wake."""
+
+
+class TransactionMisuse(DurableError):
+    """Raised when a transactional step commits or rolls back its own session, or goes on after a database error in it."""
+
+
+class NotFinished(DurableError):
+    """Raised in a test by a call whose workflow waits: for time to pass, or for a person. Only under the test journal."""
+
+
+class Killed(BaseException):
+    """Raised by a test's own code where the process is to die: the test journal takes it for `kill -9`.
+
+    Example:
+        >>> def charge_and_die(order_id):
+        ...     bank.charge(order_id)
+        ...     raise Killed("after the charge")
+    """
+
+
+class Suspended(BaseException):
+    """Carries a suspension out of user code; deliberately not an `Exception`, so that handlers let it pass."""
+
+    def __init__(self, why: str, *, wake_at: int | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.wake_at = wake_at
+
+
+class Left(Suspended):
+    """Leaves a call alone: somebody else runs it, it is not due, it is in doubt, or it is held."""
+
+    def __init__(self, why: str, *, held: bool = False, wake_at: int | None = None) -> None:
+        super().__init__(why, wake_at=wake_at)
+        self.held = held

@@ -1,0 +1,111 @@
+"""The journal: the only truth, and the only room that speaks SQL.
+
+`Journal` opens one by its URL. Its parts are nouns: `runs`, `claims`, `ends`, `doubts`, `undo`, `workers`, `events`,
+`reads`, `retention`. One method is one transaction and one legal transition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from ..errors import JournalAhead, JournalUnmigrated
+from ..model import SECOND
+from . import schema as tables
+from .claims import Claims
+from .database import Database, missing_text
+from .doubts import Doubts
+from .ends import Ended, Ends
+from .events import Events
+from .reads import Reads
+from .retention import Retention
+from .runs import Runs
+from .undo import Decision, Undo
+from .workers import Workers
+
+#: Seconds after which a run in which nothing was seen to begin is looked at for a lost message.
+RESEND_AFTER = 600.0
+
+
+class Journal:
+    """One journal, opened by its URL.
+
+    Args:
+        url: SQLAlchemy URL of the database, always given by name.
+        namespace: keeps apart users of one journal: part of every workflow's identity.
+        schema: PostgreSQL schema of the tables.
+        resend_after: seconds after which an unfinished run is looked at for a lost message.
+        pool_size: connections kept open per process.
+        connect_args: passed to the database driver.
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        namespace: str = "default",
+        schema: str | None = None,
+        resend_after: float = RESEND_AFTER,
+        pool_size: int = 2,
+        connect_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.db = Database(url, schema=schema, pool_size=pool_size, connect_args=connect_args)
+        self.namespace = namespace
+        self.events = Events(self.db)
+        self.undo = Undo(self.db, self.events)
+        self.runs = Runs(self.db, self.events, self.undo, int(resend_after * SECOND))
+        self.claims = Claims(self.db)
+        self.ends = Ends(self.db, self.events, self.undo)
+        self.doubts = Doubts(self.db, self.events, self.undo)
+        self.workers = Workers(self.db, self.events)
+        self.reads = Reads(self.db)
+        self.retention = Retention(self.db)
+
+    def revision(self) -> str | None:
+        """The revision that the journal's tables are at; None where there are none."""
+        version = sa.table(tables.VERSION_TABLE, sa.column("version_num"))
+        try:
+            rows = self.db.select(sa.select(version.c.version_num))
+        except JournalUnmigrated:
+            return None
+        return str(rows[0][0]) if rows else None
+
+    def check(self) -> None:
+        """Makes sure that the journal is there and at a revision that this code can use.
+
+        Raises:
+            JournalUnreachable: the database does not answer.
+            JournalUnmigrated: the tables are missing or too old.
+            JournalAhead: the tables are more than one revision newer than this code.
+        """
+        found = self.revision()
+        if found == tables.REVISION:
+            return
+        if found is None and (missing := self.db.missing_file) is not None:
+            raise JournalUnmigrated(missing_text(self.db.safe_url, missing))
+        if found is None or found in tables.REVISIONS:
+            state = "has no tables" if found is None else f"is at revision {found}"
+            raise JournalUnmigrated(
+                f"the journal {self.db.safe_url} {state}; this version of durable-adapter needs {tables.REVISION}. "
+                "Run `durable-adapter migrate` (first `durable-adapter migrate --sql` to see what it would do)."
+            )
+        if found.isdigit() and int(found) == int(tables.REVISION) + 1:
+            return  # code of version N runs on schema N and N+1, so that a rolling deploy never stops
+        raise JournalAhead(
+            f"the journal {self.db.safe_url} is at revision {found}, which this version of durable-adapter "
+            f"(it knows up to {tables.REVISION}) does not understand. Upgrade durable-adapter in this process."
+        )
+
+    def time(self) -> int:
+        """The database's clock: microseconds since 1970 in UTC."""
+        return self.db.time()
+
+    def close(self) -> None:
+        """Closes this process's connections."""
+        self.db.dispose()
+
+
+__all__ = ["RESEND_AFTER", "Database", "Decision", "Ended", "Journal"]

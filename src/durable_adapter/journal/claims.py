@@ -1,0 +1,333 @@
+"""Taking a step: the one way in which an attempt begins (P3).
+
+A claim takes planned or due waiting rows only and never judges whether another worker lives: only the sweeper turns
+*begun* into *in doubt*. The winner is known by its token, also when the answer to the claim was lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ..model import (
+    CLAIMABLE,
+    FORWARD_WORKFLOWS,
+    REPEATABLE,
+    UNSETTLED_STEPS,
+    Effect,
+    Safety,
+    StepRow,
+    StepStatus,
+    Stored,
+)
+from .database import Database
+from .rows import step_row, step_values
+from .schema import literals, step, worker, workflow
+
+_P = sa.bindparam
+
+
+def lives(worker_id: Any, *, locked: bool = True) -> Any:
+    """The condition that a worker's row is there, and neither dead nor stopped.
+
+    The row is locked for as long as the claim is not committed, so that a death and a claim have an order: whatever was
+    claimed is there for a sweeper to find once the death is written, and nothing is claimed after it. Not so for a claim
+    whose transaction lasts as long as the body: there is nothing to find of it, and a frozen body must keep no sweeper
+    waiting that wants to write the death.
+    """
+    living = sa.select(1).select_from(worker).where(worker.c.id == worker_id, worker.c.alive == 1)
+    return sa.exists(living.with_for_update(read=True, key_share=True) if locked else living)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What became of a claim. True where it is held now.
+
+    Attributes:
+        held: whether it is.
+        found: the row that was found where it is not, so that nobody reads it again; None where there is none.
+    """
+
+    held: bool
+    found: StepRow | None = None
+
+    def __bool__(self) -> bool:
+        return self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """As much of a step as a first attempt without a claim must know.
+
+    Attributes:
+        untouched_for: for how many microseconds it has been planned without being tried; None where it is not so, or where
+            the row does not say that it is idempotent: a claim says so first.
+        outcome: its value, where it has succeeded.
+    """
+
+    untouched_for: int | None = None
+    outcome: Stored | None = None
+
+
+class Claims:
+    """The step table's transitions to *begun*."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._look = sa.select(step).where(step.c.ref == _P("ref"), step.c.key == _P("key"))
+        age = (db.now - step.c.created_at).label("age")
+        here = sa.and_(step.c.ref == _P("ref"), step.c.key == _P("key"))
+        columns = (step.c.status, step.c.attempt, step.c.safety, age, step.c.outcome, step.c.outcome_codec)
+        self._glance = sa.select(*columns).where(here)
+        self._hear = self._hearing(db)
+        self._begin = self._beginning(db, lives(_P("b_worker")))
+        self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
+
+    @staticmethod
+    def _beginning(db: Database, alive: Any) -> sa.Update:
+        """The claim, as one statement.
+
+        Where an earlier attempt may have had its effect, that and this one must be declared alike, and to be repeatable.
+        """
+        harmless = sa.or_(
+            step.c.effect.is_(None),
+            step.c.effect != Effect.UNKNOWN.value,
+            sa.and_(step.c.safety == _P("b_safety"), step.c.safety.in_(literals(REPEATABLE))),
+        )
+        return (
+            sa.update(step)
+            .where(
+                step.c.ref == _P("b_ref"),
+                step.c.key == _P("b_key"),
+                step.c.status.in_(literals(CLAIMABLE)),
+                sa.or_(step.c.look_at.is_(None), step.c.look_at <= db.now),
+                harmless,
+                alive,
+            )
+            .values(
+                status=StepStatus.BEGUN.value,
+                token=_P("b_token"),
+                worker=_P("b_worker"),
+                safety=_P("b_safety"),
+                attempt=step.c.attempt + 1,
+                begun_at=db.now,
+                deadline_at=db.now + _P("b_timeout", type_=sa.BigInteger),
+                look_at=db.now + _P("b_timeout", type_=sa.BigInteger),
+                over_at=None,
+                doubt=None,
+                doubt_at=None,
+                # What an earlier attempt may have done stays unknown until somebody says.
+                effect=sa.case((step.c.effect == Effect.UNKNOWN.value, Effect.UNKNOWN.value), else_=sa.null()),
+            )
+        )
+
+    @staticmethod
+    def _hearing(db: Database) -> sa.Update:
+        """A heartbeat, as one statement. An attempt that is in doubt already stays so: what it says is kept all the same."""
+        silent = db.now + _P("b_heartbeat", type_=sa.BigInteger)
+        timeout = _P("b_timeout", type_=sa.BigInteger)
+        timed_out = step.c.begun_at + timeout
+        until = sa.case((timed_out.is_(None), silent), (silent < timed_out, silent), else_=timed_out)
+        begun = step.c.status == StepStatus.BEGUN.value
+        return (
+            sa.update(step)
+            .where(
+                step.c.ref == _P("b_ref"),
+                step.c.key == _P("b_key"),
+                step.c.token == _P("b_token"),
+                step.c.status.in_(literals(UNSETTLED_STEPS)),
+            )
+            .values(
+                heartbeat_at=db.now,
+                details=sa.func.coalesce(_P("b_details", type_=sa.Text), step.c.details),
+                deadline_at=sa.case((begun, until), else_=step.c.deadline_at),
+                look_at=sa.case((begun, until), else_=step.c.look_at),
+            )
+        )
+
+    def hear(
+        self, ref: str, key: str, token: str, *, heartbeat: int, timeout: int | None = None, details: str | None = None
+    ) -> bool:
+        """An attempt says that it is alive: it is in doubt only after another silence of *heartbeat*. One commit.
+
+        Args:
+            ref: the run.
+            key: the step.
+            token: the claim.
+            heartbeat: microseconds for which it may be silent.
+            timeout: microseconds after its begin at which it is in doubt whatever it says.
+            details: what it says, as JSON; None leaves what was said last.
+
+        Returns:
+            False where the claim no longer holds: it was decided otherwise, or taken over.
+        """
+        values = {
+            "b_ref": ref, "b_key": key, "b_token": token, "b_heartbeat": heartbeat, "b_timeout": timeout, "b_details": details,
+        }  # fmt: skip
+        return bool(self._db.execute(self._db.hot(self._hear), values))
+
+    def look(self, ref: str, key: str) -> StepRow | None:
+        """One step, or None where the journal has no row for it. Writes nothing."""
+        rows = self._db.fetch(self._db.hot(self._look), {"ref": ref, "key": key})
+        return step_row(rows[0]) if rows else None
+
+    def glance(self, ref: str, key: str) -> Glance | None:
+        """Whether a step may be tried without a claim, or its memo; None where there is no row. Writes nothing.
+
+        It is narrow, because it stands before each first attempt.
+        """
+        rows = self._db.glance(self._db.hot(self._glance), {"ref": ref, "key": key})
+        if not rows:
+            return None
+        status, attempt, safety, age, outcome, codec = rows[0]
+        if status == StepStatus.SUCCEEDED and codec is not None:
+            return Glance(outcome=Stored(codec, bytes(outcome or b"")))
+        untouched = status == StepStatus.PLANNED and not attempt and safety == Safety.IDEMPOTENT
+        return Glance(int(age) if untouched else None)
+
+    def begin(
+        self, ref: str, key: str, token: str, worker_id: str, timeout: int | None = None, *, safety: Safety = Safety.PROTECTED
+    ) -> Claim:
+        """Claims a planned or due waiting step. One statement, one commit.
+
+        Args:
+            ref: the run.
+            key: the step.
+            token: the new claim.
+            worker_id: whose it is.
+            timeout: microseconds after which the attempt is in doubt.
+            safety: what the attempt is declared to be, which decides about it should it be in doubt.
+
+        Returns:
+            Whether *token* now holds the claim; else what was found in its place, whatever the reason.
+        """
+        values = {
+            "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": timeout,
+            "b_safety": safety.value,
+        }  # fmt: skip
+        if self._db.execute(self._db.hot(self._begin), values):
+            return Claim(held=True)
+        return self._found(ref, key, token, worker_id)
+
+    def _found(self, ref: str, key: str, token: str | None, worker_id: str | None) -> Claim:
+        """What there is where a claim took nothing: it may be mine after all, if its answer was lost, and still counts."""
+        found = self.look(ref, key)
+        if found is None or token is None or found.token != token or found.status is not StepStatus.BEGUN:
+            return Claim(held=False, found=found)
+        alive = self._db.select(sa.select(worker.c.id).where(worker.c.id == worker_id, worker.c.alive == 1))
+        return Claim(held=bool(alive), found=found)
+
+    def begin_new(self, row: StepRow) -> Claim:
+        """Claims a step of a workflow function that has no row yet, by inserting it as begun. One commit.
+
+        The workflow row is locked for reading: no step begins after a rollback has been decided.
+        """
+        if self._insert(row, needs_worker=True):
+            return Claim(held=True)
+        return self._found(row.ref, row.key, row.token, row.worker)
+
+    def plan_new(self, row: StepRow, *, counts: bool) -> bool:
+        """Inserts a planned step of a workflow function: a dispatch or a sleep. One commit.
+
+        Args:
+            row: the step, planned or waiting.
+            counts: the workflow is complete only when this step is.
+
+        Raises:
+            UnserialisableValue: its message is too large for this database.
+        """
+        return self._insert(row, needs_worker=False, counts=counts)
+
+    def _insert(self, row: StepRow, *, needs_worker: bool, counts: bool = False) -> bool:
+        self._db.check_size(row.message)
+        values = step_values(row)
+        timeout = values.pop("deadline_at")
+        times: dict[str, Any] = {"created_at": self._db.now}
+        if row.status is StepStatus.BEGUN:
+            values["attempt"] = 1
+            times["begun_at"] = self._db.now
+            if timeout is not None:
+                times |= {"deadline_at": self._db.now + timeout, "look_at": self._db.now + timeout}
+                values.pop("look_at")
+
+        def write(conn: Connection) -> bool:
+            running = [status.value for status in FORWARD_WORKFLOWS]
+            run = conn.execute(
+                sa.select(workflow.c.ref)
+                .where(workflow.c.ref == row.ref, workflow.c.status.in_(running))
+                .with_for_update(read=not counts)
+            ).one_or_none()
+            if run is None:
+                return False
+            if needs_worker and not conn.execute(sa.select(lives(row.worker))).scalar_one():
+                return False
+            conn.execute(sa.insert(step).values(**values, **times))
+            if counts:
+                conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(open_steps=workflow.c.open_steps + 1))
+            return True
+
+        try:
+            return self._db.transaction(write)
+        except IntegrityError:
+            return False
+
+    def lock(self, conn: Connection, ref: str, key: str, token: str, worker_id: str) -> StepRow | None:
+        """Takes a transactional step inside its own transaction: a rival waits here, then finds the memo.
+
+        Returns:
+            The row as it was before, with the claim written but not committed; None where it is not to be had.
+        """
+        found = conn.execute(self._look.with_for_update(), {"ref": ref, "key": key}).one_or_none()
+        if found is None:
+            return None
+        row = step_row(found)
+        if row.status not in CLAIMABLE:
+            return row
+        values = {
+            "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": None,
+            "b_safety": Safety.TRANSACTIONAL.value,
+        }  # fmt: skip
+        taken = self._db.hot(self._begin_in_body).run(conn, values).rowcount
+        if taken:
+            row.token = token
+            row.attempt += 1
+        return row
+
+    def refer(self, ref: str, key: str, token: str, reference: str) -> None:
+        """Records the provider's own name for what an attempt did. One commit.
+
+        Changes nothing under another token, nor under one whose step is to be tried again: that attempt was over. A first
+        attempt that took no claim finds its row untouched.
+        """
+        mine = sa.and_(step.c.token == token, step.c.status.not_in(literals(CLAIMABLE)))
+        untouched = sa.and_(step.c.token.is_(None), step.c.status == StepStatus.PLANNED.value)
+        self._db.transaction(
+            lambda conn: conn.execute(
+                sa.update(step).where(step.c.ref == ref, step.c.key == key, sa.or_(mine, untouched)).values(reference=reference)
+            )
+        )
+
+    def lock_new(self, conn: Connection, row: StepRow) -> bool:
+        """Inserts a transactional step of a function inside its own transaction: a rival waits for the key.
+
+        Returns:
+            False where the row is there already, or the workflow no longer goes forward; the transaction is then of no
+            use and must end.
+        """
+        running = [status.value for status in FORWARD_WORKFLOWS]
+        run = conn.execute(
+            sa.select(workflow.c.ref).where(workflow.c.ref == row.ref, workflow.c.status.in_(running)).with_for_update(read=True)
+        ).one_or_none()
+        if run is None:
+            return False
+        values = step_values(row)
+        values["attempt"] = 1
+        try:
+            conn.execute(sa.insert(step).values(**values, created_at=self._db.now, begun_at=self._db.now))
+        except IntegrityError:
+            return False
+        return True

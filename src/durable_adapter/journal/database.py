@@ -1,0 +1,616 @@
+"""The connection to the journal: one engine a process, autocommit statements, explicit transactions, dialect differences.
+
+Every statement of the hot path is compiled once and runs in autocommit: one round trip. A transaction is spelled out
+(`BEGIN IMMEDIATE` on SQLite). Every operation above is written so that it may be repeated when its answer was lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import unquote, urlencode, urlsplit
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from ..errors import JournalBusy, JournalUnmigrated, JournalUnreachable, SettingError, UnserialisableValue
+from .forking import GATE
+
+T = TypeVar("T")
+
+#: How often a transaction that the database chose to abort (deadlock, serialisation) is tried again.
+ABORTED_ATTEMPTS: Final = 8
+#: Bytes that every database takes in one value, so that nobody has to ask it: MySQL's smallest usual packet is 4 MB.
+SURELY_TAKEN: Final = 1024 * 1024
+#: Bytes that a value may have where the database itself would take more: PostgreSQL and SQLite end at 1 GB, and the same
+#: value is in memory several times on its way there. A journal is no file store.
+LARGEST: Final = 256 * 1024 * 1024
+#: Bytes of a packet that are left for the rest of a statement.
+_REST: Final = 64 * 1024
+#: Seconds that a statement on SQLite waits for another writer.
+SQLITE_BUSY: Final = 30.0
+
+_NOW: Final = {
+    "postgresql": "(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+    "mysql": "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+    "sqlite": "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000",
+}
+_BEGIN: Final = {"postgresql": "BEGIN", "mysql": "START TRANSACTION", "sqlite": "BEGIN IMMEDIATE"}
+#: Seconds for which a sweeper waits for a row that somebody else's transaction keeps; whole, because MySQL knows no others.
+LOCK_WAIT: Final = 1
+#: How a transaction is told to wait for a lock no longer than that, and how its connection forgets it again.
+_IMPATIENT: Final = {
+    "postgresql": (f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'", None),
+    "mysql": (
+        f"SET @durable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = {LOCK_WAIT}",
+        "SET SESSION innodb_lock_wait_timeout = @durable_wait",
+    ),
+    # All of SQLite is one lock, and its writers do not queue: who is unlucky among many waits a while.
+    "sqlite": (f"PRAGMA busy_timeout = {5 * LOCK_WAIT * 1000}", "PRAGMA busy_timeout = {busy}"),
+}
+#: Whether the operations of this context wait for locks no longer than `LOCK_WAIT`.
+_IN_A_HURRY: ContextVar[bool] = ContextVar("durable_in_a_hurry", default=False)
+#: SQLSTATEs (PostgreSQL) and error numbers (MySQL, MariaDB) of transactions that the database aborted itself.
+_ABORTED: Final = frozenset({"40001", "40P01", "55P03", 1205, 1213, 1020, "locked"})
+#: Those of them that say that a lock was waited for in vain.
+_NOT_TO_BE_HAD: Final = frozenset({"55P03", 1205, "locked"})
+
+
+class Hot:
+    """A statement compiled once for one dialect and run through the driver, without building it again.
+
+    Where parameters have names, constants are written into the text: only what differs is handed over with each call.
+    """
+
+    __slots__ = ("_constants", "_order", "sql")
+
+    def __init__(self, statement: sa.sql.ClauseElement, dialect: sa.engine.Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        constants = {name: bind for name, bind in compiled.binds.items() if not bind.required}
+        self.sql = str(compiled)
+        self._order = compiled.positiontup
+        if self._order is None:
+            for name, bind in constants.items():
+                # SQLAlchemy before 2.0.23 renders no None.
+                text = "NULL" if bind.value is None else compiled.render_literal_value(bind.value, bind.type)
+                self.sql = self.sql.replace(f"%({name})s", text)
+            constants = {}
+        self._constants = {name: bind.value for name, bind in constants.items()}
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> sa.CursorResult[Any]:
+        """Runs the statement on *connection* with the named *values*."""
+        return connection.exec_driver_sql(self.sql, self.parameters(values))
+
+    def run_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Runs the statement once for each of *rows*, batched by the driver."""
+        given = [self.parameters(row) for row in rows]
+        connection.exec_driver_sql(self.sql, given if len(given) > 1 else given[0])
+
+    def parameters(self, values: Mapping[str, Any]) -> Any:
+        """The named *values* as the driver takes them."""
+        if self._order is None:
+            return values
+        merged = {**self._constants, **values}
+        return tuple([merged[name] for name in self._order])
+
+
+class Database:
+    """One journal's database: makes connections when first used, and makes new ones after a fork.
+
+    Args:
+        url: SQLAlchemy URL: `postgresql+psycopg://`, `mysql+pymysql://`, `sqlite:///`.
+        schema: the schema that holds the tables, where it is not the connection's default one.
+        pool_size: connections kept open per process.
+        connect_args: passed to the driver (for instance `{"prepare_threshold": None}` behind a transaction pooler).
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        schema: str | None = None,
+        pool_size: int = 2,
+        connect_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            self.url = make_url(url)
+            name = self.url.get_backend_name()
+        except ArgumentError as error:
+            raise SettingError(
+                f"the journal's URL {str(url)!r} is not one: expected e.g. 'postgresql+psycopg://user@host/db', "
+                "'mysql+pymysql://user@host/db' or 'sqlite:////path/journal.db'"
+            ) from error
+        self.dialect_name = "mysql" if name == "mariadb" else name
+        if self.dialect_name not in _NOW:
+            raise SettingError(
+                f"the journal's URL names the database {name!r}; supported are postgresql, mysql, mariadb and sqlite"
+            )
+        if self.dialect_name == "sqlite" and self.url.database in (None, "", ":memory:"):
+            raise SettingError(
+                "a journal in memory is lost with its process; name a file: 'sqlite:////path/journal.db' "
+                "(tests: use the durable_journal fixture of durable_adapter.testing)"
+            )
+        if schema and not self.is_postgresql:
+            raise SettingError(f"schema={schema!r} is for PostgreSQL; on {name} name the database in the journal's URL")
+        self.schema = schema
+        self.now = sa.literal_column(_NOW[self.dialect_name], sa.BigInteger)
+        self._pool_size = pool_size
+        self._connect_args = dict(connect_args or {})
+        self._engine: Engine | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+        self._hot: dict[int, Hot] = {}
+        #: Bytes that a value may have, once somebody had to ask.
+        self._largest: int | None = None
+        #: Counts commits, when a test asks: called with the number of commits that an operation made.
+        self.on_commit: Callable[[], None] | None = None
+        #: Prepares each of the driver's connections further; the test journal moves SQLite's clock this way.
+        self.on_connect: Callable[[Any], None] | None = None
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite, where writers queue for one lock."""
+        return self.dialect_name == "sqlite"
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether this is PostgreSQL."""
+        return self.dialect_name == "postgresql"
+
+    @property
+    def engine(self) -> Engine:
+        """This process's engine; a forked child gets one of its own and leaves its parent's sockets alone."""
+        if self._engine is None or self._pid != os.getpid():
+            if self._pid not in (0, os.getpid()):
+                self._lock = threading.Lock()  # a thread of the parent may have held the old one at the fork
+            with self._lock:
+                if self._engine is None or self._pid != os.getpid():
+                    if self._engine is not None:
+                        self._engine.dispose(close=False)
+                    self._engine = self._create()
+                    self._pid = os.getpid()
+        return self._engine
+
+    def _create(self) -> Engine:
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+        arguments = dict(self._connect_args)
+        if self.is_sqlite:
+            arguments = {"timeout": SQLITE_BUSY, "check_same_thread": False, **arguments}
+            options["poolclass"] = sa.pool.QueuePool
+            GATE.install()
+        elif self.is_postgresql:
+            arguments = {"connect_timeout": 10, **arguments}
+            options["isolation_level"] = "AUTOCOMMIT"
+        else:
+            arguments = {"connect_timeout": 10, **arguments}
+        options |= {"pool_size": self._pool_size, "max_overflow": 20, "pool_timeout": 30}
+        # The text of an error goes into logs and trackers: never with a user's values in it.
+        options["hide_parameters"] = True
+        try:
+            engine = sa.create_engine(self.url, connect_args=arguments, **options)
+        except (NoSuchModuleError, ModuleNotFoundError) as error:
+            raise SettingError(
+                f"the driver of the journal's URL ({self.url.drivername}) is not installed: {error}. "
+                "Install durable-adapter[postgres] or durable-adapter[mysql], and name the driver in the URL "
+                "(postgresql+psycopg://, mysql+pymysql://)."
+            ) from error
+        sa.event.listen(engine, "connect", self._prepare)
+        if self.is_sqlite:
+            sa.event.listen(engine, "do_connect", _open_existing)
+        return engine
+
+    def _prepare(self, connection: Any, _record: Any) -> None:
+        """Gives a new connection the isolation, time zone and waiting that the journal's statements rely on."""
+        cursor = connection.cursor()
+        if self.is_sqlite:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+        elif self.is_postgresql:
+            cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            if self.schema:
+                cursor.execute("SELECT set_config('search_path', %s, false)", (quoted_name(self.schema),))
+        else:
+            cursor.execute("SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'")
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.close()
+        if self.on_connect is not None:
+            self.on_connect(connection)
+
+    def hot(self, statement: Any) -> Hot:
+        """The compiled form of *statement*, which must live as long as this object (a module's or an attribute's)."""
+        found = self._hot.get(id(statement))
+        if found is None:
+            found = self._hot[id(statement)] = Hot(statement, self.engine.dialect)
+        return found
+
+    def execute(self, statement: Hot, values: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> int:
+        """Runs one writing statement in autocommit, and returns how many rows it matched.
+
+        *values* may be what tells them: it is asked anew where the statement has to be repeated.
+        """
+
+        if _IN_A_HURRY.get():  # how long to wait is said to a transaction
+            return self.transaction(
+                lambda conn: statement.run(conn, values() if callable(values) else values).rowcount,
+            )
+
+        def write() -> int:
+            count = int(self._driven(statement, values() if callable(values) else values, _count))
+            self._committed()
+            return count
+
+        return self.repeat(write)
+
+    def glance(self, statement: Hot, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        """Runs one reading statement and returns its rows as the driver has them."""
+        return self.repeat(lambda: self._driven(statement, values, _rows))
+
+    def fetch(self, statement: Hot, values: Mapping[str, Any]) -> Sequence[sa.Row[Any]]:
+        """Runs one reading statement and returns its rows."""
+
+        def read() -> Sequence[sa.Row[Any]]:
+            with self._connection() as connection:
+                return statement.run(connection, values).all()
+
+        return self.repeat(read)
+
+    def _driven(self, statement: Hot, values: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        """Runs one statement in autocommit straight through the driver: SQLAlchemy's own execution costs as much again.
+
+        Where somebody listens to the engine (tracing, tests), it takes that way all the same, so that they hear of it.
+        """
+        with self._apart_from_forks():
+            return self._driven_now(statement, values, read)
+
+    def _driven_now(self, statement: Hot, values: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        engine = self.engine
+        if engine.dispatch.before_cursor_execute:
+            with self._connection() as connection:
+                return read(statement.run(connection, values))
+        driver, borrowed = engine.dialect.loaded_dbapi, None
+        try:
+            borrowed = engine.raw_connection()
+            cursor = borrowed.cursor()
+            cursor.execute(statement.sql, statement.parameters(values))
+            found = read(cursor)
+            cursor.close()
+        except driver.Error as error:
+            lost = engine.dialect.is_disconnect(error, borrowed, None)
+            if lost and borrowed is not None:
+                borrowed.invalidate(error)
+                engine.dispose()  # its other connections are as old, and as dead
+            elif borrowed is not None:
+                borrowed.close()
+            raise sa.exc.DBAPIError.instance(
+                statement.sql, None, error, driver.Error, connection_invalidated=lost, dialect=engine.dialect
+            ) from error
+        except BaseException:
+            if borrowed is not None:
+                borrowed.invalidate()
+            raise
+        borrowed.close()
+        return found
+
+    def select(self, statement: sa.Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[sa.Row[Any]]:
+        """Runs a reading statement that is built where it is used: reports and the sweeper, not the hot path."""
+
+        def read() -> Sequence[sa.Row[Any]]:
+            with self._connection() as connection:
+                return connection.execute(statement, values or {}).all()
+
+        return self.repeat(read)
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """Runs *work* in one transaction; all of it happens or nothing. *work* may run again if it was aborted."""
+
+        def run() -> T:
+            with self.open_transaction() as connection:
+                return work(connection)
+
+        return self.repeat(run)
+
+    @contextlib.contextmanager
+    def in_a_hurry(self) -> Iterator[None]:
+        """Within the block, no operation waits for somebody else's lock for longer than `LOCK_WAIT`.
+
+        For whoever looks after many runs: a transactional step holds the lock on its row for as long as its body takes,
+        and a process that is frozen in one for ever.
+
+        Raises:
+            JournalBusy: a lock was not to be had in that time.
+        """
+        before = _IN_A_HURRY.set(True)
+        try:
+            yield
+        finally:
+            _IN_A_HURRY.reset(before)
+
+    def _apart_from_forks(self) -> contextlib.AbstractContextManager[None]:
+        """SQLite's locks do not survive a fork that happens while they are held."""
+        return GATE.passed() if self.is_sqlite else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """A connection for one statement. One that was interrupted inside the driver is thrown away.
+
+        A soft time limit is an exception out of a signal handler: it can leave a statement half answered, and whoever
+        got that connection next would fail, or read what was meant for somebody else.
+        """
+        with self._apart_from_forks(), self.engine.connect() as connection:
+            try:
+                yield connection
+            except SQLAlchemyError:
+                raise
+            except BaseException:
+                connection.invalidate()
+                raise
+
+    @contextlib.contextmanager
+    def open_transaction(self) -> Iterator[Connection]:
+        """One transaction as a block: commits at its end, rolls back when the block raises."""
+        with self._apart_from_forks(), self.engine.connect() as connection, self._lock_wait(connection) as only_here:
+            try:
+                connection.exec_driver_sql(_BEGIN[self.dialect_name])
+                if only_here is not None:
+                    connection.exec_driver_sql(only_here)
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                self._abandon(connection)
+                raise
+        self._committed()
+
+    @contextlib.contextmanager
+    def _lock_wait(self, connection: Connection) -> Iterator[str | None]:
+        """Bounds a connection's waiting for locks where that is wanted; yields what only its transaction can be told."""
+        hurry, calm = _IMPATIENT[self.dialect_name]
+        if not _IN_A_HURRY.get() or calm is None:
+            yield hurry if _IN_A_HURRY.get() else None
+            return
+        busy = int(float(self._connect_args.get("timeout", SQLITE_BUSY)) * 1000)
+        connection.exec_driver_sql(hurry)
+        try:
+            yield None
+        finally:
+            try:
+                connection.exec_driver_sql(calm.format(busy=busy))
+            except Exception:
+                connection.invalidate()
+
+    @staticmethod
+    def _abandon(connection: Connection) -> None:
+        """Rolls back; a connection on which even that fails is thrown away, never put back into the pool."""
+        try:
+            connection.exec_driver_sql("ROLLBACK")
+        except Exception:
+            connection.invalidate()
+
+    def repeat(self, operation: Callable[[], T]) -> T:
+        """Runs an operation that may safely run twice: again after an abort, and once more on a fresh connection.
+
+        Raises:
+            JournalUnreachable: the database did not answer, refused the connection, or aborted the operation every time.
+            JournalBusy: within `in_a_hurry`, a lock was not to be had.
+        """
+        reconnected, attempt = False, 0
+        while True:
+            try:
+                return operation()
+            except IntegrityError:
+                raise
+            except (OperationalError, InterfaceError, DBAPIError) as error:
+                if aborted(error):
+                    attempt += 1
+                    if _IN_A_HURRY.get() and waited_in_vain(error):
+                        raise JournalBusy(f"somebody else's transaction on {self.safe_url} keeps a row: {error.orig}") from error
+                    if attempt >= ABORTED_ATTEMPTS:
+                        raise JournalUnreachable(
+                            f"the journal {self.safe_url} aborted the same transaction {attempt} times: {error.orig}"
+                        ) from error
+                    time.sleep(random.uniform(0.001, 0.02 * attempt))  # noqa: S311 - spreading load
+                    continue
+                if (missing := self.missing_file) is not None:
+                    raise JournalUnmigrated(missing_text(self.safe_url, missing)) from error
+                if table_missing(error):
+                    raise JournalUnmigrated(
+                        f"the journal {self.safe_url} lacks tables or columns that this version of durable-adapter needs. "
+                        "Run `durable-adapter migrate`, and look with `durable-adapter doctor`."
+                    ) from error
+                if not unreachable(error):
+                    raise
+                if error.connection_invalidated and not reconnected:
+                    reconnected = True
+                    continue
+                raise JournalUnreachable(self._unreachable_text(error)) from error
+            except sa.exc.TimeoutError as error:
+                raise JournalUnreachable(self._unreachable_text(error)) from error
+
+    def _committed(self) -> None:
+        if self.on_commit is not None:
+            self.on_commit()
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password, fit for logs and messages."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def missing_file(self) -> Path | None:
+        """SQLite's file, where there is none, although there is the directory that it would be in."""
+        path = _sqlite_path(self.url) if self.is_sqlite else None
+        return path if path is not None and not path.exists() and path.parent.is_dir() else None
+
+    def make_file(self) -> None:
+        """Makes SQLite's file, where there is none. Only a migration does: elsewhere a file that is missing is a wrong path.
+
+        Raises:
+            JournalUnreachable: it cannot be made.
+        """
+        path = self.missing_file
+        if path is None:
+            return
+        try:
+            path.touch()
+        except OSError as error:
+            raise JournalUnreachable(f"the journal {self.safe_url} cannot be made: {error}") from error
+
+    def _unreachable_text(self, error: BaseException) -> str:
+        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        path = _sqlite_path(self.url) if self.is_sqlite else None
+        if path is not None and not path.absolute().parent.is_dir():
+            reason = f"there is no directory {path.absolute().parent}"
+        return (
+            f"the journal {self.safe_url} cannot be reached: {reason}. "
+            "Nothing was sent and nothing was begun. Check the URL and the database, then `durable-adapter doctor`."
+        )
+
+    def check_size(self, data: bytes | None) -> None:
+        """Refuses a value that is too large for this database.
+
+        MySQL and MariaDB end the connection where a statement is larger than a packet, so that nobody could tell such a
+        value from a database that went away; and the driver writes up to two bytes for each of a value.
+
+        Raises:
+            UnserialisableValue: says how large it is, and how large it may be.
+        """
+        if data is None or len(data) <= SURELY_TAKEN:
+            return
+        if self._largest is None:
+            self._largest = LARGEST
+            if self.dialect_name == "mysql":
+                packet = int(self.select(sa.text("SELECT @@max_allowed_packet"))[0][0])  # type: ignore[arg-type]
+                self._largest = max(SURELY_TAKEN, min(LARGEST, (packet - _REST) // 2))
+        if len(data) > self._largest:
+            limit = "half of the server's max_allowed_packet" if self.dialect_name == "mysql" else "the journal's limit"
+            raise UnserialisableValue(
+                f"it has {len(data)} bytes, and {self._largest} ({limit}) is what a value may have in this journal. Keep it "
+                "somewhere else, and record where."
+            )
+
+    def time(self) -> int:
+        """The database's clock: microseconds since 1970 in UTC."""
+        return int(self.select(sa.select(self.now))[0][0])
+
+    def dispose(self) -> None:
+        """Closes this process's connections."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._engine.dispose()
+        self._engine = None
+
+
+def _count(cursor: Any) -> int:
+    return int(cursor.rowcount)
+
+
+def _rows(cursor: Any) -> Sequence[tuple[Any, ...]]:
+    found: Sequence[tuple[Any, ...]] = cursor.fetchall()
+    return found
+
+
+def _open_existing(_dialect: Any, _record: Any, args: list[Any], given: dict[str, Any]) -> None:
+    """Has SQLite open a file that is there: by itself it makes an empty one of every path that is mistyped."""
+    name = str(args[0])
+    if not given.get("uri"):
+        args[0] = f"{Path(name).absolute().as_uri()}?mode=rw"
+        given["uri"] = True
+    elif _names_a_file(name) and "mode=" not in name:
+        args[0] = f"{name}{'&' if '?' in name else '?'}mode=rw"
+
+
+def _names_a_file(uri: str) -> bool:
+    """Whether a URI of SQLite's names a file, and not a database in memory."""
+    return not any(word in uri for word in (":memory:", "mode=memory", "vfs="))
+
+
+def _sqlite_path(url: URL) -> Path | None:
+    """The file that a URL of SQLite's names."""
+    name = url.database or ""
+    if not name.startswith("file:"):
+        return Path(name)
+    if not _names_a_file(f"{name}?{urlencode(dict(url.query))}"):
+        return None
+    return Path(unquote(urlsplit(name).path))
+
+
+def missing_text(journal: str, path: Path) -> str:
+    """How it is told that a journal's file is not there."""
+    return (
+        f"the journal {journal} is not there: the file {path.absolute()} does not exist, and nothing was made. Correct the "
+        "path, or make a new journal of it with `durable-adapter migrate`."
+    )
+
+
+def quoted_name(name: str) -> str:
+    """A schema's name as PostgreSQL's search_path wants it."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def aborted(error: DBAPIError) -> bool:
+    """Whether the database gave up a transaction by itself, so that trying again is the cure."""
+    return _code(error) in _ABORTED
+
+
+def waited_in_vain(error: DBAPIError) -> bool:
+    """Whether a transaction was given up because a lock was not to be had in time."""
+    return _code(error) in _NOT_TO_BE_HAD
+
+
+def _code(error: DBAPIError) -> Any:
+    """The error number (MySQL, MariaDB) or SQLSTATE by which the database says what is wrong; `locked` for SQLite's one lock.
+
+    The number comes first: newer versions of PyMySQL have a SQLSTATE too, which is `HY000` for nearly everything.
+    """
+    original = error.orig
+    if isinstance(original, sqlite3.OperationalError):
+        return "locked" if "locked" in str(original) or "busy" in str(original) else None
+    number = original.args[0] if original is not None and original.args else None
+    return number if isinstance(number, int) else getattr(original, "sqlstate", None)
+
+
+def unreachable(error: DBAPIError) -> bool:
+    """Whether the database, rather than the statement, is what failed."""
+    if error.connection_invalidated:
+        return True
+    original = error.orig
+    if isinstance(original, sqlite3.OperationalError):
+        text = str(original)
+        return any(part in text for part in ("unable to open", "locked", "disk I/O", "readonly", "busy"))
+    code = _code(error)
+    if isinstance(code, str):
+        # 08 connection, 53 out of resources, 57 operator intervention, 58 system error, 25006 read only after fail-over.
+        return code[:2] in ("08", "53", "57", "58") or code == "25006"
+    if code in (1290, 1792, 1836):
+        return True  # MySQL, MariaDB: read only after fail-over
+    return isinstance(error, (OperationalError, InterfaceError))
+
+
+def table_missing(error: BaseException) -> bool:
+    """Whether a statement failed because the journal's tables are not there."""
+    original = getattr(error, "orig", None)
+    if getattr(original, "sqlstate", None) in ("42P01", "42703", "3F000"):
+        return True
+    if isinstance(original, sqlite3.OperationalError) and ("no such table" in str(original) or "no such column" in str(original)):
+        return True
+    code = original.args[0] if original is not None and original.args else None
+    return code in (1146, 1054)

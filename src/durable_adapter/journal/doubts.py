@@ -1,0 +1,618 @@
+"""Doubt: an attempt began, and whether its effect happened is unknown (P4).
+
+Doubt and hold keep the token: the attempt's own outcome is accepted until a verdict or a new claim commits. A verdict is
+a compare-and-set on status and token, so that of two verdicts, or of a verdict and a late success, one wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ..model import (
+    CLAIMABLE,
+    OPEN_STEPS,
+    SECOND,
+    Attention,
+    Death,
+    Effect,
+    Event,
+    Kind,
+    Safety,
+    StepRow,
+    StepStatus,
+    Stored,
+    WorkflowStatus,
+)
+from .database import Database
+from .ends import Ended
+from .events import Events
+from .losses import Doubtful, doubtful, put_in_doubt
+from .rows import step_row
+from .runs import count_end
+from .schema import literals, step, worker, workflow
+from .undo import Undo
+
+#: How soon a step in doubt whose attempt is over is looked at.
+SOON = 0
+#: How long after being looked at a step in doubt is looked at again, while its probe has not decided.
+AGAIN = 30 * SECOND
+#: The longest that such a wait becomes by doubling.
+LONGEST = 3600 * SECOND
+#: When an attempt is over of which only its time-out is known: not before its body returns or its process is dead.
+#: The year 9000 rather than no time at all, so that whoever compares it with a clock finds it in the future.
+NOT_OVER = 221_845_392_000 * SECOND
+
+
+class Doubts:
+    """The step table's transitions into doubt, into hold and out of them."""
+
+    def __init__(self, db: Database, events: Events, undo: Undo) -> None:
+        self._db = db
+        self._events = events
+        self._undo = undo
+
+    def raise_doubt(
+        self,
+        row: StepRow,
+        token: str | None,
+        why: str,
+        *,
+        over: bool,
+        error: bytes | None = None,
+        who: str | None = None,
+    ) -> bool:
+        """Turns *begun* into *in doubt*, or says of a step in doubt that its attempt is over after all. One commit.
+
+        Args:
+            row: the step as last read.
+            token: the attempt's claim; None for a step that took none, whose row is planned or waiting.
+            why: in words, for people.
+            over: the attempt is certainly over; otherwise it is over when its time-out has passed.
+            error: what the attempt raised, if it did.
+            who: the worker or sweeper that says so.
+
+        Returns:
+            True when the step is now in doubt, or held, for this reason.
+        """
+
+        def write(conn: Connection) -> bool:
+            return self._raise(conn, row, token, why, over=over, error=error, who=who)
+
+        return self._db.transaction(write)
+
+    def _raise(
+        self,
+        conn: Connection,
+        row: StepRow,
+        token: str | None,
+        why: str,
+        *,
+        over: bool | None,
+        error: bytes | None = None,
+        who: str | None = None,
+    ) -> bool:
+        now = self._db.now
+        timeout = row.options.get("timeout")
+        # An attempt that is not certainly over is so when its time-out, counted from its begin, has passed as well.
+        over_at: Any = now if over or timeout is None else sa.func.coalesce(step.c.begun_at, now) + int(timeout)
+        if over is None:
+            over_at = NOT_OVER
+        here = [step.c.ref == row.ref, step.c.key == row.key]
+        if token is None:
+            conditions = [*here, _same_token(row), step.c.status == StepStatus.PLANNED.value]
+        else:
+            running = sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.over_at == NOT_OVER)
+            begun = step.c.status == StepStatus.BEGUN.value
+            conditions = [*here, step.c.token == token, begun if over is None else sa.or_(begun, running)]
+        changed = conn.execute(
+            sa.update(step)
+            .where(*conditions)
+            .values(
+                status=StepStatus.IN_DOUBT.value,
+                doubt=why,
+                doubt_at=now,
+                over_at=over_at,
+                look_at=now + SOON,
+                deadline_at=None,
+                error=error,
+                attempt=step.c.attempt + (1 if token is None else 0),
+            )
+        ).rowcount
+        if changed:
+            self._events.write(conn, Event.IN_DOUBT, ref=row.ref, key=row.key, token=token, who=who, why=why)
+            return True
+        in_doubt = (StepStatus.IN_DOUBT.value, StepStatus.HELD.value)
+        return self._is(conn, row, step.c.doubt == why, step.c.status.in_(in_doubt), token=token)
+
+    @staticmethod
+    def _is(conn: Connection, row: StepRow, *conditions: Any, token: str | None) -> bool:
+        """Whether a change that found nothing to change had been committed already, and only its answer was lost."""
+        same = _same_token(row) if token is None else step.c.token == token
+        here = sa.select(step.c.key).where(step.c.ref == row.ref, step.c.key == row.key, same, *conditions)
+        return conn.execute(here).one_or_none() is not None
+
+    def hold(self, row: StepRow, evidence: str, *, who: str | None = None) -> bool:
+        """Turns *in doubt* into *held*: only a person may decide. One commit."""
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step)
+                .where(
+                    step.c.ref == row.ref,
+                    step.c.key == row.key,
+                    step.c.status == StepStatus.IN_DOUBT.value,
+                    _same_token(row),
+                )
+                .values(status=StepStatus.HELD.value, evidence=evidence, look_at=None)
+            ).rowcount
+            if changed:
+                self._events.write(conn, Event.HELD, ref=row.ref, key=row.key, token=row.token, who=who, why=evidence)
+                return True
+            held = step.c.status == StepStatus.HELD.value
+            return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
+
+        return self._db.transaction(write)
+
+    def doubt_failed(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
+        """Turns a failure whose effect is unknown into doubt: something wants to repeat the step after all. One commit."""
+        failed = sa.and_(step.c.status == StepStatus.FAILED.value, step.c.effect == Effect.UNKNOWN.value)
+        return self._doubt_the_ended(row, failed, why, who)
+
+    def doubt_waiting(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
+        """Turns a wait for a next attempt into doubt: an earlier one may have had its effect, and repeating is not safe now.
+
+        One commit.
+        """
+        return self._doubt_the_ended(row, step.c.status == StepStatus.WAITING.value, why, who)
+
+    def _doubt_the_ended(self, row: StepRow, stands: Any, why: str, who: str | None) -> bool:
+        """Puts a step in doubt whose attempts have all ended."""
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step)
+                .where(step.c.ref == row.ref, step.c.key == row.key, stands, _same_token(row))
+                .values(
+                    status=StepStatus.IN_DOUBT.value,
+                    doubt=why,
+                    doubt_at=self._db.now,
+                    over_at=self._db.now,
+                    look_at=self._db.now,
+                    ended_at=None,
+                    attention=None,
+                )
+            ).rowcount
+            if changed:
+                self._events.write(conn, Event.IN_DOUBT, ref=row.ref, key=row.key, token=row.token, who=who, why=why)
+                return True
+            doubted = step.c.status.in_((StepStatus.IN_DOUBT.value, StepStatus.HELD.value))
+            return self._is(conn, row, doubted, step.c.doubt == why, token=row.token)
+
+        return self._db.transaction(write)
+
+    def hold_drift(self, row: StepRow, evidence: str) -> bool:
+        """Stops a workflow whose finished step was called with other arguments: its function is held. One commit."""
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step)
+                .where(
+                    step.c.ref == row.ref,
+                    step.c.kind == Kind.FUNCTION.value,
+                    step.c.status.in_([StepStatus.PLANNED.value, StepStatus.WAITING.value, StepStatus.BEGUN.value]),
+                )
+                .values(
+                    status=StepStatus.HELD.value,
+                    doubt=evidence,
+                    doubt_at=self._db.now,
+                    evidence=evidence,
+                    attention=Attention.DRIFT.value,
+                    look_at=None,
+                )
+            ).rowcount
+            if changed:
+                self._events.write(conn, Event.DRIFT, ref=row.ref, key=row.key, why=evidence)
+                return True
+            held = step.c.status == StepStatus.HELD.value
+            return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
+
+        return self._db.transaction(write)
+
+    def ask_later(self, row: StepRow, at: int, evidence: str | None = None) -> bool:
+        """Sets when a step in doubt is looked at again. One commit."""
+        values: dict[str, Any] = {"look_at": at if at < NOT_OVER else self._db.now + AGAIN}
+        if evidence:
+            values["evidence"] = evidence
+        return bool(
+            self._db.transaction(
+                lambda conn: (
+                    conn.execute(
+                        sa.update(step)
+                        .where(step.c.ref == row.ref, step.c.key == row.key, step.c.status == StepStatus.IN_DOUBT.value)
+                        .values(**values)
+                    ).rowcount
+                )
+            )
+        )
+
+    def take_over(self, row: StepRow, why: str, *, who: str | None = None, delay: int = 0) -> bool:
+        """Makes a step in doubt due for a new attempt, because repeating it is safe. One commit.
+
+        Returns:
+            False where it was decided otherwise first, or where the run no longer goes forward and nothing of it may
+            begin: what may have happened is then a failure with its effect unknown.
+        """
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step)
+                .where(
+                    step.c.ref == row.ref,
+                    step.c.key == row.key,
+                    step.c.status == StepStatus.IN_DOUBT.value,
+                    _same_token(row),
+                )
+                .values(
+                    status=StepStatus.WAITING.value,
+                    takeovers=step.c.takeovers + 1,
+                    effect=Effect.UNKNOWN.value if row.safety is Safety.IDEMPOTENT else None,
+                    look_at=self._db.now + delay,
+                    sent_at=None,
+                    evidence=why,
+                )
+            ).rowcount
+            if not changed:
+                waits = step.c.status == StepStatus.WAITING.value
+                return self._is(conn, row, waits, step.c.evidence == why, token=row.token)
+            self._events.write(conn, Event.TAKEN_OVER, ref=row.ref, key=row.key, token=row.token, who=who, why=why)
+            return row.kind is Kind.COMPENSATION or self._undo.goes_forward(conn, row.ref)
+
+        return self._db.transaction(write)
+
+    def happened(self, row: StepRow, outcome: Stored, *, who: str, why: str, send: bool = True) -> Ended:
+        """A verdict: the step's effect happened, with this value. One commit; compare-and-set on status and token.
+
+        Args:
+            row: the step as last read.
+            outcome: the encoded value.
+            who: who says so.
+            why: in words, for people.
+            send: its own message is sent once more: a memo hit that stores the engine's result and sends what follows.
+                False where the engine has that result already; the step may then be one that was never begun here.
+        """
+        verdict = f"{who}: happened: {why}"
+
+        def write(conn: Connection) -> Ended:
+            self._lock_for_verdict(conn, row)
+            told = row.status is StepStatus.FAILED and self._was_told(conn, row)
+            changed = conn.execute(
+                sa.update(step)
+                .where(
+                    step.c.ref == row.ref,
+                    step.c.key == row.key,
+                    step.c.status == row.status.value,
+                    step.c.status.in_(_DECIDABLE if send else [*_DECIDABLE, StepStatus.PLANNED.value]),
+                    _same_token(row),
+                )
+                .values(
+                    status=(StepStatus.FAILED if told else StepStatus.SUCCEEDED).value,
+                    outcome=outcome.data,
+                    outcome_codec=outcome.codec,
+                    effect=Effect.HAPPENED.value,
+                    verdict=verdict,
+                    attention=None,
+                    ended_at=step.c.ended_at if told else self._db.now,
+                    look_at=self._db.now if send and not told else None,
+                )
+            ).rowcount
+            if not changed:
+                return self._said_before(conn, row, verdict)
+            self._verdict_event(conn, row, "happened", who, why)
+            if told:
+                return Ended(True)
+            if row.target is not None:
+                self._undo.resume(conn, row.ref)
+                return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=True))
+            if row.status is StepStatus.FAILED:
+                return Ended(True, self._again(conn, row))
+            wakes = bool(row.options.get("counts")) and count_end(self._db, conn, row.ref, row.key)
+            self._undo.look_now(conn, row.ref)
+            return Ended(True, self._again(conn, row), wakes)
+
+        return self._db.transaction(write)
+
+    def did_not_happen(self, row: StepRow, *, who: str, why: str, again: bool = True, delay: int = 0) -> Ended:
+        """A verdict: the step's effect did not happen; a new attempt becomes due. One commit; compare-and-set.
+
+        Where the run no longer goes forward, the step is cancelled instead: nothing of it may begin.
+        """
+        verdict = f"{who}: did not happen: {why}"
+
+        def write(conn: Connection) -> Ended:
+            self._lock_for_verdict(conn, row)
+            failed = row.status is StepStatus.FAILED
+            values: dict[str, Any] = {
+                "verdict": verdict,
+                "effect": Effect.DID_NOT_HAPPEN.value,
+                "attention": None,
+            }
+            if not failed:
+                values |= {"status": StepStatus.WAITING.value, "look_at": self._db.now + delay, "sent_at": None}
+            changed = conn.execute(
+                sa.update(step)
+                .where(
+                    step.c.ref == row.ref,
+                    step.c.key == row.key,
+                    step.c.status == row.status.value,
+                    step.c.status.in_(_DECIDABLE),
+                    _same_token(row),
+                )
+                .values(**values)
+            ).rowcount
+            if not changed:
+                return self._said_before(conn, row, verdict)
+            self._verdict_event(conn, row, "did not happen", who, why)
+            if not failed and row.kind is not Kind.COMPENSATION:
+                self._undo.goes_forward(conn, row.ref)
+            self._undo.look_now(conn, row.ref)
+            return Ended(True, self._again(conn, row))
+
+        return self._db.transaction(write)
+
+    def _was_told(self, conn: Connection, row: StepRow) -> bool:
+        """Whether a failure is part of the story of a workflow function that has not finished.
+
+        It may have caught the error and gone on; a success in its place would be another story on its next wake. What a
+        verdict says is kept beside the failure, and a rollback undoes it (`Undo`).
+        """
+        if row.kind not in (Kind.STEP, Kind.DISPATCH):
+            return False
+        unfinished = (step.c.kind == Kind.FUNCTION.value, step.c.status.in_(literals(OPEN_STEPS)))
+        return conn.execute(sa.select(step.c.key).where(step.c.ref == row.ref, *unfinished)).first() is not None
+
+    def _said_before(self, conn: Connection, row: StepRow, verdict: str) -> Ended:
+        said = self._is(conn, row, step.c.verdict == verdict, token=row.token)
+        return Ended(said, self._again(conn, row) if said else None)
+
+    def _again(self, conn: Connection, row: StepRow) -> Any:
+        """A verdict may be what a rollback, or the decision about one, was waiting for."""
+        run = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == row.ref)).scalar_one_or_none()
+        waiting = (WorkflowStatus.FAILING.value, WorkflowStatus.ROLLING_BACK.value)
+        return self._undo.decide(conn, row.ref) if run in waiting else None
+
+    def _lock_for_verdict(self, conn: Connection, row: StepRow) -> None:
+        self._undo.lock(conn, row.ref)
+
+    def _verdict_event(self, conn: Connection, row: StepRow, verdict: str, who: str, why: str) -> None:
+        self._events.write(conn, Event.VERDICT, ref=row.ref, key=row.key, token=row.token, who=who, why=why, verdict=verdict)
+
+    def take_due(
+        self, now: int, limit: int, engines: Collection[str] | None = None, *, namespace: str | None = None
+    ) -> list[StepRow]:
+        """Steps whose next look is due, each pushed on to its following look before it is returned. One commit.
+
+        Waiting steps, steps in doubt, and finished steps whose message a verdict wants sent once more: that wish stays until
+        `wish_is_over`. A waiting step stays due, so that the message that is now sent for it may begin it. Begun steps whose
+        time-out has passed come back in doubt: timed out, not over.
+
+        Args:
+            now: the time.
+            limit: how many at the most.
+            engines: of these engines only, because whoever asks can send no other's messages; None takes any.
+            namespace: of this one only: another's messages go elsewhere. None takes any.
+        """
+        due_by_look = step.c.look_at <= now
+
+        # A scalar, looked up for each step that is due: a semi-join would be free to read the whole history instead.
+        def of_its_run(column: Any) -> Any:
+            return sa.select(column).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
+
+        if namespace is not None:
+            due_by_look = sa.and_(due_by_look, of_its_run(workflow.c.namespace) == namespace)
+        if engines is not None:
+            engine = sa.func.coalesce(step.c.engine, of_its_run(workflow.c.engine))
+            due_by_look = sa.and_(due_by_look, engine.in_(sorted(engines)))
+        # Of what stays due, what was sent a moment ago is left alone; each further wait is twice as long as the last.
+        doubled = sa.and_(step.c.sent_at <= now - AGAIN, 2 * step.c.sent_at - step.c.look_at <= now)
+        untaken = sa.or_(
+            step.c.status.not_in(literals(CLAIMABLE)), step.c.sent_at.is_(None), doubled, step.c.sent_at <= now - LONGEST
+        )
+        due = sa.select(step).where(due_by_look, untaken).order_by(step.c.look_at).limit(limit)
+        if not self._db.select(sa.select(step.c.ref).where(due_by_look, untaken).limit(1)):
+            return []
+
+        def write(conn: Connection) -> list[StepRow]:
+            rows = [step_row(row) for row in conn.execute(due.with_for_update(skip_locked=True)).all()]
+            taken = []
+            for row in sorted(rows, key=lambda r: (r.ref, r.key)):
+                here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
+                if row.status is StepStatus.BEGUN:
+                    self._raise(conn, row, row.token, _overdue(row), over=None)
+                    continue
+                if row.status in CLAIMABLE:
+                    since = sa.case((step.c.look_at > self._db.now, self._db.now), else_=step.c.look_at)
+                    conn.execute(sa.update(step).where(here).values(look_at=since, sent_at=now))
+                else:
+                    known = row.doubt_at if row.status is StepStatus.IN_DOUBT else row.ended_at
+                    wait = min(max(AGAIN, now - (known or now)), LONGEST)
+                    row.look_at = None if row.status is StepStatus.CANCELLED else now + wait
+                    conn.execute(sa.update(step).where(here).values(look_at=row.look_at))
+                taken.append(row)
+            return taken
+
+        return self._db.transaction(write)
+
+    def wish_is_over(self, row: StepRow) -> None:
+        """The message that a verdict on a finished step wanted sent was sent, or never can be. One commit.
+
+        Args:
+            row: the step as `take_due` returned it: a verdict given since then has a wish of its own.
+        """
+        if row.status not in (StepStatus.SUCCEEDED, StepStatus.FAILED):
+            return
+        here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == row.status.value)
+        over = sa.update(step).where(here, step.c.look_at == row.look_at).values(look_at=None)
+        self._db.transaction(lambda conn: conn.execute(over))
+
+    def of_the_dead(self, limit: int) -> list[tuple[StepRow, str | None]]:
+        """Begun steps, and timed-out ones, whose worker is dead or has stopped, with how that is known.
+
+        That is None where the worker's row is gone.
+        """
+        dead = (
+            sa.select(step)
+            .join(worker, worker.c.id == step.c.worker, isouter=True)
+            .where(
+                _RUNNING,
+                sa.or_(worker.c.dead_at.is_not(None), worker.c.stopped_at.is_not(None), worker.c.id.is_(None)),
+            )
+            .limit(limit)
+        )
+        stopped = sa.case((worker.c.stopped_at.is_not(None), Death.STOPPED.value), else_=worker.c.death).label("its_death")
+        rows = self._db.select(dead.with_only_columns(*step.c, stopped))
+        return [(step_row(row), row._mapping["its_death"]) for row in rows]
+
+    def begun_by_the_living(self, limit: int) -> list[tuple[StepRow, int]]:
+        """Begun steps, and timed-out ones, that the last two beats of their living worker do not name.
+
+        As far as times can tell: after the database's clock went back, an attempt may seem older than beats that were
+        before it. Whoever acts on that waits until the worker has beaten twice more.
+
+        Returns:
+            Each with its worker's beat counter.
+        """
+        name = step.c.ref + " " + sa.func.coalesce(step.c.token, "")
+        rows = self._db.select(
+            sa.select(*step.c, worker.c.beats)
+            .join(worker, worker.c.id == step.c.worker)
+            .where(
+                _RUNNING,
+                worker.c.dead_at.is_(None),
+                worker.c.stopped_at.is_(None),
+                step.c.begun_at < worker.c.previous_beat_at,
+                ~worker.c.running.contains(name),
+                ~worker.c.previously_running.contains(name),
+            )
+            .limit(limit)
+        )
+        return [(step_row(row), row._mapping["beats"]) for row in rows]
+
+    def put_before_people(self, ref: str, key: str, attention: str) -> bool:
+        """Puts a step that is over in front of people; nothing else changes. One commit, and none where it is there."""
+        here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.attention.is_(None))
+        if not self._db.select(sa.select(step.c.ref).where(here)):
+            return False
+        changed = self._db.transaction(
+            lambda conn: conn.execute(sa.update(step).where(here).values(attention=attention)).rowcount
+        )
+        return bool(changed)
+
+    def acknowledge(self, ref: str, key: str, *, who: str, why: str) -> bool:
+        """Takes a step out of the findings by a person's word; nothing else changes. One commit."""
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step).where(step.c.ref == ref, step.c.key == key, step.c.attention.is_not(None)).values(attention=None)
+            ).rowcount
+            if changed:
+                self._events.write(conn, Event.OPERATOR, ref=ref, key=key, who=who, why=why, action="acknowledge")
+            return bool(changed)
+
+        return self._db.transaction(write)
+
+    def release(self, row: StepRow, *, who: str, why: str) -> bool:
+        """Lets a function that was held because its code no longer fitted run again, by a person's order. One commit.
+
+        Returns:
+            False where it is no longer held for that reason.
+        """
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step)
+                .where(
+                    step.c.ref == row.ref,
+                    step.c.key == row.key,
+                    step.c.status == StepStatus.HELD.value,
+                    step.c.attention == Attention.DRIFT.value,
+                    _same_token(row),
+                )
+                .values(
+                    status=StepStatus.WAITING.value,
+                    look_at=self._db.now,
+                    sent_at=None,
+                    attention=None,
+                    doubt=None,
+                    doubt_at=None,
+                    evidence=None,
+                )
+            ).rowcount
+            if changed:
+                self._events.write(conn, Event.OPERATOR, ref=row.ref, key=row.key, who=who, why=why, action="retry")
+                self._undo.goes_forward(conn, row.ref)
+                self._undo.look_now(conn, row.ref)
+            return bool(changed)
+
+        return self._db.transaction(write)
+
+    def would_doubt(self, namespace: str, since: int, *, until: int | None = None) -> Doubtful:
+        """What `doubt_unfinished` would put in doubt. Writes nothing."""
+        found = Doubtful()
+        for _ in doubtful(self._db.select, self._db.now, namespace, since, until, found):
+            pass
+        return found
+
+    def doubt_unfinished(self, namespace: str, since: int, *, until: int | None = None, who: str, why: str) -> Doubtful:
+        """Puts everything unfinished in doubt: after a restore, or a fail-over that lost commits. One commit.
+
+        What looks planned may have run, and its record be lost. Steps become in doubt; a workflow function, of whose
+        calls even the rows may be lost, is held until a person lets it go on. Transactional steps are as true as the
+        rest of their database. A run is left alone that has slept since before, until a time that is still to come.
+
+        Args:
+            namespace: whose runs.
+            since: from when on commits may be lost, in microseconds: earlier is the safe side.
+            until: when the database was there again: runs started later are whole. None where none was.
+            who: the person.
+            why: and why.
+        """
+        before: list[Doubtful] = []
+
+        def write(conn: Connection) -> Doubtful:
+            found = Doubtful()
+            for refs in doubtful(lambda query: conn.execute(query).all(), self._db.now, namespace, since, until, found):
+                put_in_doubt(conn, refs, why, self._db.now, NOT_OVER)
+            if before and not found.runs:
+                return before[-1]  # it had been committed, and only its answer was lost
+            before.append(found)
+            detail: dict[str, Any] = {"namespace": namespace, "since": since, "until": until}
+            detail |= {"steps": found.steps, "functions": found.functions, "runs": found.runs}
+            self._events.write(conn, Event.OPERATOR, who=who, why=why, action="doubt", **detail)
+            return found
+
+        return self._db.transaction(write)
+
+
+#: Steps whose attempt may be running, as far as the journal knows.
+_RUNNING = sa.or_(
+    step.c.status.in_(literals((StepStatus.BEGUN,))),
+    sa.and_(step.c.status.in_(literals((StepStatus.IN_DOUBT,))), step.c.over_at == NOT_OVER),
+)
+_DECIDABLE = [StepStatus.IN_DOUBT.value, StepStatus.HELD.value, StepStatus.FAILED.value]
+
+
+def _overdue(row: StepRow) -> str:
+    """Why an attempt whose deadline has passed is in doubt."""
+    timeout, heartbeat = row.options.get("timeout"), row.options.get("heartbeat")
+    # A statement reads the clock anew for each column: two that are meant to be one differ by microseconds.
+    if heartbeat is not None and (timeout is None or (row.deadline_at or 0) < (row.begun_at or 0) + timeout - SECOND // 1000):
+        return f"its body has said nothing for {heartbeat / SECOND:g} s"
+    return "its time-out has passed"
+
+
+def _same_token(row: StepRow) -> Any:
+    return step.c.token.is_(None) if row.token is None else step.c.token == row.token

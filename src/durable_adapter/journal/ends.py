@@ -1,0 +1,493 @@
+"""How an attempt ends: succeeded, failed, to be tried again. Every write names the token that it belongs to (P2, P3).
+
+An end and what it releases are one transaction: one autocommit statement where the end releases nothing or goes through
+the run's counter. What a stale token tried to write is kept as an event and shown; it changes no outcome.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ..model import (
+    CLAIMABLE,
+    OPEN_STEPS,
+    TAKEN_BACK,
+    Attention,
+    Effect,
+    Event,
+    Kind,
+    Safety,
+    StepRow,
+    StepStatus,
+    Stored,
+)
+from .database import Database
+from .events import Events
+from .rows import step_row
+from .runs import count_down, count_end
+from .schema import literals, step, workflow
+from .undo import Decision, Undo
+
+_P = sa.bindparam
+_HELD_BY_TOKEN = (StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a recorded end released, beyond the next message that the engine itself sends."""
+
+    recorded: bool
+    decision: Decision | None = None
+    wakes: bool = False
+
+
+class Ends:
+    """The step table's transitions out of an attempt."""
+
+    def __init__(self, db: Database, events: Events, undo: Undo) -> None:
+        self._db = db
+        self._events = events
+        self._undo = undo
+        by_token = sa.and_(
+            step.c.ref == _P("b_ref"),
+            step.c.key == _P("b_key"),
+            step.c.token == _P("b_token"),
+            step.c.status.in_(literals(_HELD_BY_TOKEN)),
+        )
+        unclaimed = sa.and_(step.c.ref == _P("b_ref"), step.c.key == _P("b_key"), step.c.status.in_(literals(OPEN_STEPS)))
+        outcome: dict[str, Any] = {
+            "status": StepStatus.SUCCEEDED.value,
+            "outcome": _P("b_outcome"),
+            "outcome_codec": _P("b_codec"),
+            "ended_at": db.now,
+            "look_at": None,
+            "deadline_at": None,
+            # Whatever it was held for is settled; that another attempt may have done the same is not.
+            "attention": sa.case((step.c.attention == Attention.TWICE.value, Attention.TWICE.value), else_=sa.null()),
+        }
+        first = outcome | {
+            "token": _P("b_token"),
+            "worker": _P("b_worker"),
+            "attempt": step.c.attempt + 1,
+            "begun_at": db.now,
+        }
+        self._succeed = sa.update(step).where(by_token).values(**outcome)
+        self._succeed_first = sa.update(step).where(unclaimed).values(**first)
+        self._count_down = count_down(db, _P("b_ref"))
+        self._succeed_last: sa.Update | None = None
+        self._succeed_first_last: sa.Update | None = None
+        if db.is_postgresql:
+            self._succeed_last = self._in_one(self._succeed)
+            self._succeed_first_last = self._in_one(self._succeed_first)
+
+    def _in_one(self, ending: sa.Update) -> sa.Update:
+        """The end of a step and of its run as one statement."""
+        ended = ending.returning(step.c.ref).cte("ended")
+        return count_down(self._db, ended.c.ref)
+
+    def succeed(self, ref: str, key: str, token: str, outcome: Stored, *, last: bool) -> bool:
+        """Records a claimed step's success. One commit.
+
+        Args:
+            ref: the run.
+            key: the step.
+            token: the claim; a success under any other token is refused.
+            outcome: the encoded value.
+            last: the run's counter counts this step, so that its end may be the end of the run.
+
+        Returns:
+            True when the journal now holds this outcome for this claim.
+        """
+        values = {"b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec}
+        if self._write(self._succeed, self._succeed_last, values, last=last):
+            return True
+        return self._is_mine(ref, key, token, outcome)
+
+    def succeed_first(self, ref: str, key: str, token: str, worker_id: str, outcome: Stored, *, last: bool) -> bool:
+        """Records the success of a step that took no claim; the first recorded outcome wins. One commit."""
+        values = {
+            "b_ref": ref,
+            "b_key": key,
+            "b_token": token,
+            "b_worker": worker_id,
+            "b_outcome": outcome.data,
+            "b_codec": outcome.codec,
+        }
+        if self._write(self._succeed_first, self._succeed_first_last, values, last=last):
+            return True
+        return self._is_mine(ref, key, token, outcome)
+
+    def _write(self, ending: sa.Update, in_one: sa.Update | None, values: dict[str, Any], *, last: bool) -> bool:
+        hot = self._db.hot
+        if not last:
+            return bool(self._db.execute(hot(ending), values))
+        if in_one is not None:
+            return bool(self._db.execute(hot(in_one), values))
+
+        def write(conn: Connection) -> bool:
+            ended = hot(ending).run(conn, values).rowcount
+            if ended:
+                hot(self._count_down).run(conn, values)
+            return bool(ended)
+
+        return self._db.transaction(write)
+
+    def _is_mine(
+        self, ref: str, key: str, token: str | None, outcome: Stored | None, status: StepStatus = StepStatus.SUCCEEDED
+    ) -> bool:
+        """Whether an end that found nothing to end had been committed already, and only its answer was lost.
+
+        A verdict leaves the token as it is, so that the outcome too must be what this end would have written.
+        """
+        rows = self._db.select(sa.select(step).where(step.c.ref == ref, step.c.key == key))
+        if not rows:
+            return False
+        found = step_row(rows[0])
+        return (found.token, found.outcome, found.status) == (token, outcome, status)
+
+    def succeed_locked(self, conn: Connection, row: StepRow, outcome: Stored, *, last: bool) -> Ended:
+        """Records a transactional step's success, and what it releases, in its own transaction; the caller commits."""
+        values = {
+            "b_ref": row.ref,
+            "b_key": row.key,
+            "b_token": row.token,
+            "b_outcome": outcome.data,
+            "b_codec": outcome.codec,
+        }
+        self._db.hot(self._succeed).run(conn, values)
+        if row.reference is not None:
+            here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
+            conn.execute(sa.update(step).where(here).values(reference=row.reference))
+        if row.target is not None:
+            return Ended(recorded=True, decision=self._undo.settle(conn, row.ref, row.target, undone=True))
+        if row.kind is Kind.DISPATCH:
+            return Ended(recorded=True, wakes=count_end(self._db, conn, row.ref, row.key))
+        if last:
+            self._db.hot(self._count_down).run(conn, values)
+        return Ended(recorded=True)
+
+    def succeed_dispatched(self, ref: str, key: str, token: str, outcome: Stored, *, claimed: bool) -> Ended:
+        """Records the success of a step that a function dispatched, and wakes the function if it waits. One commit."""
+
+        def write(conn: Connection) -> Ended:
+            values = {
+                "b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec,
+                "b_worker": None,
+            }  # fmt: skip
+            statement = self._succeed if claimed else self._succeed_first
+            if not self._db.hot(statement).run(conn, values).rowcount:
+                return Ended(recorded=False)
+            return Ended(recorded=True, wakes=count_end(self._db, conn, ref, key))
+
+        ended = self._db.transaction(write)
+        if ended.recorded:
+            return ended
+        mine = self._is_mine(ref, key, token, outcome)
+        return Ended(recorded=mine, wakes=mine)
+
+    def succeed_undo(self, ref: str, key: str, token: str, target: str, outcome: Stored) -> Ended:
+        """Records that a compensation succeeded, and with it that its target is undone. One commit."""
+
+        def write(conn: Connection) -> Ended:
+            self._lock(conn, ref, key, target)
+            values = {"b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec}
+            if not self._db.hot(self._succeed).run(conn, values).rowcount:
+                return Ended(recorded=False)
+            return Ended(recorded=True, decision=self._undo.settle(conn, ref, target, undone=True))
+
+        ended = self._db.transaction(write)
+        if ended.recorded or not self._is_mine(ref, key, token, outcome):
+            return ended
+        return Ended(recorded=True, decision=self._undo.advance(ref))
+
+    def fail(
+        self,
+        row: StepRow,
+        token: str | None,
+        error: bytes,
+        effect: Effect,
+        *,
+        decides: bool,
+        who: str | None = None,
+        why: str | None = None,
+        send: bool = True,
+        worker_id: str | None = None,
+    ) -> Ended:
+        """Records that a step failed for good, and what that means for its run. One commit.
+
+        Args:
+            row: the step as last read.
+            token: the claim under which it ran; None for a step that took none, or for a person's verdict.
+            error: the recorded failure.
+            effect: what is known about the step's effect.
+            decides: the run fails with this step; False for a step whose error its workflow function may still catch.
+            who: who said so, where a person did.
+            why: and why.
+            send: of a verdict: its own message is sent once more, so that the engine stores the failure. False where a
+                worker has that message in hand.
+            worker_id: who ran the attempt: where its failure comes too late, that is kept and shown.
+        """
+
+        def write(conn: Connection) -> Ended:
+            if row.target is not None:
+                self._lock(conn, row.ref, row.key, row.target)
+            elif decides:
+                self._undo.lock(conn, row.ref)
+            conditions, known = _still(row, token), _all_attempts(effect)
+            if who:  # a verdict is about the step, whatever its attempts knew: a compare-and-set on status and token
+                conditions, known = [*_unclaimed(row), step.c.status == row.status.value], sa.literal(effect.value)
+            changed = conn.execute(
+                sa.update(step)
+                .where(*conditions)
+                .values(
+                    status=StepStatus.FAILED.value,
+                    error=error,
+                    effect=known,
+                    ended_at=self._db.now,
+                    look_at=self._db.now if who and send else None,
+                    deadline_at=None,
+                    attention=sa.case(
+                        (step.c.attention == Attention.TWICE.value, Attention.TWICE.value),
+                        (known == Effect.UNKNOWN.value, Attention.EFFECT_UNKNOWN.value),
+                        else_=sa.null(),
+                    ),
+                    verdict=why if who else step.c.verdict,
+                )
+            ).rowcount
+            if not changed and not self._failed_before(conn, row, token, error):
+                self._late_failure(conn, row, token, worker_id, why)
+                return Ended(recorded=False)
+            if changed:
+                self._events.write(
+                    conn,
+                    Event.STEP_FAILED,
+                    ref=row.ref,
+                    key=row.key,
+                    token=token,
+                    who=who,
+                    why=why,
+                    effect=effect.value,
+                )
+            if row.target is not None:
+                return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=False))
+            if decides:
+                return Ended(True, self._undo.decide(conn, row.ref, error=error))
+            if row.kind is not Kind.DISPATCH:
+                return Ended(True)
+            return Ended(True, wakes=count_end(self._db, conn, row.ref, row.key) if changed else True)
+
+        return self._db.transaction(write)
+
+    def _failed_before(self, conn: Connection, row: StepRow, token: str | None, error: bytes) -> bool:
+        """Whether this very failure was committed already, and only the answer to it was lost."""
+        found = self._found(conn, row.ref, row.key)
+        if found is None or found.token != (row.token if token is None else token):
+            return False
+        return found.status is StepStatus.FAILED and found.error == error
+
+    def try_again(
+        self,
+        row: StepRow,
+        token: str | None,
+        delay: int,
+        error: bytes | None,
+        why: str,
+        *,
+        effect: Effect | None = None,
+        arguments: Stored | None = None,
+        sent: bool = False,
+        worker_id: str | None = None,
+    ) -> bool:
+        """Records that an attempt ended without its effect, or safely, and when the next is due. One commit.
+
+        Args:
+            row: the step as last read.
+            token: the claim under which it ran; None for an attempt that took none.
+            delay: microseconds until the next attempt is due.
+            error: the recorded failure, if there was one.
+            why: in words, for people.
+            effect: what is known about the attempt's effect, if anything is.
+            arguments: the step's arguments, where its row does not have them yet.
+            sent: whoever calls this sends or makes the next attempt itself: the sweeper leaves it alone for a while.
+            worker_id: who ran the attempt: where its end comes too late, that is kept and shown.
+
+        Returns:
+            False where another outcome was recorded first, or where the run no longer goes forward: there is no next
+            attempt then, and the step is closed with the rest of its run.
+        """
+
+        kept = {} if arguments is None else {"arguments": arguments.data, "arguments_codec": arguments.codec}
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step)
+                .where(*_still(row, token))
+                .values(
+                    **kept,
+                    status=StepStatus.WAITING.value,
+                    look_at=self._db.now + delay,
+                    sent_at=self._db.now + delay if sent else None,
+                    deadline_at=None,
+                    error=error,
+                    effect=_all_attempts(effect),
+                    attempt=step.c.attempt + (1 if token is None else 0),
+                )
+            ).rowcount
+            if not changed:
+                found = self._found(conn, row.ref, row.key)
+                mine = found is not None and token is not None and found.token == token
+                if mine and found is not None and found.status is StepStatus.WAITING and found.error == error:
+                    return True  # committed, its answer was lost
+                self._late_failure(conn, row, token, worker_id, why)
+                return False
+            self._events.write(
+                conn, Event.ATTEMPT_FAILED, ref=row.ref, key=row.key, token=token, why=why,
+                next_in_seconds=delay / 1_000_000,
+            )  # fmt: skip
+            return row.kind is Kind.COMPENSATION or self._undo.goes_forward(conn, row.ref)
+
+        return self._db.transaction(write)
+
+    def _late_failure(self, conn: Connection, row: StepRow, token: str | None, worker_id: str | None, why: str | None) -> None:
+        """An attempt ended without success after another outcome was recorded: that changes nothing, and is kept."""
+        found = self._found(conn, row.ref, row.key)
+        if worker_id is None or found is None:
+            return
+        why = f"the step was already {found.status}; {why}"
+        self._events.write(conn, Event.LATE_FAILURE, ref=row.ref, key=row.key, token=token, who=worker_id, why=why)
+
+    def late_failure(self, row: StepRow, token: str | None, worker_id: str, why: str) -> None:
+        """As a failure that comes too late is kept by `fail`, for one that would have put the step in doubt. One commit."""
+        self._db.transaction(lambda conn: self._late_failure(conn, row, token, worker_id, why))
+
+    def late(self, ref: str, key: str, token: str, outcome: Stored, worker_id: str) -> StepRow | None:
+        """A success arrived under a token that no longer holds the step: keeps it, and shows it. One commit.
+
+        It stops a new attempt that nobody has claimed yet. Where a verdict or another attempt says otherwise, the step
+        is put in front of a person as *may have happened twice*; not where the verdict was that this very attempt had its
+        effect. A compensation's undoes its target.
+
+        Returns:
+            The step as it now stands.
+        """
+
+        def write(conn: Connection) -> StepRow | None:
+            seen = self._found(conn, ref, key)
+            self._lock(conn, ref, key, *([seen.target] if seen is not None and seen.target is not None else []))
+            row = self._found(conn, ref, key)
+            if row is None:
+                return None
+            known = row.status in (StepStatus.SUCCEEDED, StepStatus.UNDONE)
+            if known and row.token == token and row.outcome == outcome:
+                return row
+            self._events.write(
+                conn, Event.LATE_SUCCESS, ref=ref, key=key, token=token, who=worker_id,
+                why=f"the step was already {row.status}", outcome=outcome.data.decode("utf-8", "replace"),
+                codec=outcome.codec,
+            )  # fmt: skip
+            values: dict[str, Any] = {"attention": Attention.TWICE.value}
+            if known and row.token == token:
+                return row  # a verdict said so before, perhaps with another value: it happened once
+            idempotent = row.safety is Safety.IDEMPOTENT
+            if idempotent and row.status is StepStatus.SUCCEEDED:
+                return row  # the provider took both for one, by their key: everybody gets what was recorded first
+            cancelled = row.status is StepStatus.CANCELLED
+            # A function may have gone on after its step's failure: what it was told stays as it is.
+            given_up = cancelled or (row.status is StepStatus.FAILED and not self._undo.is_forward(conn, ref))
+            if given_up or row.status in CLAIMABLE:
+                values |= {
+                    "token": token,
+                    "status": StepStatus.SUCCEEDED.value,
+                    "outcome": outcome.data,
+                    "outcome_codec": outcome.codec,
+                    "ended_at": self._db.now,
+                    "look_at": None,  # the worker that is late has the message in hand, and sends what follows
+                }
+            taken_back = cancelled and self._was_taken_back(conn, ref)
+            if given_up:
+                # It ran while its run was given up: a success that was recorded later joins the list of what to undo. Not so
+                # where its start was taken back: whoever made it may make it again, or may have done so under another id.
+                values |= {"attention": None if cancelled and not taken_back else Attention.TWICE.value}
+            elif idempotent and row.status in CLAIMABLE:
+                values |= {"attention": row.attention}
+            conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(**values))
+            if row.target is not None and "status" in values:
+                self._undo.resume(conn, ref)
+                self._undo.settle(conn, ref, row.target, undone=True)
+                self._undo.look_now(conn, ref)
+            elif given_up and row.compensation is not None and not taken_back:
+                passed = any(s.pivot and s.status is StepStatus.SUCCEEDED for s in self._undo.steps(conn, ref))
+                self._undo.resume(conn, ref, also_failed=not passed)
+            elif "status" in values and not given_up and row.options.get("counts"):
+                count_end(self._db, conn, ref, key)
+            return self._found(conn, ref, key)
+
+        return self._db.transaction(write)
+
+    @staticmethod
+    def _was_taken_back(conn: Connection, ref: str) -> bool:
+        return conn.execute(sa.select(workflow.c.waiting_for).where(workflow.c.ref == ref)).scalar_one_or_none() == TAKEN_BACK
+
+    def happened_without_value(self, row: StepRow, token: str | None, reason: str, worker_id: str) -> bool:
+        """The step happened, but its value cannot be recorded: holds it as such, so that the fact is not lost (P10)."""
+
+        def write(conn: Connection) -> bool:
+            values = {
+                "status": StepStatus.HELD.value,
+                "effect": Effect.HAPPENED.value,
+                "attention": Attention.VALUE_MISSING.value,
+                "doubt": reason,
+                "doubt_at": self._db.now,
+                "look_at": None,
+                "deadline_at": None,
+                "worker": worker_id,
+            }
+            conditions = [step.c.ref == row.ref, step.c.key == row.key]
+            if token is not None:
+                conditions.append(step.c.token == token)
+            conditions.append(step.c.status.in_([s.value for s in OPEN_STEPS]))
+            changed = conn.execute(sa.update(step).where(*conditions).values(**values)).rowcount
+            if changed:
+                self._events.write(conn, Event.VALUE_MISSING, ref=row.ref, key=row.key, token=token, why=reason)
+            return bool(changed)
+
+        return self._db.transaction(write)
+
+    @staticmethod
+    def _lock(conn: Connection, ref: str, *keys: str) -> None:
+        conn.execute(
+            sa.select(step.c.key).where(step.c.ref == ref, step.c.key.in_(keys)).order_by(step.c.key).with_for_update()
+        ).all()
+
+    @staticmethod
+    def _found(conn: Connection, ref: str, key: str) -> StepRow | None:
+        row = conn.execute(sa.select(step).where(step.c.ref == ref, step.c.key == key)).one_or_none()
+        return None if row is None else step_row(row)
+
+
+def _still(row: StepRow, token: str | None) -> list[Any]:
+    """The conditions under which an attempt may still end: its claim holds, or it took none and nobody else has since."""
+    if token is None:
+        return _unclaimed(row)
+    here = [step.c.ref == row.ref, step.c.key == row.key]
+    return [*here, step.c.token == token, step.c.status.in_(literals(_HELD_BY_TOKEN))]
+
+
+def _all_attempts(effect: Effect | None) -> Any:
+    """What is known about a step's effect after an attempt of which this is known.
+
+    That the last attempt did nothing says nothing about an earlier one that may have done it: a refused connection after
+    a time-out, for example. That stays unknown until a verdict.
+    """
+    last = sa.literal(None if effect is None else effect.value, sa.String)
+    return sa.case((step.c.effect == Effect.UNKNOWN.value, sa.literal(Effect.UNKNOWN.value)), else_=last)
+
+
+def _unclaimed(row: StepRow) -> list[Any]:
+    """The conditions that a step is open, is not begun, and has not been claimed since *row* was read."""
+    token = step.c.token.is_(None) if row.token is None else step.c.token == row.token
+    return [step.c.ref == row.ref, step.c.key == row.key, token, step.c.status.in_(literals(OPEN_STEPS - {StepStatus.BEGUN}))]

@@ -1,0 +1,285 @@
+"""Reading the journal: one run whole, lists, and what is unfinished. Writes nothing; every list has a limit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..model import (
+    OPEN_WORKFLOWS,
+    UNSETTLED_STEPS,
+    Event,
+    StepRow,
+    StepStatus,
+    WorkerRow,
+    WorkflowRow,
+    WorkflowStatus,
+)
+from .database import Database
+from .rows import step_row, worker_row, workflow_row
+from .schema import event, literals, step, worker, workflow
+
+_P = sa.bindparam
+
+
+class Reads:
+    """Queries that people and the runtime ask."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._run = sa.select(workflow).where(workflow.c.ref == _P("ref"))
+        self._steps = sa.select(step).where(step.c.ref == _P("ref")).order_by(step.c.position, step.c.key)
+        self._outline = _without(step, ("message", *_VALUES)).where(step.c.ref == _P("ref"))
+
+    def run(self, ref: str) -> WorkflowRow | None:
+        """One run."""
+        rows = self._db.fetch(self._db.hot(self._run), {"ref": ref})
+        return workflow_row(rows[0]) if rows else None
+
+    def steps(self, ref: str) -> list[StepRow]:
+        """Every step of one run, by position: what a replay needs, in one read."""
+        return [step_row(row) for row in self._db.fetch(self._db.hot(self._steps), {"ref": ref})]
+
+    def outline(self, ref: str) -> list[StepRow]:
+        """Every step of one run, without what its code was given and gave back."""
+        return [step_row(row) for row in self._db.fetch(self._db.hot(self._outline), {"ref": ref})]
+
+    def latest(self, namespace: str, id: str) -> WorkflowRow | None:
+        """The latest run of a workflow id."""
+        rows = self._db.select(
+            sa.select(workflow)
+            .where(workflow.c.namespace == namespace, workflow.c.id == id)
+            .order_by(workflow.c.run.desc())
+            .limit(1)
+        )
+        return workflow_row(rows[0]) if rows else None
+
+    def listed(
+        self,
+        *,
+        namespace: str | None = None,
+        statuses: Sequence[WorkflowStatus] = (),
+        name: str | None = None,
+        since: int | None = None,
+        unfinished: bool = False,
+        limit: int = 100,
+    ) -> list[WorkflowRow]:
+        """Runs, newest first. Reads no plans and no values."""
+        started: sa.ColumnElement[int] = workflow.c.created_at
+        query = _without(workflow, ("plan", *_VALUES)).limit(limit)
+        if namespace is not None:
+            query = query.where(workflow.c.namespace == namespace)
+        if statuses:
+            query = query.where(workflow.c.status.in_([s.value for s in statuses]))
+        if unfinished or (statuses and all(s in OPEN_WORKFLOWS for s in statuses)):
+            query = query.where(workflow.c.look_at.is_not(None))
+            started = started + 0  # no index is in this order: nobody walks back through the history for what is unfinished
+        if name is not None:
+            query = query.where(workflow.c.name == name)
+        if since is not None:
+            query = query.where(workflow.c.created_at >= since)
+        return [workflow_row(row) for row in self._db.select(query.order_by(started.desc()))]
+
+    def unfinished(self, *, after: str = "", limit: int = 500) -> list[WorkflowRow]:
+        """Unfinished runs in order of their reference, for walking through all of them in batches."""
+        ref = workflow.c.ref + ""  # not as the primary key has it: in that order all of the history would be walked through
+        rows = self._db.select(sa.select(workflow).where(workflow.c.look_at.is_not(None), ref > after).order_by(ref).limit(limit))
+        return [workflow_row(row) for row in rows]
+
+    def runs(self, refs: Sequence[str]) -> dict[str, WorkflowRow]:
+        """Several runs by reference."""
+        if not refs:
+            return {}
+        rows = self._db.select(sa.select(workflow).where(workflow.c.ref.in_(list(refs))))
+        return {row.ref: workflow_row(row) for row in rows}
+
+    def steps_of(self, refs: Sequence[str]) -> dict[str, list[StepRow]]:
+        """The steps of several runs, by run and position."""
+        found: dict[str, list[StepRow]] = {ref: [] for ref in refs}
+        if refs:
+            for row in self._db.select(sa.select(step).where(step.c.ref.in_(list(refs))).order_by(step.c.position)):
+                found[row.ref].append(step_row(row))
+        return found
+
+    def unsettled(self, *, limit: int = 1000) -> list[StepRow]:
+        """Steps that began and whose outcome is not known: begun, in doubt, held."""
+        wanted = literals((StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD))
+        return [step_row(r) for r in self._db.select(sa.select(step).where(step.c.status.in_(wanted)).limit(limit))]
+
+    def attention(self, *, limit: int = 1000) -> list[StepRow]:
+        """Steps that a person should look at although nothing about them is under way."""
+        rows = self._db.select(sa.select(step).where(step.c.attention.is_not(None)).limit(limit))
+        return [step_row(row) for row in rows]
+
+    def queue_moved_past(self, queue: str, sent_at: int, *, engine: str, namespace: str) -> bool:
+        """Whether a step that was sent to *queue* after *sent_at* has begun: what was sent at that time is lost.
+
+        It was sent after that if it is younger. Of a step that is older nobody wrote down when: it proves nothing.
+
+        Args:
+            queue: the queue.
+            sent_at: when the message in question was sent, at the latest.
+            engine: whose queue: another engine's of the same name is another queue.
+            namespace: likewise, because two namespaces may have a broker each.
+        """
+        of_its_run = sa.select(workflow.c.namespace).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
+        sender = sa.select(workflow.c.engine).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
+        later = sa.select(1).where(
+            step.c.queue == queue,
+            step.c.created_at > sent_at,
+            step.c.begun_at > sent_at,
+            step.c.status.in_(literals((StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD))),
+            sa.func.coalesce(step.c.engine, sender) == engine,
+            of_its_run == namespace,
+        )
+        return bool(self._db.select(later.limit(1)))
+
+    def hooked_since(self, queue: str | None, at: int, *, engine: str) -> bool:
+        """Whether a worker of an engine with the plugin has been listening on *queue* since a time.
+
+        A worker that has begun nothing yet is known by the sweeper in its parent.
+        """
+        columns = (worker.c.queues, worker.c.role, worker.c.engine)
+        for row in self._db.select(sa.select(*columns).where(worker.c.alive == 1, worker.c.beat_at >= at)):
+            queues = json.loads(row.queues)
+            listens = bool(queues) or row.role == "worker"
+            if listens and engine in row.engine.split(",") and (queue is None or not queues or queue in queues):
+                return True
+        return False
+
+    def ever_listened(self) -> list[tuple[str, str, list[str]]]:
+        """The role, engine and queues of every process that the journal knows of, living or not; each combination once."""
+        rows = self._db.select(sa.select(worker.c.role, worker.c.engine, worker.c.queues).distinct())
+        return [(row.role, row.engine, json.loads(row.queues)) for row in rows]
+
+    def unfinished_refs(
+        self, namespace: str, now: int, *, after: tuple[int, str] = (0, ""), limit: int = 1000, asleep: bool = False
+    ) -> list[tuple[int, str]]:
+        """The next looks and references of unfinished runs, in that order: for walking through all of them in batches.
+
+        Args:
+            namespace: whose runs.
+            now: database time.
+            after: the last pair of the batch before.
+            limit: how many at the most.
+            asleep: those too that wait on purpose, for a time that has not come.
+        """
+        look_at, ref = workflow.c.look_at, workflow.c.ref
+        query = (
+            sa.select(look_at, ref)
+            .where(look_at >= after[0], sa.or_(look_at > after[0], ref > after[1]), workflow.c.namespace == namespace)
+            .order_by(look_at, ref)
+            .limit(limit)
+        )
+        if not asleep:
+            awake = workflow.c.status != WorkflowStatus.SUSPENDED.value
+            # One that sleeps while a step that it sent is open is none of those: that one's message may be lost.
+            sent = workflow.c.open_steps > 1
+            query = query.where(sa.or_(awake, workflow.c.wake_at.is_(None), workflow.c.wake_at <= now, sent))
+        return [(row.look_at, row.ref) for row in self._db.select(query)]
+
+    def troubled_refs(self, *, limit: int = 100_000) -> set[str]:
+        """References of runs with a step that is begun, in doubt or held, or with anything that a person should look at."""
+        unsettled = sa.select(step.c.ref).where(step.c.status.in_(literals(UNSETTLED_STEPS))).limit(limit)
+        steps = sa.select(step.c.ref).where(step.c.attention.is_not(None)).order_by(step.c.attention).limit(limit)
+        runs = sa.select(workflow.c.ref).where(workflow.c.attention.is_not(None)).order_by(workflow.c.attention).limit(limit)
+        return {row.ref for query in (unsettled, steps, runs) for row in self._db.select(query)}
+
+    def slim_runs(self, refs: Sequence[str]) -> dict[str, WorkflowRow]:
+        """Several runs by reference, without plans and values."""
+        query = _without(workflow, ("plan", *_VALUES)).where(workflow.c.ref.in_(list(refs)))
+        return {row.ref: workflow_row(row) for row in self._db.select(query)} if refs else {}
+
+    def slim_steps(self, refs: Sequence[str]) -> dict[str, list[StepRow]]:
+        """The steps of several runs, by run and position: without values, but with what they raised."""
+        found: dict[str, list[StepRow]] = {ref: [] for ref in refs}
+        if refs:
+            query = _without(step, ("message", "details", "arguments", "arguments_codec", "outcome", "outcome_codec"))
+            for row in self._db.select(query.where(step.c.ref.in_(list(refs))).order_by(step.c.position, step.c.key)):
+                found[row.ref].append(step_row(row))
+        return found
+
+    def workers(self, ids: Sequence[str]) -> dict[str, WorkerRow]:
+        """The rows of several processes, living or not."""
+        rows = self._db.select(sa.select(worker).where(worker.c.id.in_(list(ids)))) if ids else []
+        return {row.id: worker_row(row) for row in rows}
+
+    def acknowledged(self, refs: Sequence[str]) -> dict[str, int]:
+        """When a person last acknowledged what there is about a run, by run."""
+        if not refs:
+            return {}
+        action = sa.and_(event.c.kind == Event.OPERATOR.value, event.c.detail.contains('"acknowledge"'))
+        query = sa.select(event.c.ref, sa.func.max(event.c.at).label("at")).where(event.c.ref.in_(list(refs)), action)
+        return {row.ref: int(row.at) for row in self._db.select(query.group_by(event.c.ref))}
+
+    def by_id_prefix(self, namespace: str, prefix: str, *, limit: int = 10) -> list[WorkflowRow]:
+        """Runs whose id begins with a text, newest first: a range of the index on the id."""
+        if not prefix:
+            return []
+        beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        rows = self._db.select(
+            sa.select(workflow)
+            .where(workflow.c.namespace == namespace, workflow.c.id >= prefix, workflow.c.id < beyond)
+            .order_by(workflow.c.id, workflow.c.run.desc())
+            .limit(limit)
+        )
+        return sorted((workflow_row(row) for row in rows), key=lambda run: run.created_at, reverse=True)
+
+    def newest_refs(
+        self, namespace: str | None = None, *, since: int = 0, before: int | None = None, limit: int = 1000
+    ) -> list[tuple[int, str]]:
+        """When runs were started, and their references, newest first: for walking back through history in batches."""
+        query = sa.select(workflow.c.created_at, workflow.c.ref).where(workflow.c.created_at >= since)
+        if before is not None:
+            query = query.where(workflow.c.created_at < before)
+        if namespace is not None:
+            query = query.where(workflow.c.namespace == namespace)
+        rows = self._db.select(query.order_by(workflow.c.created_at.desc()).limit(limit))
+        return [(row.created_at, row.ref) for row in rows]
+
+    def with_task(self, refs: Sequence[str], task_id: str) -> list[str]:
+        """Which of several runs have a step with an engine's task id."""
+        if not refs:
+            return []
+        query = sa.select(step.c.ref).where(step.c.ref.in_(list(refs)), step.c.task_id == task_id)
+        return [row.ref for row in self._db.select(query)]
+
+    def server(self) -> dict[str, Any]:
+        """What the database says of itself, for `doctor`: its version, and whether it may lose what it committed."""
+        name = self._db.dialect_name
+        if name == "sqlite":
+            mode = self._scalar("SELECT * FROM pragma_journal_mode()")
+            return {"dialect": name, "version": self._scalar("SELECT sqlite_version()"), "journal_mode": mode}
+        if name == "postgresql":
+            return {
+                "dialect": name,
+                "version": self._scalar("SHOW server_version"),
+                "synchronous_commit": self._scalar("SHOW synchronous_commit"),
+                "fsync": self._scalar("SHOW fsync"),
+                "read_only": self._scalar("SHOW transaction_read_only") == "on",
+                "max_connections": int(self._scalar("SHOW max_connections")),
+            }
+        flush = self._scalar("SELECT @@innodb_flush_log_at_trx_commit")
+        return {
+            "dialect": name,
+            "version": self._scalar("SELECT version()"),
+            "innodb_flush_log_at_trx_commit": int(flush),
+            "read_only": bool(self._scalar("SELECT @@read_only")),
+            "max_connections": int(self._scalar("SELECT @@max_connections")),
+        }
+
+    def _scalar(self, sql: str) -> Any:
+        rows = self._db.select(sa.text(sql))  # type: ignore[arg-type]
+        return rows[0][0] if rows else None
+
+
+#: The columns that hold what users' code was given and gave back.
+_VALUES = ("arguments", "arguments_codec", "outcome", "outcome_codec", "error")
+
+
+def _without(table: sa.Table, blank: Sequence[str]) -> sa.Select[Any]:
+    """A query of whole rows in which some columns are empty: what may be large is not fetched where it is not shown."""
+    return sa.select(*[sa.null().label(c.name) if c.name in blank else c for c in table.c])

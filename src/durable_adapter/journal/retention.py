@@ -1,0 +1,121 @@
+"""Forgetting what ended long ago, in small batches, so that the journal does not grow for ever.
+
+A run under an id that the user declared leaves a tombstone (id, status, fingerprint): the same id still starts once (P5).
+What a person has not looked at yet is never forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ..model import UNSETTLED_STEPS, WorkflowStatus
+from .database import Database
+from .schema import event, literals, step, workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What one batch removed."""
+
+    runs: int = 0
+    tombstones: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many runs the batch was about."""
+        return self.runs + self.tombstones
+
+
+class Retention:
+    """The only deletes of this journal, apart from a start that is taken back."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def due(self, before: int, *, limit: int = 500) -> list[str]:
+        """References of runs that ended before a time and that nobody has to look at any more, oldest end first."""
+        rows = self._db.select(
+            sa.select(workflow.c.ref)
+            .where(*_over(before), ~sa.exists(sa.select(1).where(step.c.ref == workflow.c.ref, _shown())))
+            # The first of the two says nothing, but lets PostgreSQL read the index in its order instead of sorting everything.
+            .order_by(workflow.c.pruned_at, workflow.c.ended_at)
+            .limit(limit)
+        )
+        return [row.ref for row in rows]
+
+    def forget(self, before: int, *, limit: int = 500) -> Forgotten:
+        """Forgets one batch of runs that ended before a time. One commit; safe in several places at once."""
+        refs = self.due(before, limit=limit)
+        if not refs:
+            return Forgotten()
+
+        def write(conn: Connection) -> Forgotten:
+            # Locked, and then looked at afresh: a success that came late may have put a step in front of a person meanwhile.
+            steps = sa.select(step.c.ref, _shown().label("shown")).where(step.c.ref.in_(refs))
+            locked = conn.execute(steps.order_by(step.c.ref, step.c.key).with_for_update()).all()
+            shown = {row.ref for row in locked if row.shown}
+            rows = conn.execute(
+                sa.select(workflow.c.ref, workflow.c.declared)
+                .where(workflow.c.ref.in_(sorted(set(refs) - shown)), *_over(before))
+                .order_by(workflow.c.ref)
+                .with_for_update(skip_locked=True)
+            ).all()
+            declared = [row.ref for row in rows if row.declared]
+            others = [row.ref for row in rows if not row.declared]
+            taken = declared + others
+            if not taken:
+                return Forgotten()
+            conn.execute(sa.delete(step).where(step.c.ref.in_(taken)))
+            conn.execute(sa.delete(event).where(event.c.ref.in_(taken)))
+            if others:
+                conn.execute(sa.delete(workflow).where(workflow.c.ref.in_(others)))
+            if declared:
+                conn.execute(
+                    sa.update(workflow)
+                    .where(workflow.c.ref.in_(declared))
+                    .values(
+                        pruned_at=self._db.now,
+                        plan=None,
+                        arguments=None,
+                        arguments_codec=None,
+                        outcome=None,
+                        outcome_codec=None,
+                        error=None,
+                        attributes=None,
+                    )
+                )
+            return Forgotten(len(others), len(declared))
+
+        return self._db.transaction(write)
+
+
+def _over(before: int) -> list[Any]:
+    """The conditions that a run ended before a time, that nothing about it is due, and that nobody starts it again.
+
+    A start from inside a durable call is the same start each time that call runs, because the run that it started is there.
+    So a run outlasts the one that started it, until that has succeeded or is forgotten itself.
+    """
+    parent = workflow.alias("parent")
+    may_start_it_again = sa.exists(
+        sa.select(1).where(
+            parent.c.ref == workflow.c.parent,
+            parent.c.pruned_at.is_(None),
+            parent.c.status != WorkflowStatus.SUCCEEDED.value,
+        )
+    )
+    return [
+        workflow.c.pruned_at.is_(None),
+        workflow.c.ended_at < before,
+        workflow.c.attention.is_(None),
+        workflow.c.look_at.is_(None),
+        ~may_start_it_again,
+    ]
+
+
+def _shown() -> Any:
+    """The condition that a step is not settled, is due, or is in front of a person."""
+    return sa.or_(step.c.attention.is_not(None), step.c.status.in_(literals(UNSETTLED_STEPS)), step.c.look_at.is_not(None))

@@ -1,0 +1,785 @@
+"""Starting a run, and what concerns a run as a whole: suspending, waking, watching, cancelling, reopening.
+
+Keeps P5: a declared id starts once. The plan and its rows are committed before anything is sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from ..model import (
+    FORWARD_WORKFLOWS,
+    OPEN_STEPS,
+    SLEEPS,
+    TAKEN_BACK,
+    Attention,
+    Event,
+    Kind,
+    Safety,
+    Shape,
+    Start,
+    StepRow,
+    StepStatus,
+    Stored,
+    WorkflowRow,
+    WorkflowStatus,
+)
+from .database import Database
+from .events import Events
+from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, step_row, step_values, workflow_row, workflow_values
+from .schema import event, literals, step, workflow
+from .undo import UNSENT, Undo, happened_after_all, undecided
+
+_P = sa.bindparam
+#: How many runs one statement is about, where it is about the steps of all that are unfinished.
+BATCH = 500
+
+#: How often the wait for the next look at a run is doubled at the most: its other steps may need one meanwhile.
+RARELY = 3
+
+#: From which statuses a run is reopened by a person: to go forward, or (True) to go on undoing.
+_REOPENED_FROM = {
+    False: FORWARD_WORKFLOWS | {WorkflowStatus.FAILING, WorkflowStatus.FAILED, WorkflowStatus.CANCELLED},
+    True: frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED}),
+}
+
+
+class Runs:
+    """The workflow table's writes."""
+
+    def __init__(self, db: Database, events: Events, undo: Undo, resend_after: int) -> None:
+        self._db = db
+        self._events = events
+        self._undo = undo
+        #: Microseconds after which a run in which nothing was seen to begin is looked at.
+        self.resend_after = resend_after
+        self._insert_workflow = sa.insert(workflow).values(
+            {
+                **{name: _P(name) for name in WORKFLOW_COLUMNS},
+                "created_at": db.now,
+                "look_at": db.now + _P("resend_after", type_=sa.BigInteger),
+            }
+        )
+        self._insert_step = sa.insert(step).values({**{name: _P(name) for name in STEP_COLUMNS}, "created_at": db.now})
+        self._insert_begun = sa.insert(step).values(
+            {
+                **{name: _P(name) for name in STEP_COLUMNS},
+                "created_at": db.now,
+                "begun_at": db.now,
+            }
+        )
+
+    def start(self, run: WorkflowRow, steps: Sequence[StepRow], connection: Connection | None = None, *, delay: int = 0) -> Start:
+        """Commits a new run with its planned rows. One commit; inside *connection*'s transaction none.
+
+        Returns:
+            Whether it was committed now, was there before under the same reference (also if an earlier try committed it
+            and its answer was lost), or another run has the same id; in the last two cases nothing was written.
+
+        Raises:
+            UnserialisableValue: its arguments are too large for this database.
+        """
+
+        for data in (run.plan, *(s.message for s in steps)):
+            self._db.check_size(data)
+
+        def write(conn: Connection) -> None:
+            db = self._db
+            db.hot(self._insert_workflow).run(conn, {**workflow_values(run), "resend_after": self.resend_after + delay})
+            for begun, statement in ((False, self._insert_step), (True, self._insert_begun)):
+                rows = [step_values(s) for s in steps if (s.status is StepStatus.BEGUN) is begun]
+                if rows:
+                    db.hot(statement).run_many(conn, rows)
+            if any(s.status is StepStatus.IN_DOUBT for s in steps):
+                # Adopted from a message that may have been run before: over, and due to be settled.
+                here = sa.and_(step.c.ref == run.ref, step.c.status == StepStatus.IN_DOUBT.value)
+                conn.execute(sa.update(step).where(here).values(doubt_at=db.now, over_at=db.now, look_at=db.now))
+
+        if connection is not None:
+            write(connection)
+            return Start.NEW
+        try:
+            self._db.transaction(write)
+        except IntegrityError:
+            found = self._db.select(sa.select(workflow.c.ref).where(workflow.c.ref == run.ref))
+            return Start.THERE if found else Start.OTHER
+        return Start.NEW
+
+    def join(
+        self,
+        row: StepRow,
+        parents: Sequence[str],
+        connection: Connection | None = None,
+        *,
+        beside: Sequence[StepRow] = (),
+    ) -> StepStatus | None:
+        """Adds a member to the plan of a canvas that has started, before its message is sent. One commit.
+
+        Engines whose canvases grow job by job (RQ's `depends_on`) learn of a member only when it is published. A run
+        that had succeeded goes on with it; one that is over in another way, or is being undone, takes no more.
+
+        Args:
+            row: the member, planned; its position is given here.
+            parents: the keys of the members that it comes after.
+            connection: the caller's transaction, if it is to be a part of that.
+            beside: rows of what else it comes after, which do not count: those that are not there yet are added.
+
+        Returns:
+            How it stands now: planned, or as it was found, if an earlier try committed it; cancelled where the run takes
+            no more; None where the run is not there.
+
+        Raises:
+            UnserialisableValue: its arguments are too large for this database.
+        """
+        self._db.check_size(row.message)
+
+        def write(conn: Connection) -> StepStatus | None:
+            run = conn.execute(
+                sa.select(workflow.c.status, workflow.c.look_at).where(workflow.c.ref == row.ref).with_for_update()
+            ).one_or_none()
+            if run is None:
+                return None
+            status = WorkflowStatus(run.status)
+            over = status not in FORWARD_WORKFLOWS | {WorkflowStatus.SUCCEEDED}
+            row.options = {**row.options, "counts": True, "after": list(parents)}
+            row.status = StepStatus.CANCELLED if over else StepStatus.PLANNED
+            # The run's lock is held, so that nobody else gives this position away.
+            last = sa.select(sa.func.coalesce(sa.func.max(step.c.position), -1)).where(step.c.ref == row.ref).scalar_subquery()
+            values = {**step_values(row), "position": last + 1}
+            if over:
+                values |= {"ended_at": self._db.now, "look_at": self._db.now + UNSENT}
+            conn.execute(sa.insert(step).values(**values, created_at=self._db.now))
+            if not over and beside:
+                there = set(conn.execute(sa.select(step.c.key).where(step.c.ref == row.ref)).scalars())
+                for other in (other for other in beside if other.key not in there):
+                    given = {**step_values(other), "position": last + 1}
+                    conn.execute(sa.insert(step).values(**given, created_at=self._db.now))
+            if not over:
+                open_again: dict[str, Any] = {"open_steps": workflow.c.open_steps + 1}
+                if status is WorkflowStatus.SUCCEEDED:
+                    look_at = self._db.now + self.resend_after
+                    open_again |= {"status": WorkflowStatus.RUNNING.value, "ended_at": None, "look_at": look_at}
+                conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**open_again))
+            return row.status
+
+        if connection is not None:
+            return write(connection)
+        try:
+            return self._db.transaction(write)
+        except IntegrityError:
+            rows = self._db.select(sa.select(step.c.status).where(step.c.ref == row.ref, step.c.key == row.key))
+            return StepStatus(rows[0].status) if rows else None
+
+    def leave(self, ref: str, key: str, *, counts: bool = True) -> None:
+        """Takes back a member whose message could not be sent, if it has not begun. One commit.
+
+        Args:
+            ref: the run.
+            key: the member.
+            counts: the run's counter counts it.
+        """
+
+        def write(conn: Connection) -> None:
+            here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.PLANNED.value)
+            self._undo.lock(conn, ref)
+            if conn.execute(sa.delete(step).where(here)).rowcount and counts:
+                conn.execute(count_down(self._db, ref))
+
+        self._db.transaction(write)
+
+    def forget(self, ref: str) -> None:
+        """Takes back a start whose message could not be sent, if nothing of it has begun. One commit.
+
+        A broker that raises may have delivered the message all the same, and the first attempt at an idempotent step takes
+        no claim: such a start is cancelled rather than forgotten, so that its success finds its row, and the same start
+        made again goes on with it.
+        """
+
+        def write(conn: Connection) -> None:
+            columns = (step.c.status, step.c.position, step.c.safety, step.c.kind)
+            found = sa.select(*columns).where(step.c.ref == ref).order_by(step.c.key).with_for_update()
+            rows = conn.execute(found).all()
+            if not rows or any(row.status != StepStatus.PLANNED for row in rows):
+                return
+            first = min(rows, key=lambda row: row.position)
+            if first.safety != Safety.IDEMPOTENT or first.kind != Kind.STEP:
+                conn.execute(sa.delete(step).where(step.c.ref == ref))
+                conn.execute(sa.delete(workflow).where(workflow.c.ref == ref))
+                return
+            over = {"status": StepStatus.CANCELLED.value, "ended_at": self._db.now, "look_at": None}
+            conn.execute(sa.update(step).where(step.c.ref == ref).values(**over))
+            taken_back = over | {"status": WorkflowStatus.CANCELLED.value, "waiting_for": TAKEN_BACK, "wake_at": None}
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**taken_back))
+            self._events.write(conn, Event.REFUSED, ref=ref, why="its first message could not be sent: its start was taken back")
+
+        self._db.transaction(write)
+
+    def start_again(self, ref: str) -> bool:
+        """Makes a start again that was taken back although it may have begun: under its own keys. One commit.
+
+        Returns:
+            False where there is no such start, or somebody has made it again before.
+        """
+
+        def write(conn: Connection) -> bool:
+            run = self._undo.lock_run(conn, ref)
+            if run is None or run.status is not WorkflowStatus.CANCELLED or run.waiting_for != TAKEN_BACK:
+                return False
+            conn.execute(
+                sa.update(step)
+                .where(step.c.ref == ref, step.c.status == StepStatus.CANCELLED.value)
+                .values(status=StepStatus.PLANNED.value, ended_at=None)
+            )
+            conn.execute(
+                sa.update(step)
+                .where(step.c.ref == ref, step.c.attention == Attention.TWICE.value)
+                .values(attention=None)  # it was to be started once, and is
+            )
+            conn.execute(
+                sa.update(workflow)
+                .where(workflow.c.ref == ref)
+                .values(
+                    status=WorkflowStatus.RUNNING.value,
+                    ended_at=None,
+                    waiting_for=None,
+                    look_at=self._db.now + self.resend_after,
+                )
+            )
+            self._go_on(conn, ref)
+            return True
+
+        return self._db.transaction(write)
+
+    def suspend(self, ref: str, *, waiting_for: str, wake_at: int | None, unless_ended: str | None = None) -> bool:
+        """Commits that a function waits. One commit; locks the run, then looks afresh.
+
+        Args:
+            ref: the run.
+            waiting_for: what it waits for, as `explain` shows it; `step:<key>` or `steps` are woken by those ends,
+                `sleep:<key>` by that timer.
+            wake_at: database time at which it is woken at the latest; None for no such time.
+            unless_ended: a step's key, or `*` for every dispatched step: do not suspend if that has ended meanwhile.
+
+        Returns:
+            False when what is waited for is there already, so that the function should go on.
+        """
+
+        def write(conn: Connection) -> bool:
+            run = conn.execute(
+                sa.select(workflow.c.status, workflow.c.open_steps).where(workflow.c.ref == ref).with_for_update()
+            ).one_or_none()
+            if run is None or WorkflowStatus(run.status) not in (WorkflowStatus.RUNNING, WorkflowStatus.SUSPENDED):
+                return True
+            if unless_ended == "*" and run.open_steps <= 1:
+                return False
+            if unless_ended not in (None, "*"):
+                status = conn.execute(
+                    sa.select(step.c.status).where(step.c.ref == ref, step.c.key == unless_ended)
+                ).scalar_one_or_none()
+                if status is not None and StepStatus(status) not in OPEN_STEPS:
+                    return False
+            self._suspend(conn, ref, waiting_for, wake_at, alone=run.open_steps <= 1)
+            return True
+
+        return self._db.transaction(write)
+
+    def sleep(self, timer: StepRow) -> bool:
+        """Commits a function's timer, and with it that the function waits for nothing else. One commit.
+
+        It is the timer's own look that wakes the function. The run is looked at once that must have happened, or as
+        usual where a step that it sent may be lost meanwhile.
+
+        Args:
+            timer: the sleep's row, waiting until its `look_at`.
+
+        Returns:
+            False, with nothing changed, where the sleep has a row already or the run no longer goes forward.
+        """
+
+        def write(conn: Connection) -> bool:
+            forward = workflow.c.status.in_([status.value for status in FORWARD_WORKFLOWS])
+            open_steps = conn.execute(
+                sa.select(workflow.c.open_steps).where(workflow.c.ref == timer.ref, forward).with_for_update()
+            ).scalar_one_or_none()
+            if open_steps is None:
+                return False
+            self._db.hot(self._insert_step).run(conn, step_values(timer))
+            self._suspend(conn, timer.ref, f"{SLEEPS}{timer.key}", timer.look_at, alone=open_steps <= 1)
+            return True
+
+        try:
+            return self._db.transaction(write)
+        except IntegrityError:
+            return False
+
+    def _suspend(self, conn: Connection, ref: str, waiting_for: str, wake_at: int | None, *, alone: bool) -> None:
+        """Suspends a run; one with a timer of its own is looked at after that, if there is nothing else to look after."""
+        look_at: Any = self._db.now + self.resend_after
+        if wake_at is not None and waiting_for.startswith(SLEEPS):
+            look_at = wake_at + self.resend_after if alone else look_at
+        elif wake_at is not None:
+            look_at = wake_at
+        conn.execute(
+            sa.update(workflow)
+            .where(workflow.c.ref == ref)
+            .values(status=WorkflowStatus.SUSPENDED.value, waiting_for=waiting_for, wake_at=wake_at, look_at=look_at)
+        )
+
+    def woken(self, ref: str, key: str) -> None:
+        """Commits that a function that waited runs again, so that nothing wakes it a second time. One commit.
+
+        Args:
+            ref: the run.
+            key: the function's own step.
+        """
+
+        def write(conn: Connection) -> None:
+            conn.execute(
+                sa.update(step)
+                .where(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.WAITING.value)
+                .values(look_at=None)
+            )
+            conn.execute(
+                sa.update(workflow)
+                .where(workflow.c.ref == ref, workflow.c.status == WorkflowStatus.SUSPENDED.value)
+                .values(status=WorkflowStatus.RUNNING.value, waiting_for=None, wake_at=None)
+            )
+
+        self._db.transaction(write)
+
+    def take_due(
+        self, now: int, limit: int, engines: Collection[str] | None = None, *, namespace: str | None = None
+    ) -> list[tuple[WorkflowRow, list[StepRow]]]:
+        """Runs whose next look is due, each pushed on to its following look before it is returned. One commit.
+
+        The wait for the following look doubles with each resend that did not help, up to a bound. It is as short as ever
+        again once anything of the run has begun or ended since.
+
+        Args:
+            now: the time.
+            limit: how many at the most.
+            engines: of these engines only, because whoever asks can send no other's messages; None takes any.
+            namespace: of this one only: another's messages go elsewhere. None takes any.
+        """
+        due = workflow.c.look_at <= now
+        if namespace is not None:
+            due = sa.and_(due, workflow.c.namespace == namespace)
+        if engines is not None:
+            due = sa.and_(due, workflow.c.engine.in_(sorted(engines)))
+
+        def write(conn: Connection) -> list[tuple[WorkflowRow, list[StepRow]]]:
+            rows = conn.execute(
+                sa.select(workflow).where(due).order_by(workflow.c.look_at).limit(limit).with_for_update(skip_locked=True)
+            ).all()
+            found: dict[str, tuple[WorkflowRow, list[StepRow]]] = {row.ref: (workflow_row(row), []) for row in rows}
+            if found:
+                steps = conn.execute(sa.select(step).where(step.c.ref.in_(list(found))).order_by(step.c.position))
+                for row in steps:
+                    found[row.ref][1].append(step_row(row))
+            sent_again = self._sent_again(conn, [ref for ref, (run, _) in found.items() if run.resends])
+            for run, its_steps in found.values():
+                at = sent_again.get(run.ref)
+                if at is None or any(max(s.begun_at or 0, s.ended_at or 0) > at for s in its_steps):
+                    run.resends = 0
+                look_at = now + self.resend_after * 2 ** min(run.resends, RARELY)
+                here = workflow.c.ref == run.ref
+                conn.execute(sa.update(workflow).where(here).values(look_at=look_at, resends=run.resends))
+            return list(found.values())
+
+        any_due = self._db.select(sa.select(workflow.c.ref).where(due).limit(1))
+        return self._db.transaction(write) if any_due else []
+
+    @staticmethod
+    def _sent_again(conn: Connection, refs: Sequence[str]) -> dict[str, int]:
+        """When a message of each of these runs was sent again for the last time."""
+        if not refs:
+            return {}
+        sent = sa.and_(event.c.ref.in_(list(refs)), event.c.kind == Event.SENT_AGAIN.value)
+        rows = conn.execute(sa.select(event.c.ref, sa.func.max(event.c.at).label("at")).where(sent).group_by(event.c.ref))
+        return {row.ref: int(row.at) for row in rows}
+
+    def resent(self, ref: str, keys: Sequence[str]) -> tuple[int, int]:
+        """How often messages of these steps were sent again, and when for the last time. Writes nothing."""
+        sent = sa.and_(event.c.ref == ref, event.c.kind == Event.SENT_AGAIN.value, event.c.key.in_(list(keys)))
+        rows = self._db.select(sa.select(event.c.at).where(sent).order_by(event.c.at))
+        return len(rows), int(rows[-1].at) if rows else 0
+
+    def count_resend(self, ref: str, key: str, why: str) -> None:
+        """Commits that a message is about to be sent again. One commit, before the publication."""
+
+        def write(conn: Connection) -> None:
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(resends=workflow.c.resends + 1))
+            self._events.write(conn, Event.SENT_AGAIN, ref=ref, key=key, why=why)
+
+        self._db.transaction(write)
+
+    def not_begun(self, task_id: str, why: str, *, ref: str | None = None, in_hand: bool = False) -> int:
+        """A worker with the plugin lost a message before its body began: what is still planned becomes due. One commit.
+
+        Not so an idempotent step, whose first attempt takes no claim: nothing tells whether it had begun, so that it is in
+        doubt. Only unfinished runs are searched for the task.
+
+        Args:
+            task_id: its task, for which only unfinished runs are searched.
+            why: what is known, in words.
+            ref: its run, where that is known: an id may have been used again.
+            in_hand: whoever says so has the message, and did not begin it.
+        """
+
+        def write(conn: Connection) -> int:
+            planned = sa.and_(step.c.task_id == task_id, step.c.status == StepStatus.PLANNED.value)
+            found = sa.select(step.c.ref, step.c.key, step.c.safety, step.c.kind).where(planned)
+            searched = unfinished(conn) if ref is None else [[ref]]
+            rows = [row for refs in searched for row in conn.execute(found.where(step.c.ref.in_(refs)))]
+            now, changed = self._db.now, 0
+            for row in rows:
+                here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == StepStatus.PLANNED.value)
+                values: dict[str, Any] = {"status": StepStatus.WAITING.value, "look_at": now}
+                told = Event.SENT_AGAIN
+                if row.safety == Safety.IDEMPOTENT and row.kind != Kind.FUNCTION and not in_hand:
+                    values |= {"status": StepStatus.IN_DOUBT.value, "doubt": why, "doubt_at": now, "over_at": now}
+                    values |= {"attempt": step.c.attempt + 1}
+                    told = Event.IN_DOUBT
+                if conn.execute(sa.update(step).where(here).values(**values)).rowcount:
+                    self._events.write(conn, told, ref=row.ref, key=row.key, why=why)
+                    changed += 1
+            return changed
+
+        return self._db.transaction(write)
+
+    def look_again(self, ref: str, at: int) -> None:
+        """Sets the next look of an unfinished run. One commit."""
+        self._db.transaction(
+            lambda conn: conn.execute(
+                sa.update(workflow).where(workflow.c.ref == ref, workflow.c.look_at.is_not(None)).values(look_at=at)
+            )
+        )
+
+    def look_now(self, ref: str, *, who: str, why: str) -> bool:
+        """Makes an unfinished run due for the next sweep, by a person's order, and with it what of it waits to be tried.
+
+        One commit. Whether anything is then sent again is the sweeper's to decide.
+
+        Returns:
+            False where the run has ended.
+        """
+
+        def write(conn: Connection) -> bool:
+            run = self._undo.lock_run(conn, ref)
+            if run is None or run.look_at is None:
+                return False
+            waits = sa.and_(step.c.ref == ref, step.c.status == StepStatus.WAITING.value, step.c.kind != Kind.SLEEP.value)
+            due = sa.and_(waits, step.c.look_at <= self._db.now)
+            conn.execute(sa.update(step).where(due).values(sent_at=None))
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now))
+            self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="look now")
+            return True
+
+        return self._db.transaction(write)
+
+    def mark(self, ref: str, attention: str | None) -> None:
+        """Puts a run in front of people, or takes it away again. One commit."""
+        self._db.transaction(
+            lambda conn: conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(attention=attention))
+        )
+
+    def cancel(self, ref: str, *, who: str, why: str) -> list[str]:
+        """Cancels what has not begun, and with it the run. One commit. A rollback that was decided goes on.
+
+        Returns:
+            The keys of steps that had begun, or whose effect may have happened: a person must still settle those.
+        """
+
+        def write(conn: Connection) -> list[str]:
+            if self._undo.lock_run(conn, ref) is None:
+                return []
+            self._undo.cancel_planned(conn, ref)
+            going = FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
+            conn.execute(
+                sa.update(workflow)
+                .where(workflow.c.ref == ref, workflow.c.status.in_([status.value for status in going]))
+                .values(
+                    status=WorkflowStatus.CANCELLED.value,
+                    ended_at=self._db.now,
+                    look_at=None,
+                    wake_at=None,
+                    waiting_for=None,
+                )
+            )
+            self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="cancel")
+            return [s.key for s in self._undo.steps(conn, ref) if undecided(s)]
+
+        return self._db.transaction(write)
+
+    def reopen(self, ref: str, keys: Sequence[str], *, who: str, why: str, now: int) -> bool:
+        """Makes failed steps due again and what was cancelled behind them planned, by a person's order. One commit.
+
+        Failed compensations are reopened by themselves: their run goes on rolling back, and nothing of it goes forward.
+
+        Returns:
+            False, with nothing changed, where the run succeeded or is being undone, or where compensations and other
+            steps are named together.
+        """
+
+        def write(conn: Connection) -> bool:
+            run = self._undo.lock_run(conn, ref)
+            if run is None:
+                return False
+            named = [s for s in self._undo.steps(conn, ref) if s.key in keys]
+            undoing = [s for s in named if s.kind is Kind.COMPENSATION]
+            if len(undoing) not in (0, len(named)) or run.status not in _REOPENED_FROM[bool(undoing)]:
+                return False
+            failed = [s for s in named if s.status is StepStatus.FAILED and not happened_after_all(s)]
+            conn.execute(
+                sa.update(step)
+                .where(step.c.ref == ref, step.c.key.in_([s.key for s in failed]))
+                .values(status=StepStatus.WAITING.value, look_at=now, sent_at=None, attention=None, ended_at=None)
+            )
+            if run.status not in FORWARD_WORKFLOWS:  # else its function was told that it failed, and goes on from that
+                done = [s.key for s in named if happened_after_all(s)]
+                conn.execute(
+                    sa.update(step).where(step.c.ref == ref, step.c.key.in_(done)).values(status=StepStatus.SUCCEEDED.value)
+                )
+            if not undoing:
+                self._take_back_cancellation(conn, ref)
+            status = WorkflowStatus.ROLLING_BACK if undoing else WorkflowStatus.RUNNING
+            if run.status in FORWARD_WORKFLOWS:
+                status = run.status
+            conn.execute(
+                sa.update(workflow)
+                .where(workflow.c.ref == ref)
+                .values(
+                    status=status.value,
+                    ended_at=None,
+                    look_at=now,
+                    error=run.error if undoing else None,
+                    attention=None,
+                    open_steps=sum(_counts_still(s) for s in self._undo.steps(conn, ref)),
+                )
+            )
+            self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="retry", keys=list(keys))
+            if not undoing:
+                self._go_on(conn, ref)
+                self._sleep_on(conn, ref, named=bool(failed))
+            return True
+
+        return self._db.transaction(write)
+
+    def complete(self, ref: str) -> bool:
+        """Ends a canvas of which nothing is open any more: its last member ended before one that was tried again. One commit."""
+
+        def write(conn: Connection) -> bool:
+            run = self._undo.lock_run(conn, ref)
+            steps = [s for s in self._undo.steps(conn, ref) if s.kind is not Kind.COMPENSATION]
+            if run is None or run.status is not WorkflowStatus.RUNNING or run.shape is not Shape.CANVAS or not steps:
+                return False
+            if any(s.status not in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) for s in steps):
+                return False
+            self._complete(conn, ref)
+            return True
+
+        return self._db.transaction(write)
+
+    def _complete(self, conn: Connection, ref: str) -> None:
+        """Ends a run; what a step left out, by ending its chain early, stays left out."""
+        conn.execute(
+            sa.update(workflow)
+            .where(workflow.c.ref == ref)
+            .values(status=WorkflowStatus.SUCCEEDED.value, ended_at=self._db.now, look_at=None, open_steps=0)
+        )
+        self._undo.cancel_planned(conn, ref)
+
+    def _take_back_cancellation(self, conn: Connection, ref: str) -> None:
+        """What was cancelled is planned again; a timer runs until the time that it was set to."""
+        cancelled = sa.and_(step.c.ref == ref, step.c.status == StepStatus.CANCELLED.value)
+        timer = step.c.kind == Kind.SLEEP.value
+        conn.execute(
+            sa.update(step)
+            .where(cancelled, timer)
+            .ordered_values(
+                (step.c.status, StepStatus.WAITING.value),
+                (step.c.ended_at, None),
+                (step.c.look_at, sa.func.coalesce(step.c.deadline_at, self._db.now)),
+                (step.c.deadline_at, None),
+            )
+        )
+        planned = {"status": StepStatus.PLANNED.value, "ended_at": None, "look_at": None}
+        conn.execute(sa.update(step).where(cancelled, ~timer).values(**planned))
+
+    def _sleep_on(self, conn: Connection, ref: str, *, named: bool) -> None:
+        """A function that slept when it was cancelled sleeps on, unless one of its steps is tried again."""
+        steps = self._undo.steps(conn, ref)
+        timer = next((s for s in steps if s.kind is Kind.SLEEP and s.status is StepStatus.WAITING), None)
+        if timer is not None and not named:
+            alone = sum(_counts_still(s) for s in steps) <= 1
+            self._suspend(conn, ref, f"{SLEEPS}{timer.key}", timer.look_at, alone=alone)
+
+    def _go_on(self, conn: Connection, ref: str) -> None:
+        """A run that goes forward again: its last memo hands on to what follows; one with nothing left to do is complete."""
+        steps = [s for s in self._undo.steps(conn, ref) if s.kind is not Kind.COMPENSATION]
+        counting = [s for s in steps if s.options.get("counts")]
+        if counting and all(s.status is StepStatus.SUCCEEDED for s in counting):
+            if any(s.status is StepStatus.WAITING for s in steps):
+                # One of these is to be tried again although what counts is done: once it is, a sweeper ends the run.
+                conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(open_steps=1))
+                return
+            self._complete(conn, ref)
+            return
+        begun = [s for s in steps if s.status is not StepStatus.PLANNED]
+        if any(s.status is not StepStatus.SUCCEEDED for s in begun):
+            return
+        marked = [s for s in begun if s.kind is Kind.STEP]
+        if marked and marked[-1] is begun[-1]:
+            # Its own message, sent once more, is a memo hit: it sends what follows.
+            here = sa.and_(step.c.ref == ref, step.c.key == marked[-1].key)
+            conn.execute(sa.update(step).where(here).values(look_at=self._db.now))
+
+    def acknowledge(self, ref: str, *, who: str, why: str) -> None:
+        """A person has seen what there is about a run, also one that is not in the journal. One commit."""
+
+        def write(conn: Connection) -> None:
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(attention=None))
+            self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="acknowledge")
+
+        self._db.transaction(write)
+
+    def stop_after(self, ref: str, key: str) -> None:
+        """A step ends its chain early: what was planned behind it is cancelled, and its own end ends the run. One commit."""
+
+        def write(conn: Connection) -> None:
+            conn.execute(sa.select(step.c.key).where(step.c.ref == ref).order_by(step.c.key).with_for_update()).all()
+            found = conn.execute(sa.select(step.c.options).where(step.c.ref == ref, step.c.key == key)).scalar_one_or_none()
+            options = json.dumps({**json.loads(found or "{}"), "counts": True})
+            conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(options=options))
+            conn.execute(
+                sa.update(step)
+                .where(step.c.ref == ref, step.c.key != key, step.c.status == StepStatus.PLANNED.value)
+                .values(status=StepStatus.CANCELLED.value, ended_at=self._db.now, look_at=None)
+            )
+
+        self._db.transaction(write)
+
+    def record_unmarked(
+        self,
+        ref: str,
+        key: str,
+        outcome: Stored | None,
+        *,
+        failed: bytes | None,
+        last: bool,
+        who: str | None = None,
+        why: str | None = None,
+    ) -> bool:
+        """Commits how an unmarked member ended. One commit; a second call changes nothing.
+
+        Args:
+            ref: the run.
+            key: the member.
+            outcome: what it returned, as far as that can be written down.
+            failed: what it raised instead.
+            last: the run ends with it.
+            who: the person who says so, where it is not the worker that ran it.
+            why: and how they know.
+
+        Returns:
+            False where its end was recorded before.
+        """
+
+        def write(conn: Connection) -> bool:
+            ended = conn.execute(
+                sa.update(step)
+                .where(
+                    step.c.ref == ref,
+                    step.c.key == key,
+                    step.c.kind == Kind.UNMARKED.value,
+                    step.c.status == StepStatus.PLANNED.value,
+                )
+                .values(
+                    status=(StepStatus.FAILED if failed is not None else StepStatus.SUCCEEDED).value,
+                    outcome=outcome.data if outcome else None,
+                    outcome_codec=outcome.codec if outcome else None,
+                    error=failed,
+                    ended_at=self._db.now,
+                )
+            ).rowcount
+            if not ended:
+                return False
+            if who is not None:
+                said = "failed" if failed is not None else "happened"
+                self._events.write(conn, Event.VERDICT, ref=ref, key=key, who=who, why=why, verdict=said)
+            if failed is not None:
+                self._undo.decide(conn, ref)
+            elif last:
+                conn.execute(count_down(self._db, ref))
+            if who is not None:
+                conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(attention=None))
+            return True
+
+        return self._db.transaction(write)
+
+
+def _counts_still(row: StepRow) -> bool:
+    """Whether the run's counter counts a step that has not been counted down.
+
+    The failure of a dispatched step is: its function is told, and decides. Any other's ends the run by itself.
+    """
+    if not row.options.get("counts"):
+        return False
+    return row.status in OPEN_STEPS or (row.status is StepStatus.FAILED and row.kind is not Kind.DISPATCH)
+
+
+def unfinished(conn: Connection) -> Iterator[list[str]]:
+    """The references of all unfinished runs, in order, so few at a time that their steps are found by their key.
+
+    As a subquery, they are so many that PostgreSQL would rather read the steps of the whole history.
+    """
+    refs = sorted(row.ref for row in conn.execute(sa.select(workflow.c.ref).where(workflow.c.look_at.is_not(None))))
+    for start in range(0, len(refs), BATCH):
+        yield refs[start : start + BATCH]
+
+
+def count_end(db: Database, conn: Connection, ref: str, key: str) -> bool:
+    """A step that counts ended: counts it, and makes a function that waited for it due now.
+
+    Returns:
+        Whether a function waited for it.
+    """
+    conn.execute(count_down(db, ref))
+    waits = sa.or_(
+        workflow.c.waiting_for == f"step:{key}",
+        sa.and_(workflow.c.waiting_for == "steps", workflow.c.open_steps <= 1),
+    )
+    return bool(
+        conn.execute(
+            sa.update(workflow)
+            .where(workflow.c.ref == ref, workflow.c.status == WorkflowStatus.SUSPENDED.value, waits)
+            .values(wake_at=db.now, look_at=db.now)
+        ).rowcount
+    )
+
+
+def count_down(db: Database, ref: Any) -> sa.Update:
+    """The statement by which an end that counts releases the end of the run: whoever brings it to zero ends it.
+
+    MySQL assigns from left to right, so what the conditions read is overwritten last.
+    """
+    finishes = sa.and_(
+        workflow.c.open_steps == 1,
+        workflow.c.status.in_(literals((WorkflowStatus.RUNNING, WorkflowStatus.SUSPENDED))),
+    )
+    return (
+        sa.update(workflow)
+        .where(workflow.c.ref == ref)
+        .ordered_values(
+            (workflow.c.ended_at, sa.case((finishes, db.now), else_=workflow.c.ended_at)),
+            (workflow.c.look_at, sa.case((finishes, sa.null()), else_=workflow.c.look_at)),
+            (workflow.c.status, sa.case((finishes, WorkflowStatus.SUCCEEDED.value), else_=workflow.c.status)),
+            (workflow.c.open_steps, workflow.c.open_steps - 1),
+        )
+    )

@@ -1,0 +1,248 @@
+"""The journal's tables, and which revision of them this code needs.
+
+One table a noun: workflow, step, worker, event. Times are whole microseconds since 1970 (UTC) from the
+database's clock; values are bytes with a codec tag; ids and keys compare byte by byte. Indexes cover unfinished
+work only, so that finding trouble costs the same whatever the history holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+from ..codec import TAG_LENGTH
+from ..model import ID_LENGTH, KEY_LENGTH, NAME_LENGTH, TASK_ID_LENGTH, stored_text
+
+#: The revisions of the migrations, oldest first. The last one is what this code writes.
+REVISIONS = ("0001",)
+REVISION = REVISIONS[-1]
+#: Where Alembic keeps the journal's revision, apart from the user's own migrations.
+VERSION_TABLE = "durable_version"
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+#: The tables. A schema other than the connection's default is set per engine by `schema_translate_map`.
+metadata = MetaData(naming_convention=NAMING)
+
+#: Byte by byte, trailing spaces included: under `utf8mb4_bin`, `item-A` and `item-A ` are one key. MariaDB and MySQL have no
+#: such collation in common; each reads the comment that is meant for it, also in statements that are written out.
+_EXACT = "/*M! utf8mb4_nopad_bin */ /*!80017 utf8mb4_0900_bin */"
+_MYSQL: dict[str, Any] = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", _EXACT))
+}
+
+
+def _ascii(length: int) -> String:
+    """A text of ASCII only: ids, tokens, statuses. Compared byte by byte."""
+    return String(length, collation=None).with_variant(
+        mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
+    )
+
+
+def _name(length: int) -> String:
+    """A text that users choose. Compared byte by byte: PostgreSQL's `C`, SQLite's BINARY, MySQL's as its table has it."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+def _blob() -> LargeBinary:
+    return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+
+def _text() -> Text:
+    return Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+
+
+class Words(TypeDecorator[str]):
+    """What people are told, without a bound. It may quote an error: what no database stores in a text is replaced."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The dialect's own text."""
+        return _text()
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Without NULs and halves of surrogate pairs."""
+        return None if value is None else stored_text(value)
+
+
+workflow = Table(
+    "durable_workflow",
+    metadata,
+    Column("ref", _ascii(32), nullable=False),
+    Column("namespace", _name(64), nullable=False),
+    Column("id", _name(ID_LENGTH), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("name", _name(NAME_LENGTH), nullable=False),
+    Column("shape", _ascii(16), nullable=False),
+    Column("engine", _ascii(16), nullable=False),
+    Column("mode", _ascii(16), nullable=False),
+    Column("status", _ascii(24), nullable=False),
+    Column("declared", Boolean, nullable=False),
+    Column("fingerprint", _ascii(64)),
+    Column("arguments", _blob()),
+    Column("arguments_codec", _ascii(TAG_LENGTH)),
+    Column("plan", _blob()),
+    Column("outcome", _blob()),
+    Column("outcome_codec", _ascii(TAG_LENGTH)),
+    Column("error", _blob()),
+    Column("parent", _ascii(32)),
+    Column("code_version", _name(64)),
+    Column("attributes", _text()),
+    Column("amount", _name(64)),
+    Column("waiting_for", _name(KEY_LENGTH + len("steps:"))),
+    Column("wake_at", BigInteger),
+    Column("look_at", BigInteger),
+    Column("attention", _ascii(24)),
+    Column("resends", SmallInteger, nullable=False),
+    Column("open_steps", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("pruned_at", BigInteger),
+    PrimaryKeyConstraint("ref"),
+    UniqueConstraint("namespace", "id", "run"),
+    **_MYSQL,
+)
+step = Table(
+    "durable_step",
+    metadata,
+    Column("ref", _ascii(32), nullable=False),
+    Column("key", _name(KEY_LENGTH), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("name", _name(NAME_LENGTH), nullable=False),
+    Column("engine", _ascii(16)),
+    Column("kind", _ascii(16), nullable=False),
+    Column("status", _ascii(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("takeovers", SmallInteger, nullable=False),
+    Column("token", _ascii(16)),
+    Column("worker", _ascii(32)),
+    Column("queue", _name(NAME_LENGTH)),
+    Column("task_id", _name(TASK_ID_LENGTH)),
+    Column("arguments", _blob()),
+    Column("arguments_codec", _ascii(TAG_LENGTH)),
+    Column("fingerprint", _ascii(64)),
+    Column("outcome", _blob()),
+    Column("outcome_codec", _ascii(TAG_LENGTH)),
+    Column("error", _blob()),
+    Column("effect", _ascii(16)),
+    Column("safety", _ascii(16), nullable=False),
+    Column("options", _text()),
+    Column("compensation", _name(NAME_LENGTH)),
+    Column("pivot", Boolean, nullable=False),
+    Column("target", _name(KEY_LENGTH)),
+    Column("message", _blob()),
+    Column("reference", _name(NAME_LENGTH)),
+    Column("look_at", BigInteger),
+    Column("over_at", BigInteger),
+    Column("deadline_at", BigInteger),
+    Column("heartbeat_at", BigInteger),
+    Column("details", _text()),
+    Column("doubt", Words()),
+    Column("doubt_at", BigInteger),
+    Column("evidence", Words()),
+    Column("verdict", Words()),
+    Column("attention", _ascii(24)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("sent_at", BigInteger),
+    Column("begun_at", BigInteger),
+    Column("ended_at", BigInteger),
+    PrimaryKeyConstraint("ref", "key"),
+    **_MYSQL,
+)
+worker = Table(
+    "durable_worker",
+    metadata,
+    Column("id", _ascii(32), nullable=False),
+    Column("role", _ascii(16), nullable=False),
+    Column("parent", _ascii(32)),
+    Column("host", _name(NAME_LENGTH), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("engine", _ascii(16), nullable=False),
+    Column("queues", _text(), nullable=False),
+    Column("code_version", _name(64)),
+    Column("beats", Integer, nullable=False),
+    Column("beat_at", BigInteger, nullable=False),
+    Column("previous_beat_at", BigInteger, nullable=False),
+    Column("running", _text(), nullable=False),
+    Column("previously_running", _text(), nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("stopped_at", BigInteger),
+    Column("dead_at", BigInteger),
+    Column("death", _text()),
+    # 1 while the process is neither stopped nor known to be dead, and NULL afterwards: what the index covers.
+    Column("alive", SmallInteger),
+    PrimaryKeyConstraint("id"),
+    **_MYSQL,
+)
+event = Table(
+    "durable_event",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), nullable=False, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", _ascii(32), nullable=False),
+    Column("ref", _ascii(32)),
+    Column("key", _name(KEY_LENGTH)),
+    Column("token", _ascii(16)),
+    Column("who", _name(NAME_LENGTH)),
+    Column("why", Words()),
+    Column("detail", _text()),
+    PrimaryKeyConstraint("id"),
+    **_MYSQL,
+)
+
+
+def _open_index(name: str, *columns: Column[Any], where: str) -> Index:
+    """An index over unfinished work: partial where the database can, else over columns that finished rows leave NULL."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
+_open_index("ix_durable_workflow_look", workflow.c.look_at, where="look_at IS NOT NULL")
+_open_index("ix_durable_workflow_attention", workflow.c.attention, where="attention IS NOT NULL")
+_open_index("ix_durable_step_look", step.c.look_at, where="look_at IS NOT NULL")
+_open_index("ix_durable_step_unsettled", step.c.status, step.c.worker, where="status IN ('begun', 'in_doubt', 'held')")
+_open_index("ix_durable_step_attention", step.c.attention, where="attention IS NOT NULL")
+_open_index("ix_durable_worker_alive", worker.c.alive, worker.c.beat_at, where="alive IS NOT NULL")
+Index("ix_durable_event_ref", event.c.ref, event.c.id)
+Index("ix_durable_event_kind", event.c.kind, event.c.at)
+Index("ix_durable_workflow_created", workflow.c.created_at)
+_open_index(
+    "ix_durable_workflow_ended",
+    workflow.c.pruned_at,
+    workflow.c.ended_at,
+    # Not also `pruned_at IS NULL`: PostgreSQL does not search for what is true of every entry, and reads to the last.
+    where="ended_at IS NOT NULL",
+)
+
+
+def literals(statuses: Any) -> Any:
+    """Statuses as literals, so that a compiled statement and a partial index meet."""
+    return [literal_column(f"'{status.value}'") for status in sorted(statuses)]

@@ -1,0 +1,343 @@
+"""Deciding that a run fails, and undoing it in reverse (P8).
+
+Whoever fails for good decides in one transaction: every planned step becomes cancelled, and no forward claim succeeds
+after it. Steps are locked in key order, then the workflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ..model import (
+    FORWARD_WORKFLOWS,
+    OPEN_STEPS,
+    OPEN_WORKFLOWS,
+    SECOND,
+    UNSETTLED_STEPS,
+    Attention,
+    Effect,
+    Event,
+    Kind,
+    Safety,
+    StepRow,
+    StepStatus,
+    WorkflowRow,
+    WorkflowStatus,
+    bounded_key,
+    derive,
+    undo_key,
+)
+from .database import Database
+from .events import Events
+from .rows import step_row, step_values, workflow_row
+from .schema import event, step, workflow
+
+#: How long a rollback that only a person can take further waits before it is looked at again.
+REST = 600 * SECOND
+#: How soon a compensation that was planned and perhaps never sent is looked at by the sweeper.
+UNSENT = 15 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of a run, and the compensation to send next, if there is one."""
+
+    status: WorkflowStatus
+    undo: StepRow | None = None
+    target: StepRow | None = None
+
+
+class Undo:
+    """The transitions of a run that failed for good."""
+
+    def __init__(self, db: Database, events: Events) -> None:
+        self._db = db
+        self._events = events
+
+    def lock(self, conn: Connection, ref: str) -> None:
+        """Locks every step of a run in key order."""
+        conn.execute(sa.select(step.c.key).where(step.c.ref == ref).order_by(step.c.key).with_for_update()).all()
+
+    def lock_run(self, conn: Connection, ref: str) -> WorkflowRow | None:
+        """Locks every step of a run in key order, then the run. The steps are to be read after that.
+
+        What was inserted while the locks were waited for (a step of a function, a sibling's compensation) is not among
+        the rows that were locked. Whoever inserts holds the run's lock, so that a later read cannot miss it.
+        """
+        self.lock(conn, ref)
+        found = conn.execute(sa.select(workflow).where(workflow.c.ref == ref).with_for_update()).one_or_none()
+        return None if found is None else workflow_row(found)
+
+    def steps(self, conn: Connection, ref: str) -> list[StepRow]:
+        """The steps of a run by position, as they are now."""
+        rows = conn.execute(sa.select(step).where(step.c.ref == ref).order_by(step.c.position, step.c.key)).all()
+        return [step_row(row) for row in rows]
+
+    def decide(self, conn: Connection, ref: str, *, error: bytes | None = None) -> Decision | None:
+        """A step failed for good: forward is over. Fails the run, begins its rollback, or waits for its pivot.
+
+        Returns:
+            None where the run was no longer going forward, or is not there.
+        """
+        run = self.lock_run(conn, ref)
+        if run is None:
+            return None
+        if run.status is WorkflowStatus.ROLLING_BACK:
+            return self._advance(conn, ref)
+        if run.status not in (WorkflowStatus.RUNNING, WorkflowStatus.SUSPENDED, WorkflowStatus.FAILING):
+            return None
+        self.cancel_planned(conn, ref)
+        steps = self.steps(conn, ref)
+        pivots = [s for s in steps if s.pivot]
+        if any(undecided(s) for s in pivots):
+            status = WorkflowStatus.FAILING
+        elif any(s.status is StepStatus.SUCCEEDED for s in pivots):
+            status = WorkflowStatus.FAILED
+        elif any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
+            status = WorkflowStatus.ROLLING_BACK
+        else:
+            status = WorkflowStatus.FAILED
+        ended = status is WorkflowStatus.FAILED
+        conn.execute(
+            sa.update(workflow)
+            .where(workflow.c.ref == ref)
+            .values(
+                status=status.value,
+                error=error if error is not None else run.error,
+                ended_at=self._db.now if ended else None,
+                look_at=None if ended else self._db.now + REST,
+                wake_at=None,
+                waiting_for=None,
+            )
+        )
+        if status is not WorkflowStatus.ROLLING_BACK:
+            return Decision(status)
+        self._events.write(conn, Event.ROLLBACK, ref=ref, why="a step failed for good", steps=len(steps))
+        return self._advance(conn, ref)
+
+    def advance(self, ref: str) -> Decision | None:
+        """Takes a rollback one step further, or finds that it is complete. One commit."""
+        return self.reconsider(ref)
+
+    def reconsider(self, ref: str) -> Decision | None:
+        """Looks again at a run that is failing or rolling back: a pivot may be decided, an undo may be due. One commit."""
+
+        def write(conn: Connection) -> Decision | None:
+            status = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref)).scalar_one_or_none()
+            if status not in (WorkflowStatus.FAILING.value, WorkflowStatus.ROLLING_BACK.value):
+                return None
+            return self.decide(conn, ref)
+
+        return self._db.transaction(write)
+
+    def look(self, ref: str) -> Decision:
+        """What became of a run that a step's failure decided, and the compensation that is due, if there is one."""
+        again = self.reconsider(ref)
+        return again if again is not None else Decision(WorkflowStatus.FAILED)
+
+    def begin(self, ref: str, *, who: str, why: str) -> Decision | None:
+        """Begins a rollback by a person's order. One commit.
+
+        Returns:
+            None, with nothing changed, where a pivot was passed or may have been, or the run is being undone already.
+        """
+
+        def write(conn: Connection) -> Decision | None:
+            run = self.lock_run(conn, ref)
+            if run is None:
+                return None
+            if run.status in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED):
+                return self._begun_before(conn, run, who, why)
+            if passed_pivot(self.steps(conn, ref)) is not None:
+                return None
+            self.cancel_planned(conn, ref)
+            conn.execute(
+                sa.update(workflow)
+                .where(workflow.c.ref == ref)
+                .values(
+                    status=WorkflowStatus.ROLLING_BACK.value,
+                    ended_at=None,
+                    look_at=self._db.now,
+                    wake_at=None,
+                    waiting_for=None,
+                    attention=None,
+                )
+            )
+            self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="rollback")
+            return self._advance(conn, ref)
+
+        return self._db.transaction(write)
+
+    def _begun_before(self, conn: Connection, run: WorkflowRow, who: str, why: str) -> Decision | None:
+        """What an order said whose answer was lost; None where the rollback is somebody else's."""
+        said = sa.select(event.c.id).where(event.c.ref == run.ref, event.c.kind == Event.OPERATOR.value, event.c.who == who)
+        if conn.execute(said.where(event.c.why == why, event.c.detail.contains('"rollback"'))).first() is None:
+            return None
+        return self._advance(conn, run.ref) if run.status is WorkflowStatus.ROLLING_BACK else Decision(run.status)
+
+    def settle(self, conn: Connection, ref: str, target: str, *, undone: bool) -> Decision | None:
+        """A compensation ended: writes that its target is undone, or that undoing it failed, and goes on."""
+        values = {"status": StepStatus.UNDONE.value, "attention": None} if undone else {"attention": Attention.UNDO_FAILED.value}
+        conn.execute(
+            sa.update(step)
+            .where(step.c.ref == ref, step.c.key == target, step.c.status == StepStatus.SUCCEEDED.value)
+            .values(**values)
+        )
+        run = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref).with_for_update()).one_or_none()
+        if run is None or WorkflowStatus(run.status) is not WorkflowStatus.ROLLING_BACK:
+            return None
+        return self._advance(conn, ref)
+
+    def resume(self, conn: Connection, ref: str, *, also_failed: bool = False) -> None:
+        """Takes up a rollback that had ended with something not undone, because that is settled now.
+
+        The run is locked whatever its status. An update that finds a rollback still open waits for nobody, so that the
+        last undo, which has not seen this success, could end the rollback behind its back.
+
+        Args:
+            conn: the caller's transaction.
+            ref: the run.
+            also_failed: a run that had failed with nothing to undo begins its rollback now.
+        """
+        ended = [WorkflowStatus.COMPENSATED.value, WorkflowStatus.COMPENSATION_FAILED.value]
+        if also_failed:
+            ended += [WorkflowStatus.FAILED.value, WorkflowStatus.CANCELLED.value]
+        conn.execute(sa.select(workflow.c.ref).where(workflow.c.ref == ref).with_for_update()).all()
+        conn.execute(
+            sa.update(workflow)
+            .where(
+                workflow.c.ref == ref,
+                workflow.c.status.in_(ended),
+            )
+            .values(status=WorkflowStatus.ROLLING_BACK.value, ended_at=None, look_at=self._db.now, attention=None)
+        )
+
+    def look_now(self, conn: Connection, ref: str) -> None:
+        """Makes an unfinished run due for the next sweep."""
+        conn.execute(
+            sa.update(workflow).where(workflow.c.ref == ref, workflow.c.look_at.is_not(None)).values(look_at=self._db.now)
+        )
+
+    def goes_forward(self, conn: Connection, ref: str) -> bool:
+        """Whether a step that was just made due may be claimed; where the run is over, it is cancelled like the rest.
+
+        To be asked after the step's row was written: a decision locks the steps first, so it either waited for that
+        write and cancels it, or it is committed and seen here.
+        """
+        if self.is_forward(conn, ref):
+            return True
+        self.cancel_planned(conn, ref)
+        return False
+
+    def is_forward(self, conn: Connection, ref: str) -> bool:
+        """Whether a run still goes forward."""
+        status = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref)).scalar_one_or_none()
+        return status is not None and WorkflowStatus(status) in FORWARD_WORKFLOWS
+
+    def cancel_planned(self, conn: Connection, ref: str) -> None:
+        """Cancels what has not begun. An earlier attempt that may have had its effect leaves a failure, effect unknown."""
+        not_begun = sa.and_(step.c.ref == ref, step.c.kind != Kind.COMPENSATION.value)
+        conn.execute(
+            sa.update(step)
+            .where(
+                not_begun,
+                step.c.status == StepStatus.WAITING.value,
+                step.c.kind.in_([Kind.STEP.value, Kind.DISPATCH.value]),
+                step.c.safety == Safety.IDEMPOTENT.value,
+                step.c.attempt > 0,
+                sa.or_(step.c.effect.is_(None), step.c.effect != Effect.DID_NOT_HAPPEN.value),
+            )
+            .values(
+                status=StepStatus.FAILED.value,
+                effect=Effect.UNKNOWN.value,
+                attention=Attention.EFFECT_UNKNOWN.value,
+                ended_at=self._db.now,
+                look_at=None,
+            )
+        )
+        conn.execute(
+            sa.update(step)
+            .where(not_begun, step.c.status.in_([StepStatus.PLANNED.value, StepStatus.WAITING.value]))
+            .ordered_values(
+                (step.c.status, StepStatus.CANCELLED.value),
+                (step.c.ended_at, self._db.now),
+                # Until when a timer runs is kept beside it: a person may take the run up again.
+                (step.c.deadline_at, sa.case((step.c.kind == Kind.SLEEP.value, step.c.look_at), else_=sa.null())),
+                # Its message may be waiting behind that of another, where an engine sends them all at the start.
+                (step.c.look_at, sa.case((step.c.options.like('%"after"%'), self._db.now + UNSENT), else_=sa.null())),
+            )
+        )
+
+    def _advance(self, conn: Connection, ref: str) -> Decision:
+        """The next undo, in reverse order of completion; or the end, where nothing is left to undo."""
+        steps = self.steps(conn, ref)
+        for s in steps:
+            if happened_after_all(s):  # no replay needs the failure any more that its function was told
+                here = sa.and_(step.c.ref == ref, step.c.key == s.key)
+                conn.execute(sa.update(step).where(here).values(status=StepStatus.SUCCEEDED.value))
+                s.status = StepStatus.SUCCEEDED
+        undos = {s.target: s for s in steps if s.kind is Kind.COMPENSATION}
+        done = [s for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
+        for target in sorted(done, key=lambda s: (s.ended_at or 0, s.position), reverse=True):
+            undo = undos.get(target.key)
+            if undo is None:
+                undo = self._plan(conn, target)
+                conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now + UNSENT))
+                return Decision(WorkflowStatus.ROLLING_BACK, undo, target)
+            if undo.status in (StepStatus.PLANNED, StepStatus.WAITING):
+                return Decision(WorkflowStatus.ROLLING_BACK, undo, target)
+            if undo.status in OPEN_STEPS and undo.status is not StepStatus.HELD:
+                return Decision(WorkflowStatus.ROLLING_BACK)
+        if any(s.compensation and undecided(s) for s in steps) or any(u.status in OPEN_STEPS for u in undos.values()):
+            return Decision(WorkflowStatus.ROLLING_BACK)
+        failed = bool(done)  # each of these has a compensation that ended without undoing it
+        status = WorkflowStatus.COMPENSATION_FAILED if failed else WorkflowStatus.COMPENSATED
+        conn.execute(
+            sa.update(workflow)
+            .where(workflow.c.ref == ref, workflow.c.status.in_([s.value for s in OPEN_WORKFLOWS]))
+            .values(
+                status=status.value,
+                ended_at=self._db.now,
+                look_at=None,
+                attention=Attention.UNDO_FAILED.value if failed else None,
+            )
+        )
+        return Decision(status)
+
+    def _plan(self, conn: Connection, target: StepRow) -> StepRow:
+        """Writes the row of the compensation of *target*; its task id follows from the step that it undoes."""
+        undo = StepRow(
+            ref=target.ref,
+            key=bounded_key(undo_key(target.key)),
+            position=target.position,
+            name=target.compensation or "",
+            engine=target.engine,
+            kind=Kind.COMPENSATION,
+            status=StepStatus.PLANNED,
+            safety=Safety(target.options.get("undo_safety", Safety.PROTECTED.value)),
+            queue=target.queue,
+            task_id=derive("undo", target.ref, target.key),
+            target=target.key,
+            options=target.options.get("undo_options", {}),
+        )
+        conn.execute(sa.insert(step).values(**step_values(undo), created_at=self._db.now))
+        return undo
+
+
+def passed_pivot(steps: Sequence[StepRow]) -> StepRow | None:
+    """The pivot that has succeeded, or may have: behind it there is only forward."""
+    return next((s for s in steps if s.pivot and (s.status is StepStatus.SUCCEEDED or undecided(s))), None)
+
+
+def happened_after_all(row: StepRow) -> bool:
+    """Whether a verdict says of a failure, which its function was told before, that its effect happened."""
+    return row.status is StepStatus.FAILED and row.effect is Effect.HAPPENED and row.outcome is not None
+
+
+def undecided(row: StepRow) -> bool:
+    """Whether the step's effect may have happened, and nobody knows."""
+    return row.status in UNSETTLED_STEPS or (row.status is StepStatus.FAILED and row.effect is Effect.UNKNOWN)

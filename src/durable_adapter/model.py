@@ -1,0 +1,422 @@
+"""The nouns: statuses, kinds, rows and the one table of legal transitions.
+
+No status string is spelled anywhere else. Everything here is plain data; nothing touches a database or a queue.
+Times are integers: microseconds since 1970 in UTC, read from the database's clock.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from .codec import Stored as Stored
+from .errors import IllegalTransition
+
+#: Microseconds in one second: the unit of every stored time.
+SECOND = 1_000_000
+
+#: Names the space in which every derived id of this library lives. Frozen: a change would make every key new.
+NAMESPACE = uuid.UUID("6f1d6c2e-7b0b-5f43-9a5c-0d0e5b1d4c11")
+
+#: The name of the stamp that carries a run through a broker. Frozen.
+STAMP = "durable_run"
+
+#: Version of the stamp's format. Frozen for the formats `1:<ref>` and `1:<ref>:<key>`.
+STAMP_VERSION = "1"
+
+
+class StepStatus(enum.StrEnum):
+    """Where one step stands."""
+
+    PLANNED = "planned"
+    WAITING = "waiting"
+    BEGUN = "begun"
+    IN_DOUBT = "in_doubt"
+    HELD = "held"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNDONE = "undone"
+
+
+class WorkflowStatus(enum.StrEnum):
+    """Where one run of a workflow stands."""
+
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    FAILING = "failing"
+    ROLLING_BACK = "rolling_back"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    COMPENSATED = "compensated"
+    COMPENSATION_FAILED = "compensation_failed"
+    CANCELLED = "cancelled"
+
+
+class Kind(enum.StrEnum):
+    """What sort of journaled call a step row is."""
+
+    STEP = "step"
+    FUNCTION = "function"
+    DISPATCH = "dispatch"
+    SLEEP = "sleep"
+    COMPENSATION = "compensation"
+    UNMARKED = "unmarked"
+
+
+class Shape(enum.StrEnum):
+    """How the plan of a workflow is known: before it starts, or by running it."""
+
+    CANVAS = "canvas"
+    FUNCTION = "function"
+
+
+class Safety(enum.StrEnum):
+    """What makes a step safe to repeat, as declared by the user."""
+
+    PROTECTED = "protected"
+    IDEMPOTENT = "idempotent"
+    TRANSACTIONAL = "transactional"
+    PROBE = "probe"
+
+    def joined(self, other: Safety) -> Safety:
+        """What makes a step safe to repeat of which one attempt was declared so and another so: no more than both."""
+        if self is other:
+            return self
+        if {self, other} == {Safety.PROBE, Safety.IDEMPOTENT}:
+            return Safety.PROBE
+        return Safety.PROTECTED
+
+
+#: Declared so, a step is repeated without asking anybody.
+REPEATABLE: frozenset[Safety] = frozenset({Safety.IDEMPOTENT, Safety.TRANSACTIONAL})
+
+
+class Effect(enum.StrEnum):
+    """What is known about a failed step's effect."""
+
+    UNKNOWN = "unknown"
+    DID_NOT_HAPPEN = "did_not_happen"
+    HAPPENED = "happened"
+
+
+class Death(enum.StrEnum):
+    """How a process is known not to run anything any more."""
+
+    PARENT_SAW = "parent_saw"
+    STOOD_STILL = "stood_still"
+    STOPPED = "stopped"
+
+
+class Attention(enum.StrEnum):
+    """Why a row that is otherwise finished is still in front of a person."""
+
+    TWICE = "twice"
+    EFFECT_UNKNOWN = "effect_unknown"
+    VALUE_MISSING = "value_missing"
+    DRIFT = "drift"
+    UNDO_FAILED = "undo_failed"
+    UNMARKED = "unmarked"
+    CALLBACK = "callback"
+
+
+class Event(enum.StrEnum):
+    """What the append-only log tells; the happy path writes none."""
+
+    ATTEMPT_FAILED = "attempt_failed"
+    IN_DOUBT = "in_doubt"
+    HELD = "held"
+    VERDICT = "verdict"
+    TAKEN_OVER = "taken_over"
+    LATE_SUCCESS = "late_success"
+    LATE_FAILURE = "late_failure"
+    SUPPRESSED = "suppressed"
+    REFUSED = "refused"
+    DIED = "died"
+    SENT_AGAIN = "sent_again"
+    DRIFT = "drift"
+    STEP_FAILED = "step_failed"
+    ROLLBACK = "rollback"
+    OPERATOR = "operator"
+    VALUE_MISSING = "value_missing"
+
+
+class Start(enum.IntEnum):
+    """What became of a start: false only where the id is another run's."""
+
+    OTHER = 0
+    NEW = 1
+    #: The same start was committed before: by an earlier attempt of what makes it, or by a try whose answer was lost.
+    THERE = 2
+
+
+class Mode(enum.StrEnum):
+    """How much the adapter does for a task."""
+
+    OFF = "off"
+    ENFORCE = "enforce"
+
+
+_S = StepStatus
+#: As what a row may be made: planned, due, claimed at once, adopted in doubt, or of a run that takes no more.
+BORN: frozenset[StepStatus] = frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.CANCELLED})
+#: From which statuses a step may move to each status. Nothing else is legal.
+LEGAL: dict[StepStatus, frozenset[StepStatus]] = {
+    # A verdict of "did not happen", or an idempotent take-over, makes a new attempt possible.
+    # A person's retry plans again what was cancelled, and lets a timer run on.
+    _S.PLANNED: frozenset({_S.CANCELLED}),
+    _S.WAITING: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD, _S.FAILED, _S.CANCELLED}),
+    _S.BEGUN: frozenset({_S.PLANNED, _S.WAITING}),
+    # A failure whose effect is unknown, and which something wants to repeat after all, is in doubt again; so is a
+    # wait for the next attempt that outlasted what made it safe. What waits may have run where the journal lost commits.
+    _S.IN_DOUBT: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.FAILED}),
+    # Functions, and first attempts of idempotent steps, are not claimed: they are held as they stand.
+    _S.HELD: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT}),
+    # A success that comes after its run was given up is recorded all the same, and undone with the rest.
+    _S.SUCCEEDED: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD, _S.FAILED, _S.CANCELLED}),
+    _S.FAILED: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD}),
+    _S.CANCELLED: frozenset({_S.PLANNED, _S.WAITING}),
+    _S.UNDONE: frozenset({_S.SUCCEEDED}),
+}
+
+#: A step in one of these can still change by itself or by a person.
+OPEN_STEPS: frozenset[StepStatus] = frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD})
+#: A step in one of these has an attempt whose outcome is not known.
+UNSETTLED_STEPS: frozenset[StepStatus] = frozenset({_S.BEGUN, _S.IN_DOUBT, _S.HELD})
+#: A claim may take a step in one of these.
+CLAIMABLE: frozenset[StepStatus] = LEGAL[_S.BEGUN]
+
+_W = WorkflowStatus
+OPEN_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED, _W.FAILING, _W.ROLLING_BACK})
+FORWARD_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED})
+
+#: What a cancelled run's `waiting_for` says whose start was taken back although it may have begun. Frozen.
+TAKEN_BACK = "its start, which was taken back"
+
+#: What a run's `waiting_for` begins with where its function sleeps; the key of the sleep follows. Frozen.
+SLEEPS = "sleep:"
+
+
+def check_transition(old: StepStatus | None, new: StepStatus) -> None:
+    """Raises `IllegalTransition` unless a step may move from *old* to *new*, or be made as *new* where *old* is None.
+
+    The journal's statements each name the statuses that they take. A test has the database itself write down every change
+    that they make, and holds all of them against this table, and the table against them.
+    """
+    if old is None:
+        if new not in BORN:
+            raise IllegalTransition(f"a step cannot be made as {new}")
+    elif old not in LEGAL[new]:
+        allowed = ", ".join(sorted(LEGAL[new])) or "nothing"
+        raise IllegalTransition(f"a step cannot go from {old} to {new}: {new} is reached from {allowed} only")
+
+
+def new_ref() -> str:
+    """A new run reference: 32 hex digits that begin with the time, so that new rows sit together in the index."""
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{milliseconds:012x}7{os.urandom(10).hex()[:19]}"
+
+
+def new_token() -> str:
+    """A new fence for one claim: 16 random hex digits."""
+    return os.urandom(8).hex()
+
+
+def derive(*parts: object) -> str:
+    """An id that is the same for the same parts, in every process and for ever: uuid5 over their joined text."""
+    return str(uuid.uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts)))
+
+
+def derive_ref(*parts: object) -> str:
+    """Like `derive`, as a run reference (32 hex digits)."""
+    return derive(*parts).replace("-", "")
+
+
+def member_key(task_id: str, nesting: int, name: str) -> str:
+    """The key of a canvas member: the task's id, how often it replaced itself, and its name. Frozen format."""
+    return f"{task_id}/{nesting}/{name}"
+
+
+def call_key(name: str, occurrence: int, given: str | None = None) -> str:
+    """The key of a call in a workflow function: its name and occurrence, or the key that the user gave. Frozen format."""
+    return f"{name}#{occurrence}" if given is None else f"{name}@{given}"
+
+
+#: What the key of every compensation begins with. Frozen.
+UNDO = "undo:"
+
+
+def undo_key(key: str) -> str:
+    """The key of the compensation that undoes the step *key*. Frozen format."""
+    return f"{UNDO}{key}"
+
+
+def idempotency_key(namespace: str, workflow: str, run: int, ref: str, key: str) -> str:
+    """The key that a provider sees for a step: stable across retries, other for each run (P4). Frozen format.
+
+    A declared workflow is named by its id and run number. One that has no id of its own is named by its reference.
+    """
+    return derive("idempotency", namespace, workflow or ref, run, key)
+
+
+def make_stamp(ref: str, key: str | None = None) -> str:
+    """The text that names the run *ref* in a message, and its step *key* where the message's own id does not name it."""
+    return f"{STAMP_VERSION}:{ref}" if key is None else f"{STAMP_VERSION}:{ref}:{key}"
+
+
+def read_stamp(stamp: object) -> tuple[str, str | None] | None:
+    """The run reference and the step key in a stamp; None where there is no stamp of a version that this code reads."""
+    if isinstance(stamp, (list, tuple)):
+        stamp = stamp[0] if stamp else None
+    if not isinstance(stamp, str):
+        return None
+    version, _, rest = stamp.partition(":")
+    if version != STAMP_VERSION or not rest:
+        return None
+    ref, _, key = rest.partition(":")
+    return ref, key or None
+
+
+def bounded_key(key: str) -> str:
+    """*key*, or where it is longer than the journal's column its beginning and a hash of the whole."""
+    if len(key) <= KEY_LENGTH:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return f"{key[: KEY_LENGTH - 33]}~{digest}"
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database can keep a text as it is: none keeps halves of surrogate pairs, and PostgreSQL no NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def stored_text(text: str) -> str:
+    """*text* without what a database cannot keep."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+#: Characters that a step's key may have in the journal.
+KEY_LENGTH = 400
+#: And the name of a step, a task, a workflow or a queue.
+NAME_LENGTH = 255
+#: And an engine's id of a task.
+TASK_ID_LENGTH = 155
+#: And the id of a workflow.
+ID_LENGTH = 200
+
+
+@dataclass(slots=True)
+class StepRow:
+    """One step as read from the journal."""
+
+    ref: str
+    key: str
+    position: int
+    name: str
+    kind: Kind
+    status: StepStatus
+    #: What sends it, where that is another engine than its run's.
+    engine: str | None = None
+    attempt: int = 0
+    takeovers: int = 0
+    token: str | None = None
+    worker: str | None = None
+    queue: str | None = None
+    task_id: str | None = None
+    arguments: Stored | None = None
+    fingerprint: str | None = None
+    outcome: Stored | None = None
+    error: bytes | None = None
+    effect: Effect | None = None
+    safety: Safety = Safety.PROTECTED
+    options: dict[str, Any] = field(default_factory=dict)
+    compensation: str | None = None
+    pivot: bool = False
+    target: str | None = None
+    message: bytes | None = None
+    reference: str | None = None
+    look_at: int | None = None
+    over_at: int | None = None
+    deadline_at: int | None = None
+    heartbeat_at: int | None = None
+    #: What the last heartbeat said, as JSON.
+    details: str | None = None
+    doubt: str | None = None
+    doubt_at: int | None = None
+    evidence: str | None = None
+    verdict: str | None = None
+    attention: str | None = None
+    created_at: int = 0
+    sent_at: int | None = None
+    begun_at: int | None = None
+    ended_at: int | None = None
+
+
+@dataclass(slots=True)
+class WorkflowRow:
+    """One run of a workflow as read from the journal."""
+
+    ref: str
+    namespace: str
+    id: str
+    run: int
+    name: str
+    shape: Shape
+    engine: str
+    mode: Mode
+    status: WorkflowStatus
+    declared: bool = False
+    fingerprint: str | None = None
+    arguments: Stored | None = None
+    plan: bytes | None = None
+    outcome: Stored | None = None
+    error: bytes | None = None
+    parent: str | None = None
+    code_version: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    amount: str | None = None
+    waiting_for: str | None = None
+    wake_at: int | None = None
+    look_at: int | None = None
+    attention: str | None = None
+    resends: int = 0
+    open_steps: int = 0
+    created_at: int = 0
+    ended_at: int | None = None
+    pruned_at: int | None = None
+
+
+@dataclass(slots=True)
+class WorkerRow:
+    """One process that runs attempts, or sweeps."""
+
+    id: str
+    role: str
+    parent: str | None
+    host: str
+    pid: int
+    engine: str
+    queues: list[str]
+    code_version: str | None
+    beats: int
+    beat_at: int
+    previous_beat_at: int
+    running: list[str]
+    previously_running: list[str]
+    started_at: int
+    stopped_at: int | None = None
+    dead_at: int | None = None
+    death: str | None = None
+
+
+def attempt_name(ref: str, key: str, token: str | None) -> str:
+    """How a beat names an attempt that it is running."""
+    return f"{ref} {token or ''} {key}"

@@ -1,0 +1,233 @@
+"""What there is to know about one run when looking for trouble, and around it: its steps, its workers, what is running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..journal.losses import LOST
+from ..model import SECOND, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
+from ..runtime.order import AFTER, concerns_nobody, has_its_turn, is_joined
+from .commands import REASON, Caller, step_word, workflow_word
+from .finding import Finding, Remedy, Trouble
+from .words import Tongue, fate, process, tongue, with_places
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+    from ..runtime.engine import EngineOutcome
+
+#: Steps begun by the dead, or no longer run by the living, that are read at the most.
+CLAIMS = 100_000
+
+Place = tuple[str, str]
+
+
+class Witness(Protocol):
+    """An engine that can be asked what became of single messages, where it is at hand. None: it cannot say."""
+
+    def is_gone(self, step: StepRow) -> bool | None:
+        """Whether nobody will ever take a step's message."""
+
+    def queue_is_empty(self, queue: str | None) -> bool | None:
+        """Whether a queue holds nothing."""
+
+    def outcome(self, step: StepRow) -> EngineOutcome | None:
+        """What its result store holds for a step."""
+
+    def says(self, step: StepRow) -> str | None:
+        """What it holds of a step's message, as a sentence without its full stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What holds for every run that is looked at now.
+
+    Attributes:
+        now: database time in microseconds.
+        resend_after: microseconds after which a message that nobody began may count as lost.
+        stale: microseconds of silence after which a worker may be declared dead.
+        living: every process that neither stopped nor died, by id.
+        running: the steps (run, key) that living processes name in their beats.
+        dead: the steps that a process began that is dead, stopped or gone.
+        forgotten: the steps that a living process began and no longer names.
+        caller: how printed commands are called.
+        amount: the attribute that says what is at stake, where the asker named one.
+        longer_than: microseconds; waiting for longer than this is reported.
+        knows: whether the code of an engine has a task of a name; None without any code.
+        witnesses: the engines that can be asked about single messages, by name.
+    """
+
+    now: int
+    resend_after: int
+    stale: int = 60 * SECOND
+    living: Mapping[str, WorkerRow] = field(default_factory=dict)
+    running: frozenset[Place] = frozenset()
+    dead: frozenset[Place] = frozenset()
+    forgotten: frozenset[Place] = frozenset()
+    caller: Caller = field(default_factory=Caller)
+    amount: str | None = None
+    longer_than: int | None = None
+    knows: Callable[[str, str], bool] | None = None
+    witnesses: Mapping[str, Witness] = field(default_factory=dict)
+
+
+def look_around(journal: Journal, **asked: Any) -> Look:
+    """Reads what holds for every run: who lives, what they run, and which claims are orphaned."""
+    living = {worker.id: worker for worker in journal.workers.alive()}
+    return Look(
+        now=journal.time(),
+        resend_after=journal.runs.resend_after,
+        living=living,
+        running=frozenset(_place(name) for worker in living.values() for name in worker.running),
+        dead=frozenset((row.ref, row.key) for row, _ in journal.doubts.of_the_dead(CLAIMS)),
+        forgotten=frozenset((row.ref, row.key) for row, _ in journal.doubts.begun_by_the_living(CLAIMS)),
+        **asked,
+    )
+
+
+def _place(attempt: str) -> Place:
+    ref, _token, key = attempt.split(" ", 2)
+    return ref, key
+
+
+def may_lack_calls(step: StepRow) -> bool:
+    """Whether a function is held because the journal may have lost commits, and with them rows of its calls."""
+    return step.kind is Kind.FUNCTION and (step.doubt or "").startswith(LOST)
+
+
+def ready(run: WorkflowRow, steps: Sequence[StepRow]) -> list[tuple[StepRow, int]]:
+    """The members of a canvas that are to begin and have not, each with the time since when; as the sweeper finds them.
+
+    Of a chain it is one at the most. Where members name those that they come after, it may be several.
+    """
+    if run.shape is not Shape.CANVAS:
+        return []
+    members = [s for s in steps if s.kind is not Kind.COMPENSATION]
+    if is_joined(members):
+        found = []
+        by_key = {s.key: s for s in members}
+        for step in members:
+            before = [by_key[key] for key in step.options.get(AFTER, ()) if key in by_key]
+            if concerns_nobody(step, members):
+                continue
+            if step.status is StepStatus.PLANNED and has_its_turn(step, steps):
+                found.append((step, max([run.created_at, step.created_at, *(s.ended_at or 0 for s in before)])))
+        return found
+    seen = [s for s in members if s.status is not StepStatus.PLANNED]
+    last = seen[-1] if seen else None
+    following = next((s for s in members if s.position > (last.position if last is not None else -1)), None)
+    if following is None or (last is not None and last.status is not StepStatus.SUCCEEDED) or not has_its_turn(following, steps):
+        return []
+    return [(following, (last.ended_at if last is not None else None) or run.created_at)]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run with its steps and the processes that they name."""
+
+    run: WorkflowRow
+    steps: list[StepRow]
+    workers: Mapping[str, WorkerRow]
+    look: Look
+
+    @property
+    def members(self) -> list[StepRow]:
+        """The steps that go forward, by position."""
+        return [s for s in self.steps if s.kind is not Kind.COMPENSATION]
+
+    def undo_of(self, target: StepRow) -> StepRow | None:
+        """The compensation of a step, where one was planned."""
+        return next((s for s in self.steps if s.target == target.key), None)
+
+    def runs(self, step: StepRow) -> bool:
+        """Whether a living process says that it runs this step."""
+        return (step.ref, step.key) in self.look.running
+
+    def where(self, step: StepRow) -> str:
+        """On which process a step was run last."""
+        return process(self.workers.get(step.worker or ""), step.worker)
+
+    def its_fate(self, step: StepRow) -> str:
+        """What became of that process."""
+        return fate(self.workers.get(step.worker or ""), self.look.now)
+
+    def told(self, text: str | None) -> str:
+        """A recorded reason, with processes by their names."""
+        return with_places(text or "", self.workers).rstrip(".")
+
+    @property
+    def newest(self) -> int:
+        """When anything was last recorded of the run."""
+        times = (t for s in self.steps for t in (s.created_at, s.begun_at, s.ended_at, s.doubt_at) if t is not None)
+        return max([self.run.created_at, *times])
+
+    @property
+    def ready(self) -> list[tuple[StepRow, int]]:
+        """The members of a canvas that are to begin and have not, and since when."""
+        return ready(self.run, self.steps)
+
+    def engine(self, step: StepRow | None = None) -> str:
+        """What sends a step: the engine that it was dispatched to, else its run's."""
+        return (step.engine if step is not None else None) or self.run.engine
+
+    def tongue(self, step: StepRow | None = None) -> Tongue:
+        """The words of that engine."""
+        return tongue(self.engine(step))
+
+    def witness(self, step: StepRow) -> Witness | None:
+        """That engine, where it can be asked about single messages."""
+        return self.look.witnesses.get(self.engine(step)) if step.task_id is not None else None
+
+    def says(self, step: StepRow) -> str:
+        """What that engine holds of a step's message, as a sentence; empty where it is not known."""
+        witness = self.witness(step)
+        told = witness.says(step) if witness is not None else None
+        return f"{told[:1].upper()}{told[1:]}." if told else ""
+
+    @property
+    def amount(self) -> str | None:
+        """What is at stake, where an attribute says so."""
+        name = self.look.amount or self.run.amount
+        value = self.run.attributes.get(name) if name else None
+        return None if value is None or isinstance(value, bool) else str(value)
+
+    def find(
+        self,
+        kind: Trouble,
+        step: StepRow | None,
+        since: int | None,
+        certain: str,
+        uncertain: str = "",
+        *remedies: Remedy,
+        safe: bool = False,
+    ) -> Finding:
+        """A finding about this run."""
+        return Finding(
+            kind=kind,
+            workflow=workflow_word(self.run),
+            ref=self.run.ref,
+            name=self.run.name,
+            step=None if step is None else step.name,
+            key=None if step is None else step.key,
+            since=since,
+            certain=certain,
+            uncertain=uncertain,
+            amount=self.amount,
+            remedies=remedies,
+            safe=safe,
+        )
+
+    def resolve(self, step: StepRow, verdict: str, value: str | None = None, *, why: str = REASON, sends: bool = False) -> str:
+        """The command that gives a verdict on a step."""
+        words = [verdict] if value is None else [verdict, value]
+        place = workflow_word(self.run), step_word(step, self.steps)
+        return self.look.caller.change("resolve", *place, *words, why=why, sends=[self.engine(step)] if sends else ())
+
+    def sweep(self, step: StepRow, *words: str) -> str:
+        """The command that sweeps with the engines of a step and its run."""
+        return self.look.caller.command("sweep", *words, sends={self.run.engine, self.engine(step)})
+
+    def order(self, verb: str, *, why: str) -> str:
+        """The command that gives an order about the whole run."""
+        return self.look.caller.change(verb, workflow_word(self.run), why=why)

@@ -1,0 +1,53 @@
+"""The commands that findings and stories print: whole, quoted for a shell, and reaching the same journal as the caller."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..model import StepRow, WorkflowRow
+
+#: Stands where only a person can know what to write: JSON that the step would have returned.
+VALUE = "VALUE"
+#: The option that names each engine, where the caller did not and the command has to send.
+OPTIONS = {"celery": "-A APP", "rq": "-u REDIS_URL"}
+#: The reason in a command whose truth the person has yet to find out.
+REASON = "how you know"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """How commands are called so that they reach the journal that is being looked at.
+
+    Attributes:
+        program: the command with its options, such as `durable-adapter -A shop` or `celery -A shop durable`.
+        engines: the names of the engines that those options reach.
+    """
+
+    program: str = "durable-adapter"
+    engines: frozenset[str] = frozenset()
+
+    def command(self, *words: str, sends: Collection[str] = ()) -> str:
+        """A command that changes nothing by itself.
+
+        Args:
+            *words: the command and what it is given.
+            sends: the engines whose messages it sends; the options of those that the caller did not name are added.
+        """
+        missing = [OPTIONS[name] for name in sorted(set(sends) - self.engines) if name in OPTIONS]
+        return " ".join([self.program, *missing, *(shlex.quote(word) for word in words)])
+
+    def change(self, *words: str, why: str = REASON, sends: Collection[str] = ()) -> str:
+        """A command that changes something, with the person's name and reason."""
+        return f'{self.command(*words, sends=sends)} --by "$USER" --why {shlex.quote(why)} --apply'
+
+
+def workflow_word(run: WorkflowRow) -> str:
+    """What commands call a run: its declared id where that names it, else its reference."""
+    return run.id if run.declared and run.run == 1 else run.ref
+
+
+def step_word(step: StepRow, steps: Sequence[StepRow]) -> str:
+    """What commands call a step: its name where that is unique in its run, else its key."""
+    return step.name if sum(other.name == step.name for other in steps) == 1 else step.key

@@ -1,0 +1,167 @@
+"""Walking through everything that is unfinished or marked for people, in batches, and asking every finding about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from ..model import SECOND, Event
+from .case import Case, Look, Witness, look_around
+from .commands import Caller
+from .finding import Finding, Trouble
+from .run_findings import RUN_FINDINGS, refused
+from .step_findings import STEP_FINDINGS
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+    from ..model import WorkerRow
+
+#: Runs that are read at a time.
+BATCH = 500
+#: Runs that are marked for people, or have a step that began and has not ended, that are read at the most.
+TROUBLED = 100_000
+#: How far back refused messages are reported, and how many events of that kind are read.
+REFUSED_FOR = 7 * 86_400 * SECOND
+REFUSALS = 10_000
+
+
+@dataclass
+class Found:
+    """What a look found.
+
+    Attributes:
+        findings: the gravest first, of one kind the oldest first.
+        runs: how many unfinished or marked runs were looked at.
+        more: there is more than the limit allowed to report.
+        at: when it was looked, in microseconds of the database's clock.
+        swept: when a sweeper of each engine beat last.
+        engines: the engines of those runs.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    runs: int = 0
+    more: bool = False
+    at: int = 0
+    swept: dict[str, int] = field(default_factory=dict)
+    engines: set[str] = field(default_factory=set)
+
+    @property
+    def swept_at(self) -> int | None:
+        """When any sweeper beat last; None where none is alive."""
+        return max(self.swept.values(), default=None)
+
+
+def look_for_trouble(
+    journal: Journal,
+    *,
+    namespace: str,
+    stale: float = 60.0,
+    caller: Caller | None = None,
+    kinds: Collection[Trouble] = (),
+    since: int | None = None,
+    longer_than: int | None = None,
+    amount: str | None = None,
+    knows: Callable[[str, str], bool] | None = None,
+    witnesses: Mapping[str, Witness] | None = None,
+    limit: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Found:
+    """Finds partial executions. Reads only; costs what is unfinished or marked, whatever the history holds.
+
+    Args:
+        journal: the journal.
+        namespace: whose runs.
+        stale: seconds of silence after which a worker may be declared dead.
+        caller: how the commands in the findings are called.
+        kinds: report only these; all where empty.
+        since: report only what has been so since this time, in microseconds.
+        longer_than: also report runs that have waited for longer than this, in microseconds.
+        amount: the attribute that says what is at stake; else the one that the workflow itself names.
+        knows: whether the code of an engine has a task of a name; without it that question is not asked.
+        witnesses: the engines that can be asked about single messages, by name.
+        limit: how many findings at the most.
+        progress: told, now and then, how many runs have been looked at.
+    """
+    look = look_around(
+        journal,
+        stale=int(stale * SECOND),
+        caller=caller or Caller(),
+        amount=amount,
+        longer_than=longer_than,
+        knows=knows,
+        witnesses=witnesses or {},
+    )
+    found = Found(at=look.now, swept=last_swept(look.living.values()))
+    wanted = (
+        finding
+        for finding in chain(_of_refused(journal, look, namespace), _of_runs(journal, look, namespace, found, progress))
+        if (not kinds or finding.kind in kinds) and (since is None or (finding.since or 0) >= since)
+    )
+    for finding in wanted:
+        if limit is not None and len(found.findings) >= limit:
+            found.more = True
+            break
+        found.findings.append(finding)
+    rank = {kind: number for number, kind in enumerate(Trouble)}
+    found.findings.sort(key=lambda f: (rank[f.kind], f.since or 0, f.ref))
+    return found
+
+
+def last_swept(living: Iterable[WorkerRow]) -> dict[str, int]:
+    """When a sweeper of each engine beat last, by engine."""
+    swept: dict[str, int] = {}
+    for worker in living:
+        if worker.role == "sweeper":
+            for engine in worker.engine.split(","):
+                swept[engine] = max(worker.beat_at, swept.get(engine, 0))
+    return swept
+
+
+def _of_runs(journal: Journal, look: Look, namespace: str, found: Found, progress: Callable[[int], None]) -> Iterator[Finding]:
+    refs = dict.fromkeys(sorted(journal.reads.troubled_refs(limit=TROUBLED)))
+    refs |= dict.fromkeys(_unfinished(journal, look, namespace))
+    everything = list(refs)
+    for start in range(0, len(everything), BATCH):
+        for case in cases(journal, look, everything[start : start + BATCH]):
+            if case.run.namespace != namespace:
+                continue
+            found.runs += 1
+            found.engines.add(case.run.engine)
+            yield from findings_of(case)
+        progress(found.runs)
+
+
+def _unfinished(journal: Journal, look: Look, namespace: str) -> Iterator[str]:
+    """Every unfinished run that may be in trouble: not those that sleep until a time that has not come, unless asked."""
+    asleep = look.longer_than is not None or look.knows is not None
+    after = (0, "")
+    while page := journal.reads.unfinished_refs(namespace, look.now, after=after, asleep=asleep):
+        yield from (ref for _, ref in page)
+        after = page[-1]
+
+
+def _of_refused(journal: Journal, look: Look, namespace: str) -> Iterator[Finding]:
+    events = refusals_of(journal.events.since(Event.REFUSED, look.now - REFUSED_FOR, limit=REFUSALS), namespace)
+    seen = journal.reads.acknowledged(sorted({e["ref"] for e in events if e["ref"]}))
+    return refused(look, events, seen)
+
+
+def refusals_of(events: Iterable[Mapping[str, Any]], namespace: str) -> list[Mapping[str, Any]]:
+    """Those refusals that workers of a namespace wrote: a refused message belongs to no run that would say whose it is."""
+    return [e for e in events if e["kind"] == Event.REFUSED and e["detail"].get("namespace", namespace) == namespace]
+
+
+def cases(journal: Journal, look: Look, refs: Sequence[str]) -> list[Case]:
+    """Several runs with all that findings need to know of them: three queries."""
+    runs, steps = journal.reads.slim_runs(refs), journal.reads.slim_steps(refs)
+    names = {s.worker for rows in steps.values() for s in rows if s.worker is not None} - look.living.keys()
+    workers = {**look.living, **journal.reads.workers(sorted(names))}
+    return [Case(runs[ref], steps[ref], workers, look) for ref in refs if ref in runs]
+
+
+def findings_of(case: Case) -> Iterator[Finding]:
+    """Everything that is wrong with one run."""
+    for find in (*STEP_FINDINGS, *RUN_FINDINGS):
+        yield from find(case)

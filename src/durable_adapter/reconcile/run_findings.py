@@ -1,0 +1,270 @@
+"""Findings about runs as a whole, and about messages that belong to none: one function a kind. They change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..journal.undo import undecided
+from ..model import FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Kind, Shape, StepRow, StepStatus, WorkflowStatus
+from ..runtime.order import AFTER, behind, may_fail
+from ..sweeper import GONE
+from .case import Case, Look
+from .commands import VALUE
+from .finding import Finding, Remedy, Trouble
+from .step_findings import OVERDUE, PATIENCE, verdicts
+from .words import plural, since, span, tongue
+
+#: How often the sweeper tries by itself before people are told that it does not help.
+TRIES = 3
+
+
+def lost(case: Case) -> Iterator[Finding]:
+    """What is due and has not begun: its message may be lost. Whether it is, the sweeper judges, who can ask the broker."""
+    for step, due, why in _due(case):
+        gone = _gone(case, step)
+        message = case.tongue(step).message
+        certain = why + (f" Its {message} was sent again {plural(case.run.resends, 'time')}." if case.run.resends else "")
+        queue = f"the queue {step.queue!r}" if step.queue else "its queue"
+        if gone is None:
+            uncertain = f"whether its {message} is lost or still waits in {queue}, and whether a worker serves that"
+            uncertain += " queue" if step.queue else ""
+        else:
+            certain = " ".join(filter(None, (certain, case.says(step), _contradicted(case, step))))
+            uncertain = "" if gone else f"whether a worker serves {queue}"
+        again = "it is sent again if the promises allow it"
+        yield case.find(
+            Trouble.LOST,
+            step,
+            due,
+            certain,
+            uncertain,
+            Remedy(f"to look at it now: {again}", case.order("retry", why="nothing has begun")),
+            safe=True,
+        )
+
+
+def _gone(case: Case, step: StepRow) -> bool | None:
+    """Whether the engine certainly has no message of a step; None where nobody can be asked, or it cannot say."""
+    witness = case.witness(step)
+    return witness.is_gone(step) if witness is not None else None
+
+
+def _contradicted(case: Case, step: StepRow) -> str:
+    """That the engine calls failed what comes before a step and is recorded as done; empty where it does not."""
+    witness = case.witness(step)
+    if witness is None:
+        return ""
+    before = [s for s in case.members if s.key in step.options.get(AFTER, ()) and s.status is StepStatus.SUCCEEDED]
+    failed = [s.name for s in before if (end := witness.outcome(s)) is not None and not end.succeeded]
+    if not failed:
+        return ""
+    return f"RQ says that {', '.join(failed)} failed; the journal has its result, and that is what counts."
+
+
+def _due(case: Case) -> Iterator[tuple[StepRow, int, str]]:
+    """Steps that are due without having begun, since when, and why that is known."""
+    now = case.look.now
+    for step in case.steps:
+        if step.status is StepStatus.WAITING and _overdue(step, now) and not case.runs(step):
+            yield step, step.look_at or now, f"It has been due since {since(step.look_at, now)}, and no attempt has begun."
+    if case.run.status not in FORWARD_WORKFLOWS:
+        return
+    if case.run.shape is Shape.FUNCTION:
+        yield from _due_function(case)
+    for step, at in _silent(case):
+        if step.kind is not Kind.UNMARKED:
+            yield step, at, f"It was to begin {since(at, now)}, and has not."
+
+
+def _overdue(step: StepRow, now: int) -> bool:
+    """Whether a waiting step is due and nobody began it; one whose message was just sent is given a while."""
+    if step.look_at is None or step.look_at > now - OVERDUE:
+        return False
+    return step.sent_at is None or step.sent_at < now - OVERDUE or step.look_at < now - PATIENCE
+
+
+def _silent(case: Case) -> Iterator[tuple[StepRow, int]]:
+    """The members at which a canvas stands, and since when, if that is longer than a message may take."""
+    for step, at in case.ready:
+        if not case.runs(step) and _too_long(case, step, at):
+            yield step, at
+
+
+def _too_long(case: Case, step: StepRow, at: int) -> bool:
+    """Whether it means something that a step which was sent at a time has not begun.
+
+    Not while its countdown runs, and not while a message that was lost has just been sent again. A message of which the
+    engine says that it is nowhere is given only as long as its publication may take.
+    """
+    run, now, wait = case.run, case.look.now, case.look.resend_after
+    silence = now - at - int(step.options.get("delay") or 0)
+    being_sent_again = 0 < run.resends < TRIES and (run.look_at or now) > now
+    if silence < GONE or being_sent_again:
+        return False
+    gone = _gone(case, step)
+    if step.kind is Kind.UNMARKED and gone is False:
+        return False  # its engine has it: it waits or runs, as it is to
+    return silence >= 2 * wait or gone is True
+
+
+def _due_function(case: Case) -> Iterator[tuple[StepRow, int, str]]:
+    """A function that nobody wakes, and steps that it sent and nobody began."""
+    run, now = case.run, case.look.now
+    function = next((s for s in case.steps if s.kind is Kind.FUNCTION), None)
+    if function is None:
+        return
+    for step in case.steps:
+        sent = step.kind is Kind.DISPATCH and step.status is StepStatus.PLANNED
+        if sent and not case.runs(step) and _too_long(case, step, step.created_at):
+            yield step, step.created_at, f"It was sent {since(step.created_at, now)}, and no attempt has begun."
+    if function.status is not StepStatus.PLANNED or case.runs(function):
+        return
+    if run.status is WorkflowStatus.SUSPENDED and run.wake_at is not None:
+        if run.wake_at < now - OVERDUE and not any(s.kind is Kind.SLEEP and s.status is StepStatus.WAITING for s in case.steps):
+            yield function, run.wake_at, f"It was to be woken {since(run.wake_at, now)}, and has not begun to run."
+        return
+    waits = any(s.status in OPEN_STEPS for s in case.members if s is not function and s.kind is not Kind.UNMARKED)
+    if not waits and _too_long(case, function, case.newest):
+        yield function, case.newest, f"Nothing of it has happened since {since(case.newest, now)}, and it waits for nothing."
+
+
+def stopped_at_unmarked(case: Case) -> Iterator[Finding]:
+    """Chains that stand at a member which is not marked: nobody but its own worker knows whether it ran."""
+    if case.run.status is not WorkflowStatus.RUNNING or case.run.shape is not Shape.CANVAS:
+        return
+    for step, at in _silent(case):
+        if step.kind is not Kind.UNMARKED or _goes_on_without(case, step):
+            continue
+        certain = f"The chain reached {step.name} {since(at, case.look.now)}. It is not marked durable, and its end was not "
+        tasks = f"{case.tongue(step).task}s"
+        yield case.find(
+            Trouble.STOPPED_AT_UNMARKED,
+            step,
+            at,
+            f"{certain}recorded. {case.says(step)}".rstrip(),
+            f"whether it ran, is running, or waits in its queue: only marked {tasks} are recorded and sent again",
+            Remedy("if it ran: VALUE is what it returned, as JSON; the chain goes on behind it",
+                   case.resolve(step, "--happened", VALUE)),
+            Remedy("if it did not run: it is sent again",
+                   case.resolve(step, "--did-not-happen", sends=True)),
+            Remedy("to fail the workflow, and undo what can be undone", case.resolve(step, "--failed")),
+        )  # fmt: skip
+
+
+def _goes_on_without(case: Case, step: StepRow) -> bool:
+    """Whether a step failed for its engine, and all that comes after it begins all the same."""
+    witness = case.witness(step)
+    end = witness.outcome(step) if witness is not None else None
+    return end is not None and may_fail(behind(step, case.members))
+
+
+def rollback_unfinished(case: Case) -> Iterator[Finding]:
+    """Rollbacks, and decisions about one, that have come to rest before their end."""
+    run, look = case.run, case.look
+    if run.status not in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.FAILING):
+        return
+    silence, looked_at = look.now - case.newest, (run.look_at or 0) > look.now
+    if silence < look.resend_after or (looked_at and silence < TRIES * look.resend_after):
+        return
+    what = "is being rolled back" if run.status is WorkflowStatus.ROLLING_BACK else "failed, and its pivot is not decided"
+    certain = f"The workflow {what}; nothing of it has been recorded since {since(case.newest, look.now)}."
+    left = [s.name for s in case.members if s.compensation and s.status is StepStatus.SUCCEEDED]
+    if left:
+        certain += f" Still to be undone: {', '.join(left)}."
+    blocking = [s for s in case.steps if undecided(s) and (s.compensation or s.pivot or s.kind is Kind.COMPENSATION)]
+    if blocking:
+        step = blocking[0]
+        certain += f" It waits for a verdict on {step.name}, which is {step.status.value.replace('_', ' ')}."
+        yield case.find(
+            Trouble.ROLLBACK_UNFINISHED, step, case.newest, certain, "whether that step's effect happened",
+            *verdicts(case, step)[: 3 if step.status in OPEN_STEPS else 2],
+        )  # fmt: skip
+        return
+    order = case.order("retry", why="the rollback has come to rest")
+    yield case.find(
+        Trouble.ROLLBACK_UNFINISHED, None, case.newest, certain,
+        f"whether the next compensation's {case.tongue().message} is lost",
+        Remedy("to go on undoing now", order), safe=True,
+    )  # fmt: skip
+
+
+def waiting_long(case: Case) -> Iterator[Finding]:
+    """Runs that wait for longer than was asked about."""
+    look, run = case.look, case.run
+    if look.longer_than is None or run.status not in FORWARD_WORKFLOWS:
+        return
+    if look.now - case.newest <= look.longer_than or any(case.runs(s) for s in case.steps):
+        return
+    what = run.waiting_for
+    asleep = next((s for s in case.steps if s.kind is Kind.SLEEP and s.status is StepStatus.WAITING), None)
+    if what is None or what.startswith(SLEEPS):
+        following = next((step for step, _ in case.ready), None)
+        what = (
+            f"a sleep that ends {since(asleep.look_at, look.now)}"
+            if asleep is not None
+            else f"{following.name} to begin"
+            if run.shape is Shape.CANVAS and following is not None
+            else "its next step"
+        )
+    certain = f"Nothing of it has been recorded for {span(look.now - case.newest)}. It waits for {what}."
+    if run.wake_at is not None and asleep is None:
+        certain += f" It is woken {since(run.wake_at, look.now)}."
+    explain = Remedy("to see what it waits for", look.caller.command("explain", run.ref))
+    yield case.find(Trouble.WAITING_LONG, None, case.newest, certain, "whether it should still wait", explain)
+
+
+def unknown_task(case: Case) -> Iterator[Finding]:
+    """Unfinished runs that need a task which the app no longer has."""
+    knows = case.look.knows
+    if knows is None or case.run.status not in FORWARD_WORKFLOWS | {WorkflowStatus.FAILING, WorkflowStatus.ROLLING_BACK}:
+        return
+    told: set[str] = set()
+    for step in case.steps:
+        in_place = case.run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP)
+        if in_place or step.status not in OPEN_STEPS or step.name in told or knows(case.engine(step), step.name):
+            continue
+        told.add(step.name)
+        cancel = case.order("cancel", why=f"the {case.tongue(step).task} {step.name} was removed")
+        yield case.find(
+            Trouble.UNKNOWN_TASK,
+            step,
+            case.newest,
+            f"It is {step.status.value.replace('_', ' ')}, and {case.tongue(step).code} {step.name!r}.",
+            "whether another service has it, or a deploy removed or renamed it",
+            Remedy(f"to end the workflow; else deploy code that has the {case.tongue(step).task} under this name", cancel),
+        )
+
+
+def refused(look: Look, events: Iterable[Mapping[str, Any]], acknowledged: Mapping[str, int]) -> Iterator[Finding]:
+    """Messages that named a run which this journal does not have; each run once, until a person has seen it."""
+    latest: dict[str, tuple[int, int, Mapping[str, Any]]] = {}
+    for event in events:
+        ref = event["ref"] or ""
+        count = latest[ref][0] if ref in latest else 0
+        first = latest[ref][1] if ref in latest else event["at"]
+        latest[ref] = (count + 1, first, event)
+    for ref, (count, first, event) in latest.items():
+        if acknowledged.get(ref, 0) >= event["at"]:
+            continue
+        worker = look.living.get(event["who"] or "")
+        words = tongue(worker.engine if worker is not None else None)
+        task = str(event["detail"].get("name", f"a {words.task}"))
+        seen = look.caller.change("resolve", ref, "--acknowledge", why="looked into it")
+        yield Finding(
+            kind=Trouble.REFUSED,
+            workflow=ref,
+            ref=ref,
+            name=task,
+            step=task,
+            key=event["key"],
+            since=first,
+            certain=f"{plural(count, words.message)} of {task} came for a run that this journal does not have; nothing was run.",
+            uncertain=f"why: the run was pruned or lost in a restore, or the {words.message} belongs to another journal or "
+            "namespace",
+            remedies=(Remedy("once you know where it came from", seen),),
+        )
+
+
+#: Every function that finds trouble with a run as a whole.
+RUN_FINDINGS = (stopped_at_unmarked, lost, rollback_unfinished, waiting_long, unknown_task)

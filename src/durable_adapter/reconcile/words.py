@@ -1,0 +1,141 @@
+"""Times, spans and processes as people read them. Everything is UTC, and says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ..model import SECOND, Death, StepRow, WorkerRow
+
+_ID = re.compile(r"\b[0-9a-f]{32}\b")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Tongue:
+    """What an engine's own people call things.
+
+    Attributes:
+        task: what is run, and has an id.
+        message: what is sent.
+        code: where its functions are.
+        broker: where messages wait.
+        option: what names the engine on the command line.
+        worker: how a worker with the plugin is started.
+    """
+
+    task: str = "task"
+    message: str = "message"
+    code: str = "this app has no task named"
+    broker: str = "the broker"
+    option: str = "-A"
+    worker: str = "a worker"
+
+
+_TONGUES = {
+    "rq": Tongue(
+        task="job",
+        message="job",
+        code="this code has no function named",
+        broker="Redis",
+        option="-u",
+        worker="a worker (`rq worker -w durable_adapter.rq.Worker`)",
+    )
+}
+
+
+def tongue(engine: str | None) -> Tongue:
+    """The words of an engine."""
+    return _TONGUES.get(engine or "", Tongue())
+
+
+def iso(at: int | None) -> str | None:
+    """A stored time for machines: ISO 8601, UTC, microseconds."""
+    return None if at is None else datetime.fromtimestamp(at / SECOND, UTC).isoformat(timespec="microseconds")
+
+
+def moment(at: int) -> str:
+    """A stored time for people.
+
+    Example:
+        >>> moment(1_763_881_869_000_000)
+        '2025-11-23 07:11:09 UTC'
+    """
+    return datetime.fromtimestamp(at // SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def span(microseconds: int) -> str:
+    """How long something took, in at most two units.
+
+    Example:
+        >>> span(8_040_000_000), span(400_000)
+        ('2 h 14 min', '400 ms')
+    """
+    seconds = max(microseconds, 0) / SECOND
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "less than 1 ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    for unit, name, smaller, its_name in (
+        (_HOUR, "min", 1, "s"),
+        (_DAY, "h", _MINUTE, "min"),
+        (float("inf"), "d", _HOUR, "h"),
+    ):
+        if seconds < unit:
+            size = {"min": _MINUTE, "h": _HOUR, "d": _DAY}[name]
+            large, rest = divmod(int(seconds), size)
+            return f"{large} {name} {rest // smaller} {its_name}" if rest // smaller and large < 10 else f"{large} {name}"
+    return f"{seconds:.0f} s"
+
+
+def since(at: int | None, now: int) -> str:
+    """A moment and how long ago it was; or still ahead."""
+    if at is None:
+        return "an unknown time"
+    return f"{moment(at)} ({span(now - at)} ago)" if at <= now else f"{moment(at)} (in {span(at - now)})"
+
+
+def process(worker: WorkerRow | None, worker_id: str | None) -> str:
+    """A process by what an operator can log in to."""
+    if worker is None:
+        return f"process {worker_id[:8]}" if worker_id else "a process that is not recorded"
+    return f"{worker.host} (pid {worker.pid})"
+
+
+def fate(worker: WorkerRow | None, now: int) -> str:
+    """What is known of a process now: a clause to follow its name."""
+    if worker is None:
+        return "its row is gone from the journal"
+    if worker.dead_at is not None:
+        how = {
+            Death.PARENT_SAW.value: "its parent saw it die",
+            Death.STOOD_STILL.value: "it stopped beating and was declared dead",
+        }.get(worker.death or "", "it is dead")
+        return f"{how} at {moment(worker.dead_at)}"
+    if worker.stopped_at is not None:
+        return f"it stopped at {moment(worker.stopped_at)}"
+    return f"it lives: its last beat was {span(now - worker.beat_at)} ago"
+
+
+def with_places(text: str, workers: Mapping[str, WorkerRow]) -> str:
+    """A text in which processes are named by their ids, with what an operator can log in to in their place."""
+    return _ID.sub(lambda found: process(workers[found[0]], None) if found[0] in workers else found[0], text)
+
+
+def attempts(step: StepRow) -> str:
+    """Which attempt this is, or how often it was tried."""
+    return f"attempt {step.attempt}" if step.attempt else "no attempt"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    Example:
+        >>> plural(1, "step"), plural(3, "step")
+        ('1 step', '3 steps')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,363 @@
+"""RQ as the runtime and the sweeper see it: how a job is sent again, and what Redis can tell of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rq import Queue, registry
+from rq.defaults import DEFAULT_FAILURE_TTL
+from rq.exceptions import InvalidJobOperation
+from rq.job import Job, JobStatus
+from rq.registry import (
+    BaseRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.results import Result
+
+from ..errors import NotInstalled
+from ..model import Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
+from ..policy import StepPolicy
+from ..runtime.engine import EngineOutcome
+from ..runtime.order import OUTSIDE, is_done
+from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
+from . import ticks
+from .facts import aware, of_member, status_of
+from .identity import OVER, belongs, place_of, stamp_of
+from .jobs import fetched, made_again, serializer_kept
+from .notes import HANDED_BACK, PUT_ASIDE, count, once_more
+from .publishing import sending_again
+from .versions import GROUPS, READY_REGISTRY, cannot_suspend, since
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+#: Where a job may stand besides in its queue, and among the started.
+REGISTRIES: tuple[type[BaseRegistry], ...] = (
+    ScheduledJobRegistry,
+    FinishedJobRegistry,
+    FailedJobRegistry,
+    DeferredJobRegistry,
+    CanceledJobRegistry,
+    *([registry.ReadyJobRegistry] if since(READY_REGISTRY) else []),
+)
+#: What RQ says of a job that it will not run again, and that is not done.
+CALLED_OFF = (JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
+#: The status of a job that waits for its rate limit; new in RQ 3.0.
+RATE_LIMITED = "rate_limited"
+#: How often RQ gets a job once more whose step has succeeded; how long after its verdict for the second time, in seconds. Each
+#: wait is twice the last.
+HAND_BACKS, HAND_BACK_AFTER = 3, 10.0
+
+
+class RQEngine:
+    """The engine protocol for this process's RQ."""
+
+    name = "rq"
+
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding
+
+    @property
+    def cannot_suspend(self) -> str | None:
+        """Why no workflow function can wait on this RQ."""
+        return cannot_suspend()
+
+    @property
+    def connection(self) -> Redis:
+        """Where jobs are.
+
+        Raises:
+            NotInstalled: no queue, worker or job was seen yet.
+        """
+        found = self._binding.connection
+        if found is None:
+            raise NotInstalled("it is not known where RQ's jobs are: no queue or worker was used in this process yet")
+        return found
+
+    def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
+        """Sends a step's job again, whatever became of it in Redis. A call in place is its function's to run again."""
+        if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
+            step = next(s for s in steps if s.kind is Kind.FUNCTION)
+        job = self.job_of(step)
+        if job is not None and not belongs(job, step):
+            if status_of(job) not in OVER:
+                logger.debug("job %s is another run's now; step %s of run %s waits until that is over", job.id, step.key, run.ref)
+                return
+            job = None  # and it is made anew, over the later one
+        with sending_again():
+            before = [(s, self.hand_back(s)) for s in self._unfinished_before(step, steps)]
+            again = [s for s, handed_back in before if handed_back]
+            if any(handed_back is None for _, handed_back in before):
+                return  # later
+            if again:
+                self._deferred(job or self._made(run, step, steps), again)
+                for parent in again:
+                    self.send_step(run, parent, steps)  # a memo hit: it stores its result and releases what waits for it
+            elif job is None:
+                job = self._made(run, step, steps)
+                with self.connection.pipeline() as pipe:
+                    _into_its_group(job, pipe)
+                    _into_queue(self._queue(job.origin), job, pipe)
+                    pipe.execute()
+            else:
+                self._queued_again(job, step)
+
+    def _unfinished_before(self, step: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
+        """The members that a planned one comes after, which succeeded, and of which Redis has no success (any more)."""
+        if step.status is not StepStatus.PLANNED:
+            return []
+        after = step.options.get("after", ())
+        succeeded = [s for s in steps if s.key in after and s.status is StepStatus.SUCCEEDED and s.kind is Kind.STEP]
+        return [s for s in succeeded if not self._is_finished(s)]
+
+    def _is_finished(self, step: StepRow) -> bool:
+        """Whether RQ takes a step's job for done."""
+        job = self.job_of(step)
+        return job is not None and belongs(job, step) and status_of(job) is JobStatus.FINISHED
+
+    def job_of(self, step: StepRow) -> Job | None:
+        """What Redis has under the id of a step's job: that job, or another that was enqueued under its id since."""
+        return fetched(step.task_id, self.connection, serializer_kept(step.options, self._binding.serializer))
+
+    def hand_back(self, step: StepRow) -> bool | None:
+        """Whether RQ gets a job once more whose step succeeded and which it calls failed; None where it is not time yet.
+
+        As a memo hit the job ends well for RQ too, unless its success callback fails, or kills its process, each time.
+        After some tries RQ's verdict stands, in front of people, and what depends on the job is sent without it.
+        """
+        job = self.job_of(step)
+        if job is None or not belongs(job, step) or status_of(job) not in CALLED_OFF:
+            return True
+        tried = count(job, HANDED_BACK)
+        if tried >= HAND_BACKS:
+            if tried == HAND_BACKS:  # once: a person may have seen it meanwhile
+                self._binding.journal.doubts.put_before_people(step.ref, step.key, Attention.CALLBACK.value)
+                once_more(job, HANDED_BACK)
+            return False
+        ended = aware(job.ended_at).timestamp() if job.ended_at is not None else 0.0
+        if tried and time.time() < ended + HAND_BACK_AFTER * 2 ** (tried - 1):
+            return None
+        once_more(job, HANDED_BACK)
+        return True
+
+    def let_go(self, job: Job) -> None:
+        """Cancels a job that waits for nothing that could come; Redis keeps it no longer than a failed one."""
+        try:
+            job.cancel()
+        except InvalidJobOperation:
+            return
+        self.connection.expire(job.key, job.failure_ttl or DEFAULT_FAILURE_TTL)
+
+    def _deferred(self, job: Job, before: Sequence[StepRow]) -> None:
+        """Makes a job wait for others, so that RQ hands it on when they have ended."""
+        job._dependency_ids = [s.task_id for s in before if s.task_id is not None]
+        queue = self._queue(job.origin)
+        with self.connection.pipeline() as pipe:
+            self._taken_out(job, queue, pipe)
+            pipe.sadd(queue.redis_queues_keys, queue.key)
+            job.set_status(JobStatus.DEFERRED, pipeline=pipe)
+            job.register_dependency(pipeline=pipe)
+            _into_its_group(job, pipe)
+            job.save(pipeline=pipe)
+            pipe.execute()
+
+    def _made(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Job:
+        key: str | None = None
+        if step.kind is Kind.COMPENSATION:
+            target = next(s for s in steps if s.key == step.target)
+            args, kwargs, options = undo_call(self._binding.registry, run, target, steps)
+            # A step in place has no queue of its own: it ran where its function did.
+            queue, key = target.queue or next((s.queue for s in steps if s.kind is Kind.FUNCTION), None), step.key
+        else:
+            member = stored_member(run, step)
+            args, kwargs = arguments_of(self._binding.registry, run, step, steps)
+            options, queue = member["options"], step.queue
+            key = step.key if step.kind is Kind.DISPATCH else None
+        assert step.task_id is not None
+        return made_again(
+            step.name,
+            args,
+            kwargs,
+            job_id=step.task_id,
+            queue=queue,
+            options=options,
+            ref=run.ref,
+            key=key,
+            marked=step.kind is not Kind.UNMARKED,
+            connection=self.connection,
+            serializer=serializer_kept(step.options, self._binding.serializer),
+        )
+
+    def _queue(self, name: str) -> Queue:
+        return Queue(name, connection=self.connection, serializer=self._binding.serializer)
+
+    def _queued_again(self, job: Job, step: StepRow) -> None:
+        """Puts a job that Redis has back into its queue, out of wherever it is; sent twice at once, it is there once."""
+        status = status_of(job, refresh=True)
+        if status is JobStatus.QUEUED and self._is_listed(job):
+            return
+        if status is JobStatus.STARTED and step.status is not StepStatus.SUCCEEDED and self._is_running(step):
+            return  # one that succeeded is over, whatever the last beat of a worker said that died meanwhile
+        self.put_back(job)
+
+    def put_back(self, job: Job) -> None:
+        """Puts a job into its queue, out of wherever it is."""
+        queue = self._queue(job.origin)
+        with self.connection.pipeline() as pipe:
+            self._taken_out(job, queue, pipe)
+            job.ended_at = None
+            ticks.put_back(job)
+            _into_queue(queue, job, pipe)
+            pipe.execute()
+
+    def _taken_out(self, job: Job, queue: Queue, pipe: Any) -> None:
+        """Takes a job out of every list and registry."""
+        for where in REGISTRIES:
+            pipe.zrem(where(job.origin, connection=self.connection).key, job.id)
+        started = StartedJobRegistry(job.origin, connection=self.connection)
+        for execution in self._executions(started, job):
+            pipe.zrem(started.key, execution)
+        pipe.lrem(queue.key, 0, job.id)
+        pipe.lrem(queue.intermediate_queue_key, 0, job.id)
+        limiter = _limiter_of(job)
+        if limiter is not None:
+            pipe.zrem(limiter.allowed_key, job.id)
+            pipe.zrem(limiter.rate_limited_key, job.id)
+
+    def _is_listed(self, job: Job) -> bool:
+        return self.connection.lpos(self._queue(job.origin).key, job.id) is not None
+
+    def _is_running(self, step: StepRow) -> bool:
+        """Whether a living worker says that it runs a step: what RQ itself thinks of that may be minutes old."""
+        names = (name.split(" ", 2) for worker in self._binding.journal.workers.alive() for name in worker.running)
+        return any((ref, key) == (step.ref, step.key) for ref, _token, key in names)
+
+    def _executions(self, started: StartedJobRegistry, job: Job) -> list[str]:
+        """The members of a registry that belong to a job: its id, or its id with an execution's."""
+        members = [m.decode() if isinstance(m, bytes) else str(m) for m in self.connection.zrange(started.key, 0, -1)]
+        return [member for member in members if of_member(member) == job.id]
+
+    def queue_is_empty(self, queue: str | None) -> bool | None:
+        """Whether a queue's list holds no job now."""
+        return None if queue is None else self._queue(queue).is_empty()
+
+    def is_gone(self, step: StepRow) -> bool | None:
+        """Whether a step's job is nowhere: not in Redis, or said to be queued and in no list."""
+        job = self.job_of(step)
+        if job is None:
+            return True
+        status = status_of(job)
+        if status is None:
+            return True
+        if not belongs(job, step):
+            return status in OVER  # an earlier run of an id waits until the later one is over
+        match status:
+            case JobStatus.QUEUED:
+                return not self._is_listed(job)
+            case JobStatus.STARTED:
+                started = StartedJobRegistry(job.origin, connection=self.connection)
+                return not (self._executions(started, job) or self._is_running(step))
+            case JobStatus.DEFERRED:
+                return self._nothing_holds(job, step)
+            case _ if status.value == RATE_LIMITED:
+                limiter = _limiter_of(job)
+                return limiter is None or self.connection.zscore(limiter.rate_limited_key, job.id) is None
+            case JobStatus.SCHEDULED if step.kind is Kind.UNMARKED:
+                return False
+            case JobStatus.SCHEDULED:
+                return bool(count(job, PUT_ASIDE))  # we put it aside, and whoever was to send it did not
+            case JobStatus.FINISHED:
+                return None if self.outcome(step) is not None else False  # a worker without the plugin ran it
+        return True  # failed, canceled or stopped before it began: nobody will run it
+
+    def _nothing_holds(self, job: Job, step: StepRow) -> bool:
+        """Whether all that a deferred job waits for is done, for RQ or in the journal, so that nobody will send it."""
+        for parent_id in job._dependency_ids:
+            parent = fetched(parent_id, self.connection, self._binding.serializer)
+            if parent is None:
+                continue  # as RQ reads it: it was done, and is forgotten
+            status = status_of(parent)
+            if status is JobStatus.FINISHED or (status is JobStatus.FAILED and job.allow_dependency_failures):
+                continue
+            row = self._binding.journal.claims.look(*place_of(parent)) if stamp_of(parent) is not None else None
+            if row is None or not is_done(step, row):
+                return False
+        return True
+
+    def outcome(self, step: StepRow) -> EngineOutcome | None:
+        """What RQ's own results hold for a step's job: of one that RQ takes for over, and of no other under its id."""
+        job = self.job_of(step)
+        if job is None or not belongs(job, step):
+            return None
+        try:
+            if status_of(job) not in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED):
+                return None
+            result = job.latest_result()
+        except Exception as error:
+            logger.debug("the result of job %s is not known: %s", step.task_id, error)
+            return None
+        if result is None or result.type not in (Result.Type.SUCCESSFUL, Result.Type.FAILED):
+            return None
+        return EngineOutcome(succeeded=result.type is Result.Type.SUCCESSFUL, value=result.return_value)
+
+    def withdraw(self, steps: Sequence[StepRow]) -> None:
+        """Cancels jobs that would stay deferred for ever, because what they depend on failed for good."""
+        for step in steps:
+            if step.options.get(OUTSIDE):
+                continue  # it is nobody's member, and runs for whoever sent it
+            job = self.job_of(step)
+            if job is None or step.status is not StepStatus.CANCELLED or not belongs(job, step):
+                continue
+            if status_of(job) not in (None, JobStatus.CANCELED, JobStatus.FINISHED, JobStatus.STARTED):
+                self.let_go(job)
+
+    def compensation(self, policy: StepPolicy) -> dict[str, Any]:
+        """What a step's row keeps of its compensation."""
+        return compensation_options(self._binding.registry, policy)
+
+    def say_held(self, step: StepRow, why: str) -> None:
+        """Nothing: the job stays among the scheduled ones, and RQ has no state that says why."""
+
+    def knows(self, name: str) -> bool:
+        """Whether this process can import a function of that name."""
+        return self._binding.registry.function(name) is not None
+
+
+def _into_queue(queue: Queue, job: Job, pipe: Any) -> None:
+    """Puts a job into its queue, or where it waits for its rate limit."""
+    pipe.sadd(queue.redis_queues_keys, queue.key)  # a flush took the list of queues as well
+    if _limiter_of(job) is not None:
+        queue._enqueue_rate_limited_job(job, pipeline=pipe)
+    else:
+        queue._enqueue_job(job, pipeline=pipe)
+
+
+def _limiter_of(job: Job) -> Any:
+    """RQ's registry of a job's rate limit; None where it has none."""
+    if not getattr(job, "has_rate_limit", False):
+        return None
+    from rq.rate_limit import RateLimitRegistry
+
+    return RateLimitRegistry.from_job(job)
+
+
+def _into_its_group(job: Job, pipe: Any) -> None:
+    """Makes a job that is made again a member of its group once more."""
+    if not since(GROUPS) or job.group_id is None:
+        return
+    from rq.group import Group
+
+    pipe.sadd(Group.get_key(job.group_id), job.id)
+    pipe.sadd(Group.REDIS_GROUP_KEY, job.group_id)

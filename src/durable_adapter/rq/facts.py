@@ -1,0 +1,63 @@
+"""What RQ says of a job, in the words of the newest: an older one leaves some of it out, or says it in another way.
+
+Whatever of a job is not spelled the same on every RQ is read here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, overload
+
+from rq.exceptions import InvalidJobOperation
+from rq.job import JobStatus
+
+from .versions import EXECUTIONS, since
+
+if TYPE_CHECKING:
+    from rq.job import Job
+
+
+def status_of(job: Job, *, refresh: bool = False) -> JobStatus | None:
+    """What RQ says of a job; None where Redis does not say. RQ 1.16 says it in a plain string."""
+    try:
+        found = job.get_status(refresh=refresh)
+    except InvalidJobOperation:
+        return None
+    return JobStatus(found) if found else None
+
+
+def has_retry(job: Job) -> bool:
+    """Whether RQ runs a job again if it raises."""
+    return bool(job.retries_left and job.retries_left > 0)
+
+
+def repeats_left(job: Job) -> int | None:
+    """How often a job is repeated after this tick; None where it never is. Before RQ 2.3 there is no such thing."""
+    found: int | None = vars(job).get("repeats_left")
+    return found
+
+
+def times_tried(job: Job) -> int | None:
+    """How often a job was run again, as far as RQ counts that: since 2.1."""
+    found: int | None = vars(job).get("number_of_retries")
+    return found
+
+
+def last_words(job: Job) -> str:
+    """With what a job failed last. Before RQ 2.2 an abandoned one has no result, and its hash says it."""
+    last = job.latest_result()
+    return (last.exc_string if last is not None else job._exc_info) or ""
+
+
+def of_member(member: str) -> str:
+    """The id of the job that a member of the registry of started jobs stands for."""
+    return member.partition(":")[0] if since(EXECUTIONS) else member
+
+
+@overload
+def aware(moment: datetime) -> datetime: ...
+@overload
+def aware(moment: datetime | None) -> datetime | None: ...
+def aware(moment: datetime | None) -> datetime | None:
+    """A moment that says that it is UTC, as since RQ 2.2 each does."""
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)

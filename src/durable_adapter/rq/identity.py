@@ -1,0 +1,68 @@
+"""Which call a job is: the run and the key that it stands for, wherever it is met.
+
+A job's id alone names nothing. A fixed id is used again, each tick of a repeated job is a run of its own, and a job that
+somebody else enqueued under the same id since is another's: what RQ holds under an id counts only for the run whose it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rq.job import Job, JobStatus
+
+from ..model import STAMP, Kind, StepRow, bounded_key, derive_ref, member_key, read_stamp
+from . import ticks
+from .facts import aware, repeats_left
+
+#: What a member that is not marked carries in `meta` besides its stamp: a worker need not ask the journal what it is.
+UNMARKED = "durable_unmarked"
+#: Statuses of a job that nobody will run, unless somebody sends it again.
+OVER = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
+
+
+def stamp_of(job: Job) -> tuple[str, str | None] | None:
+    """The run and key that a job's stamp names. What cannot be read is no stamp."""
+    given = job.meta.get(STAMP) if isinstance(job.meta, dict) else None
+    return read_stamp(given)
+
+
+def without_stamp(meta: Any) -> dict[str, Any]:
+    """A job's `meta` as its publisher gave it."""
+    return {k: v for k, v in meta.items() if k not in (STAMP, UNMARKED)} if isinstance(meta, dict) else {}
+
+
+def own_key(job: Job) -> str:
+    """The key of a job that is a member of a canvas."""
+    return bounded_key(member_key(job.id, 0, job.func_name or ""))
+
+
+def run_of_tick(job: Job, ref: str) -> str:
+    """The run of one tick of a repeated job: each is a run of its own, and a redelivery of one is the same."""
+    left = repeats_left(job)
+    return ref if left is None else derive_ref(ref, "repeat", left)
+
+
+def place_of(job: Job) -> tuple[str, str]:
+    """The run and key that a job stands for; of one without a stamp, those that it has from its first delivery on."""
+    stamp = stamp_of(job)
+    base = base_of(job)
+    return ticks.run_now(job, base) if ticks.is_periodic(job) else base, (stamp and stamp[1]) or own_key(job)
+
+
+def base_of(job: Job) -> str:
+    """The run that a job names; for one that rq-scheduler sends again and again, without its ticks."""
+    stamp = stamp_of(job)
+    if stamp is not None:
+        return run_of_tick(job, stamp[0])
+    # Not its id alone: a fixed id names a new job each time that it is enqueued.
+    return derive_ref("unstamped", job.id, aware(job.created_at), repeats_left(job), job.func_name or "")
+
+
+def belongs(job: Job, step: StepRow) -> bool:
+    """Whether a job under a step's id is that step's, and not one that was enqueued under the same id since."""
+    try:
+        if step.kind is Kind.UNMARKED and stamp_of(job) is None:
+            return job.func_name == step.name
+        return place_of(job) == (step.ref, step.key)
+    except Exception:
+        return False  # it cannot be read

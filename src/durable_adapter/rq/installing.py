@@ -1,0 +1,88 @@
+"""Putting the plugin into this process's RQ and taking it out again: `install()`, `uninstall()`, `installed()`.
+
+RQ has no app: one binding serves the process, on the base `Job` class. Nothing is patched before `install()` (P9).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..errors import InstallConflict, NotInstalled
+from ..settings import NAMES, load
+from .binding import BINDINGS, SPAWNED, Binding
+from .versions import require_rq
+
+
+def install(journal: str | None = None, **options: Any) -> Binding:
+    """Makes the marked functions of this process durable, wherever RQ sends or runs them. Call it in publishers and workers.
+
+    Args:
+        journal: SQLAlchemy URL of the journal; else from the environment, or from pyproject.toml.
+        **options: any other setting by name: `namespace`, `schema`, `mode`, `stale`, `beat`, `sweep_every`,
+            `resend_after`, `retention`, `pool_size`, `code_version`, `sweeper`. Times in seconds.
+
+    Returns:
+        The binding: what `doctor` and `uninstall` work with. Without arguments, the one that is installed already.
+
+    Raises:
+        NotInstalled: no journal is named anywhere.
+        SettingError: a setting is unknown or has a value that is not accepted.
+        InstallConflict: it was installed before with other settings, or RQ is too old.
+
+    Example:
+        >>> binding = install("sqlite:////tmp/durable-doctest-rq.db")
+        >>> uninstall()
+    """
+    if BINDINGS and journal is None and not options:
+        return BINDINGS[-1]
+    settings = load({**_handed_down(), **({"journal": journal} if journal is not None else {}), **options})
+    if BINDINGS:
+        existing = BINDINGS[-1]
+        differing = [name for name in NAMES if getattr(existing.settings, name) != getattr(settings, name)]
+        if differing:
+            raise InstallConflict(
+                "durable_adapter.rq.install() was called before in this process with another "
+                + ", ".join(differing)
+                + ". Call uninstall() first, or install once."
+            )
+        return existing
+    settings.url()
+    require_rq()
+    made = Binding(settings)
+    made.install()
+    return made
+
+
+#: What a parent that spawned this process was installed with; read once.
+_HANDED_DOWN: dict[str, Any] = {}
+
+
+def _handed_down() -> dict[str, Any]:
+    """What a parent that spawned this process was installed with: of it nothing is left for what this process starts."""
+    given = os.environ.pop(SPAWNED, None)
+    if given:
+        import json
+
+        _HANDED_DOWN.update(json.loads(given))
+    return _HANDED_DOWN
+
+
+def uninstall() -> None:
+    """Puts everything back that `install()` changed; nothing where it was not installed."""
+    for existing in list(BINDINGS):
+        existing.uninstall()
+
+
+def installed() -> Binding:
+    """The binding of this process.
+
+    Raises:
+        NotInstalled: `install()` was not called.
+    """
+    if not BINDINGS:
+        raise NotInstalled(
+            "durable-adapter is not installed in this process's RQ: call durable_adapter.rq.install(journal=...) before jobs "
+            "are enqueued, and start workers with -w durable_adapter.rq.Worker"
+        )
+    return BINDINGS[-1]

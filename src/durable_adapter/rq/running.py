@@ -1,0 +1,331 @@
+"""What happens when a job runs: the delivery is named, and handed to the runtime.
+
+The hook sits on `Job._execute`: below RQ's callbacks, retries, time-outs and results, which stay RQ's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from rq.job import Job, Retry
+from rq.results import Result
+
+from ..current import FUNCTION, STEP
+from ..errors import CannotSuspend, Left, UnsupportedCanvas
+from ..model import SECOND, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..policy import RetryPolicy
+from ..runtime.calls import Call, Wish
+from ..runtime.deliveries import adopted, awaited, kind_of, unmarked_ended
+from ..runtime.functions import FunctionRun, run_function
+from ..runtime.order import ALLOW_FAILURE, OUTSIDE, unmet
+from ..runtime.steps import run_step
+from . import ticks
+from .aside import ASIDE, OFTEN, aside
+from .facts import aware, has_retry, repeats_left, times_tried
+from .identity import UNMARKED, base_of, own_key, place_of, stamp_of
+from .jobs import kept_of_serializer, member_of
+from .notes import ASKED, PUT_ASIDE, count, once_more
+from .versions import COUNTED_RETRY, RETURNED_RETRY, since
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+_AGAIN = "its job came again and nothing of its first delivery is recorded: it was sent without the plugin"
+
+#: The attribute of a job object that says whether it had been started before this delivery. Never written to Redis.
+_STARTED_BEFORE = "_durable_started_before"
+
+#: No attempt of our own after the last that RQ grants.
+ONCE = RetryPolicy(maximum_attempts=1)
+
+
+class AskedTooOften(Exception):
+    """The body returned a `Retry` once more than that allows: RQ then calls the job failed."""
+
+
+@dataclass
+class Delivery:
+    """One job while it runs."""
+
+    job: Job
+    #: What the body returned instead of a result: its own wish to be run again.
+    asked: Retry | None = None
+    #: How often it has asked before.
+    times: int = 0
+
+    def wish(self, error: BaseException | None) -> Wish | None:
+        """RQ's wish to run this job again after an error, or the body's own; RQ carries it out itself."""
+        if isinstance(error, (AskedTooOften, CannotSuspend)):
+            return None
+        if error is None:
+            if self.asked is None:
+                return None
+            return self._carried_out(None, Retry.get_interval(self.times, self.asked.intervals))
+        if not has_retry(self.job):
+            return None
+        return self._carried_out(error, self.job.get_retry_interval())
+
+    def granted(self) -> Retry:
+        """What RQ is told of the body's own wish: it counts our putting aside along with what the body asked for."""
+        assert self.asked is not None
+        once_more(self.job, ASKED)
+        granted = Retry(max=OFTEN, interval=Retry.get_interval(self.times, self.asked.intervals))
+        if getattr(self.asked, "enqueue_at_front", False):  # new in RQ 2.8
+            granted.enqueue_at_front = True
+        return granted
+
+    def _carried_out(self, error: BaseException | None, wait: float) -> Wish:
+        """RQ queues the job at once, or puts it off: then it takes an RQ scheduler, or our sweeper."""
+        return Wish(error=error, delay=int(wait * SECOND), send=lambda: None, sent=not wait)
+
+
+def concerns(binding: Binding, job: Job) -> bool:
+    """Whether `execute` has anything to do with a job: with one that is neither marked nor stamped it has not."""
+    if stamp_of(job) is not None:
+        return True
+    try:
+        name, func = job.func_name or "", job.func
+    except Exception:
+        return False  # what RQ cannot read or import, it says itself
+    return binding.registry.look(name, func)
+
+
+def execute(binding: Binding, run: Callable[[], Any], job: Job, _args: Any, _kwargs: Any) -> Any:
+    """`Job._execute`."""
+    return _execute(binding, run, job, whole=False)
+
+
+def execute_whole(binding: Binding, run: Callable[[], Any], job: Job, _args: Any, _kwargs: Any) -> Any:
+    """`_execute` of a job class that runs jobs by itself, without `Job._execute`: all that it does is the step's body."""
+    return _execute(binding, run, job, whole=True)
+
+
+def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool) -> Any:
+    binding.seen(job.connection, job.serializer)
+    stamp = stamp_of(job)
+    name = job.func_name or ""
+    if STEP.get() is not None or FUNCTION.get() is not None:
+        return run()  # a synchronous queue runs a job inside of another one: it is part of that
+    func, missing = _function_of(job)
+    marked = binding.registry.look(name, func)
+    if stamp is None and (not marked or missing is not None or binding.is_off):
+        return run()  # also to fail as ever where the function is not there
+    if stamp is not None and (missing is not None or not (marked or stamp[1])):
+        if job.meta.get(UNMARKED) or not _is_a_step(binding, job):
+            return _unmarked(binding, run, job, stamp)
+        return _left_to_others(binding, job, missing)
+    return _delivered(binding, run, job, name, stamp, whole=whole)
+
+
+def _function_of(job: Job) -> tuple[Any, Exception | None]:
+    """A job's function; where this worker cannot import it, why."""
+    try:
+        return job.func, None
+    except Exception as error:
+        return None, error
+
+
+def _is_a_step(binding: Binding, job: Job) -> bool:
+    """Whether the publisher sent a durable step that this worker does not know: here it would run unprotected, or not at all."""
+    try:
+        row = binding.host.patiently(lambda: binding.journal.claims.look(*place_of(job)), begins=True)
+    except Left:
+        return True  # this worker is shutting down, and nobody can say: it is left to another
+    return row is not None and row.kind is not Kind.UNMARKED
+
+
+def _left_to_others(binding: Binding, job: Job, missing: Exception | None) -> Any:
+    """Runs nothing, and lets the sweeper send the job again until a worker gets it that knows its function, and its mark."""
+    why = f"job {job.id} was sent as the durable step {job.func_name}, and this worker "
+    if missing is not None:
+        why += f"cannot import that ({type(missing).__name__}: {missing}): deploy it where workers serve {job.origin!r}"
+    else:
+        why += "does not know its mark: call durable_adapter.rq.mark(...) where workers import it too"
+    logger.error("%s. It was not run", why)
+    ref, _ = place_of(job)
+    with contextlib.suppress(Left):
+        binding.host.patiently(lambda: binding.journal.runs.not_begun(job.id, why, ref=ref, in_hand=True), begins=True)
+    return _put_aside(binding, job, Left(why))
+
+
+def _delivered(
+    binding: Binding, run: Callable[[], Any], job: Job, name: str, stamp: tuple[str, str | None] | None, *, whole: bool
+) -> Any:
+    """A delivery of a marked job."""
+    given = stamp[1] if stamp is not None else None
+    is_function = name in binding.registry.workflows and given is None
+    delivery = Delivery(job)
+
+    def body() -> Any:
+        delivery.asked = None
+        value = awaited(run()) if whole else _below(binding, job, run)
+        if not (isinstance(value, Retry) and since(RETURNED_RETRY)):
+            return value
+        if is_function:
+            raise UnsupportedCanvas(
+                f"workflow function {name} returned rq.Retry: it runs from the top on every wake anyway. Wait with "
+                "durable.sleep(), or raise an error and enqueue it with retry=."
+            )
+        delivery.asked = value
+        delivery.times = count(job, ASKED)
+        if delivery.times >= value.max:
+            if call.policy.safety in (Safety.IDEMPOTENT, Safety.PROBE):
+                call.policy = replace(call.policy, retry=ONCE)
+            raise AskedTooOften(f"it asked to be run again more often than the {value.max} times that its Retry allows")
+        return None
+
+    is_next = False
+    if ticks.is_periodic(job):
+        is_next = ticks.delivered(job, base_of(job), started_before=bool(job.__dict__.get(_STARTED_BEFORE)))
+    ref, key = place_of(job)
+    call = Call(
+        ref=ref,
+        key=key,
+        name=name,
+        policy=binding.registry.policy(name),
+        kind=kind_of(given, is_function=is_function),
+        args=tuple(job.args),
+        kwargs=dict(job.kwargs),
+        body=body,
+        again=not is_next and (_came_again(job) if stamp is not None else _may_have_run(job)),
+        wish=delivery.wish,
+        adopt=lambda: _adopted(binding, job, call),
+    )
+    if stamp is not None and repeats_left(job) is None and ref == base_of(job):
+        call.adopt = None
+    try:
+        if stamp is not None and job._dependency_ids:
+            _come_after(binding, ref, key)
+        return run_function(binding.host, call) if is_function else run_step(binding.host, call)
+    except AskedTooOften:
+        if delivery.asked is None or (times_tried(job) or 0) < delivery.asked.max:
+            raise  # it was recorded before, or RQ has not counted every time
+        return delivery.asked
+    except Left as left:
+        if delivery.asked is not None:
+            return delivery.granted()
+        return _put_aside(binding, job, left)
+
+
+def _come_after(binding: Binding, ref: str, key: str) -> None:
+    """Makes sure that what a job depends on is done in the journal as well: RQ takes what it does not have for done.
+
+    Raises:
+        Left: it is not; our sweeper sends the job when it is.
+    """
+    engine = binding.engine
+    for own, row in binding.host.patiently(lambda: unmet(binding.journal, ref, key), begins=True):
+        if row.kind is Kind.UNMARKED and row.status is StepStatus.PLANNED:
+            there = engine.job_of(row)
+            outcome = engine.outcome(row)
+            handed_on = there is None and bool(row.options.get(OUTSIDE))  # with result_ttl=0 nothing is left of it
+            if handed_on or (outcome is not None and outcome.succeeded):
+                value = outcome.value if outcome is not None else None
+                last = bool(row.options.get("counts"))
+                unmarked_ended(binding.host, row.ref, row.key, row.name, value=value, last=last)
+                continue
+            if outcome is not None and own.options.get(ALLOW_FAILURE):
+                continue
+        raise Left(f"it comes after {row.name} of run {row.ref}, which is {row.status} in the journal")
+
+
+def _below(binding: Binding, job: Job, run: Callable[[], Any]) -> Any:
+    """The user's function, below its own mark; what it returns to be awaited is awaited here, before it is recorded."""
+    function = binding.registry.function(job.func_name or "")
+    if function is None:
+        return run()
+    return awaited(function(*job.args, **job.kwargs))
+
+
+def prepare(_binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
+    """`Job.prepare_for_execution`: notes whether this job had been started before, which RQ overwrites now."""
+    job.__dict__.setdefault(_STARTED_BEFORE, job.started_at is not None)
+    return go_on(*args, **kwargs)
+
+
+def _came_again(job: Job) -> bool:
+    """Whether a job is known to have been put aside, or may have been where RQ does not count that."""
+    return bool(times_tried(job)) or (not since(COUNTED_RETRY) and bool(job.__dict__.get(_STARTED_BEFORE)))
+
+
+def _may_have_run(job: Job) -> bool:
+    """Whether an attempt of this job may have run already, as far as Redis remembers; the last tick of one is none of this."""
+    try:
+        last = job.latest_result()
+    except Exception:
+        return True
+    # RQ keeps the results of all jobs that had an id under that id. The two clocks may differ a little.
+    if last is not None and aware(last.created_at) > aware(job.created_at) - timedelta(minutes=1):
+        over = (Result.Type.SUCCESSFUL, Result.Type.FAILED) if ticks.is_periodic(job) else (Result.Type.SUCCESSFUL,)
+        return last.type not in over
+    return repeats_left(job) is None and bool(job.__dict__.get(_STARTED_BEFORE))
+
+
+def _adopted(binding: Binding, job: Job, call: Call) -> tuple[WorkflowRow, list[StepRow]]:
+    """A job from a publisher without the plugin becomes a run at first touch; if it may have run before, in doubt.
+
+    So does each further tick of a repeated job, whose stamp names the first.
+    """
+    run, steps = adopted(
+        binding.host,
+        binding.registry,
+        [member_of(job, job.origin)],
+        ref=call.ref,
+        key=call.key,
+        code_version=binding.settings.code_version,
+        again=_AGAIN if call.again and stamp_of(job) is None else None,
+    )
+    steps[0].options |= kept_of_serializer(job)
+    return run, steps
+
+
+def _put_aside(binding: Binding, job: Job, left: Left) -> Any:
+    """Gives the worker back: RQ keeps the job among the scheduled ones, and our sweeper wakes it.
+
+    Raises:
+        PutAside: it is by raising that this RQ puts a job aside.
+        UnsupportedCanvas: there is no worker to give back.
+    """
+    if getattr(job, "worker_name", None) == "sync":
+        raise UnsupportedCanvas(
+            f"job {job.id} ({job.func_name}) has to wait, and its queue is synchronous (is_async=False), so that there is no "
+            f"worker to come back to it: {left}"
+        ) from left
+    logger.info("job %s (%s) was put aside: %s", job.id, job.func_name, left)
+    once_more(job, PUT_ASIDE)
+    seconds: float = ASIDE
+    if left.wake_at is not None:
+        now = binding.host.patiently(binding.journal.time)
+        seconds = max(1.0, (left.wake_at - now) / SECOND)
+    return aside(job, math.ceil(seconds), str(left))
+
+
+def _unmarked(binding: Binding, run: Callable[[], Any], job: Job, stamp: tuple[str, str | None] | None) -> Any:
+    """A job that is not marked runs as ever; of one that is a member of a run, its end is recorded."""
+    if stamp is None:
+        return run()
+    try:
+        value = run()
+    except Exception as error:
+        if not has_retry(job):
+            unmarked_ended(binding.host, stamp[0], own_key(job), job.func_name or "", error=error, last=True)
+        raise
+    if not (isinstance(value, Retry) and since(RETURNED_RETRY)):
+        unmarked_ended(binding.host, stamp[0], own_key(job), job.func_name or "", value=value, last=True)
+    return value
+
+
+def return_value(binding: Binding, read: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
+    """`Job.return_value`: inside a workflow function, of a job that it dispatched, the recorded value; else RQ's own."""
+    function = FUNCTION.get()
+    if isinstance(function, FunctionRun) and STEP.get() is None and function.dispatched(job.id):
+        return function.wait_for(job.id)
+    return read(*args, **kwargs)

@@ -1,0 +1,100 @@
+"""What support may search for, and how much money is at stake: said where work is started, for whatever is started there.
+
+Engine-neutral: a context that every start reads. It is no part of what two starts are compared by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import math
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from ..errors import DeclarationError
+
+#: Characters that one attribute may have.
+LONGEST = 1000
+_PLAIN = (str, int, float, bool, Decimal, dt.date, dt.datetime, UUID, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a start carries.
+
+    Attributes:
+        values: the attributes, as the journal keeps them.
+        amount: the one that says how much money is at stake.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    amount: str | None = None
+
+
+#: What is carried by whatever starts in this context.
+CARRIED: ContextVar[Attributes | None] = ContextVar("durable_attributes", default=None)
+
+
+@contextlib.contextmanager
+def attributes(*, amount: str | None = None, **values: Any) -> Iterator[None]:
+    """Gives every workflow that is started in the block attributes: lone tasks, chains, jobs, `durable.start()`.
+
+    `explain` shows them, and `reconcile` adds up the amount. Within another such block they add to those. A workflow
+    function that declares attributes of its own keeps them beside these. What the body of a task starts later does not
+    carry them: say it there.
+
+    Args:
+        amount: the name of the attribute that says how much money is at stake.
+        **values: the attributes: texts, numbers, dates and the like.
+
+    Raises:
+        DeclarationError: a value is none of these, or *amount* names none of them.
+
+    Example:
+        >>> with attributes(order="42", total=Decimal("74.00"), amount="total"):
+        ...     pass  # chain(charge.s(42), ship.s()).delay()
+    """
+    outer = CARRIED.get() or Attributes()
+    kept = {**outer.values, **{name: _plain(name, value) for name, value in values.items()}}
+    if amount is not None and (not isinstance(amount, str) or amount not in kept):
+        raise DeclarationError(
+            f"durable.attributes(amount={amount!r}): amount names one of the attributes, as in "
+            f"durable.attributes(total={'74' if isinstance(amount, str) else amount!r}, amount='total'); "
+            f"here they are {', '.join(kept) or 'none'}"
+        )
+    token = CARRIED.set(Attributes(kept, amount if amount is not None else outer.amount))
+    try:
+        yield
+    finally:
+        CARRIED.reset(token)
+
+
+@contextlib.contextmanager
+def carrying_nothing() -> Iterator[None]:
+    """A block that begins without attributes: a body that a worker runs."""
+    token = CARRIED.set(None)
+    try:
+        yield
+    finally:
+        CARRIED.reset(token)
+
+
+def storable(value: Any) -> Any:
+    """A value as the journal keeps it in attributes: as JSON can say it, else as its text."""
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    infinite = isinstance(value, (float, Decimal)) and not math.isfinite(value)
+    if not isinstance(value, _PLAIN) or infinite or len(str(value)) > LONGEST:
+        raise DeclarationError(
+            f"durable.attributes({name}={str(value)[:60]!r}): an attribute is a text of {LONGEST} characters at the most, a "
+            f"finite number, a truth value, a date, a UUID or None; this is a {type(value).__name__}"
+        )
+    if len(name) > 64:
+        raise DeclarationError(f"durable.attributes({name[:60]}...): a name has 64 characters at the most")
+    return storable(value)

@@ -1,0 +1,107 @@
+"""One journaled call, as a binding hands it to the runtime, and the wishes of an engine that the runtime may refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InsideEventLoop
+from ..model import Kind, StepRow, WorkflowRow
+from ..policy import StepPolicy
+
+
+@dataclass(slots=True)
+class Wish:
+    """An engine's wish to run the same task again: a publication that was caught before it left.
+
+    Attributes:
+        error: what the attempt raised; None for "not done yet".
+        delay: microseconds that the engine would wait.
+        send: performs the publication.
+        sent: whether its message comes by itself when the delay is over; False where that takes somebody of the engine's
+            who may not be there.
+    """
+
+    error: BaseException | None
+    delay: int
+    send: Callable[[], Any]
+    sent: bool = True
+
+
+def awaited(value: Any) -> Any:
+    """What a call returned; a coroutine is run to its end first, so that it is its value that is recorded."""
+    return asyncio.run(value) if asyncio.iscoroutine(value) else value
+
+
+def refuse_inside_event_loop(name: str, function: Callable[..., Any]) -> None:
+    """Raises where an async function cannot be awaited here, before anything of it is begun.
+
+    Raises:
+        InsideEventLoop: an event loop runs in this thread.
+    """
+    if not inspect.iscoroutinefunction(inspect.unwrap(function)):
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise InsideEventLoop(
+        f"step {name} is an async function and is called while an event loop runs in this thread; it was not begun. A step is "
+        "recorded before the next line runs, which would stop that loop: call it outside of asyncio.run(), or make it a plain "
+        "function that calls asyncio.run() itself."
+    )
+
+
+def no_wish(_error: BaseException | None) -> Wish | None:
+    """For engines, and for calls in place, that never publish an attempt again."""
+    return None
+
+
+@dataclass(slots=True)
+class Call:
+    """Which call is this, and how is it run?
+
+    Attributes:
+        ref: the run.
+        key: the step's key.
+        name: the step's name.
+        policy: its declaration.
+        kind: what sort of call it is.
+        counts: the run is complete only when this step is.
+        decides: the run fails when this step fails for good; not so with one whose function may catch its error.
+        args: its arguments, as probes and compensations see them.
+        kwargs: likewise.
+        body: runs the user's code.
+        again: its message may have been run before: delivered again, or sent again.
+        wish: the engine's wish to repeat the attempt that just ended, if there is one.
+        adopt: makes the run that a message without one belongs to; None where the message carries a run.
+        new_row: the row of a call that the plan does not know; None for planned calls.
+        row: the row as already read, if it was.
+        attempts: how often its body was run here.
+        describe: fills in what `explain` calls this workflow.
+    """
+
+    ref: str
+    key: str
+    name: str
+    policy: StepPolicy
+    kind: Kind
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    body: Callable[[], Any]
+    counts: bool = True
+    decides: bool = True
+    again: bool = False
+    wish: Callable[[BaseException | None], Wish | None] = no_wish
+    adopt: Callable[[], tuple[WorkflowRow, list[StepRow]]] | None = None
+    new_row: Callable[[], StepRow] | None = None
+    row: StepRow | None = None
+    attempts: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind is Kind.DISPATCH:
+            self.decides = False

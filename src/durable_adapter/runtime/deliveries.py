@@ -1,0 +1,103 @@
+"""What an engine delivers: which kind of call it is, the run that is made of one that has none, the end of one without a mark.
+
+Every binding reads its own messages; what a message means is the same for all of them, and stands here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import JournalUnreachable, UnserialisableValue
+from ..journal import Ended
+from ..model import UNDO, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from .calls import awaited as awaited
+from .plans import Member, rows_for
+from .steps import released
+from .values import encode_for, write_failure
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .marked import Marked
+
+logger = logging.getLogger("durable_adapter")
+
+
+def kind_of(key: str | None, *, is_function: bool) -> Kind:
+    """What sort of call a message is, from the key that its stamp names besides its run."""
+    if is_function:
+        return Kind.FUNCTION
+    if key is None:
+        return Kind.STEP
+    return Kind.COMPENSATION if key.startswith(UNDO) else Kind.DISPATCH
+
+
+def adopted(
+    host: Host,
+    marked: Marked,
+    members: Sequence[Member],
+    *,
+    ref: str,
+    key: str,
+    code_version: str | None,
+    again: str | None = None,
+) -> tuple[WorkflowRow, list[StepRow]]:
+    """The run that a message becomes at first touch: its producer has no plugin, or knows of its first tick alone.
+
+    Args:
+        host: this process.
+        marked: the engine's marked tasks.
+        members: the message, and what follows it.
+        ref: the reference that follows from the message, the same on every delivery of it.
+        key: the key of its first step.
+        code_version: the user's own version of the code.
+        again: that it may have been run before, in words; None where it has not. Then it is in doubt.
+    """
+    run, steps = rows_for(
+        marked,
+        members,
+        engine=host.engine.name,
+        ref=ref,
+        namespace=host.journal.namespace,
+        workflow_id=None,
+        parent=None,
+        code_version=code_version,
+    )
+    first = steps[0]
+    first.key = key
+    if again is not None and first.kind is Kind.STEP and first.safety in (Safety.PROTECTED, Safety.PROBE):
+        first.status = StepStatus.IN_DOUBT
+        first.attempt = 1
+        first.doubt = again
+    return run, steps
+
+
+def unmarked_ended(
+    host: Host, ref: str, key: str, name: str, *, value: Any = None, error: BaseException | None = None, last: bool
+) -> None:
+    """A member without a mark ended: that is recorded, and what its failure decides is begun.
+
+    The task is done whether or not the journal is there, so this waits for nothing: what is not recorded is reported as
+    stopped at an unmarked task.
+
+    Args:
+        host: this process.
+        ref: the run.
+        key: the member.
+        name: its task.
+        value: what it returned; kept if it can be written down.
+        error: what it raised instead, if it is not tried again.
+        last: the run ends with it.
+    """
+    try:
+        outcome = encode_for(host.journal, value) if error is None else None
+    except (UnserialisableValue, JournalUnreachable):
+        outcome = None
+    failed = write_failure(error) if error is not None else None
+    journal = host.journal
+    try:
+        if journal.runs.record_unmarked(ref, key, outcome, failed=failed, last=last) and failed is not None:
+            released(host, ref, name, Ended(True, journal.undo.look(ref)))
+    except JournalUnreachable as away:
+        logger.warning("the end of unmarked task %s was not recorded: %s", name, away)

@@ -1,0 +1,185 @@
+"""Settling doubt in a worker, on the step's own message: by taking over, by asking the probe, or by holding for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Left, UnserialisableValue
+from ..model import SECOND, Effect, Kind, Safety, StepRow, StepStatus
+from ..policy import MAX_TAKEOVERS, CannotTell, DidNotHappen, Happened
+from . import alerts
+from .calls import Call
+from .host import Host
+from .values import encode_for, read_failure, write_failure
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+
+#: How long a probe that raises is asked again, from the moment of the doubt, before a person is asked.
+PROBE_PATIENCE = 900 * SECOND
+#: How long after a probe raised it is asked again.
+PROBE_AGAIN = 10 * SECOND
+#: Later than every moment.
+NEVER = 2**63 - 1
+#: How often a step whose worker died may be begun again because its probe says that nothing happened.
+MAX_PROBED = 10
+
+
+def settle_doubt(host: Host, call: Call, row: StepRow) -> None:
+    """Decides what a step in doubt becomes, as far as its declaration allows; the caller then looks afresh.
+
+    A declaration that came with a later deploy says nothing of an attempt that was made before: what counts is what both the
+    attempt's own and today's allow.
+
+    Raises:
+        Left: it is not time yet, or a person must decide.
+    """
+    now = host.patiently(host.journal.time)
+    match row.safety.joined(call.policy.safety):
+        case Safety.PROBE if call.policy.probe is not None:
+            _ask(host, call, row, now)
+        case Safety.IDEMPOTENT:
+            _take_over(host, call, row, now)
+        case Safety.TRANSACTIONAL:
+            _again(host, row, "its transaction was not committed, so its effect did not happen")
+        case _:
+            why = row.doubt or "its attempt began and its outcome is unknown"
+            if row.safety is not call.policy.safety:
+                why += f"; it was declared {row.safety} then and is declared {call.policy.safety} now, which says nothing of it"
+            hold(host, call, row, why)
+
+
+def hold(host: Host, call: Call, row: StepRow, why: str) -> None:
+    """Holds a step: only a person may decide now."""
+    host.patiently(lambda: alerts.hold(host.journal, host.engine, row, why, who=host.worker))
+
+
+def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
+    """A new attempt of an idempotent step, inside its window and below its cap."""
+    if row.over_at is not None and row.over_at > now:
+        host.patiently(lambda: host.journal.doubts.ask_later(row, row.over_at or now))
+        raise Left(f"step {row.name} is in doubt and its attempt may still be running")
+    if row.takeovers >= MAX_TAKEOVERS:
+        hold(host, call, row, f"it was taken over {row.takeovers} times and never ended; last: {row.doubt}")
+        return
+    if not inside_window(host, row, call.policy.window, now):
+        hours = call.policy.window / SECOND / 3600
+        hold(
+            host,
+            call,
+            row,
+            f"its idempotency window of {hours:g} h has passed; the provider may have forgotten the key",
+        )
+        return
+    _again(host, row, "it is idempotent and inside its window")
+
+
+def inside_window(host: Host, row: StepRow, window: int, now: int) -> bool:
+    """Whether a provider still remembers the key: counted from the first moment that the step could have started."""
+    if now - row.created_at < window:
+        return True
+    steps = host.patiently(lambda: host.journal.reads.steps(row.ref))
+    return now - could_have_started(row, steps) < window
+
+
+def could_have_started(row: StepRow, steps: Sequence[StepRow]) -> int:
+    """The first moment at which a step could have started, in microseconds.
+
+    A member of a canvas is sent when what comes before it has ended, so that is counted as well; not what ended only after
+    the step is known to have been tried. The row of any other call is made when the call is.
+    """
+    if row.kind is not Kind.STEP or any(s.kind is Kind.FUNCTION for s in steps):
+        return row.created_at
+    after = row.options.get("after")
+    known = min((at for at in (row.begun_at, row.doubt_at) if at is not None), default=NEVER)
+    ends = [
+        s.ended_at
+        for s in steps
+        if s.kind is not Kind.COMPENSATION
+        and (s.position < row.position if after is None else s.key in after)
+        and s.ended_at is not None
+        and s.ended_at <= known
+    ]
+    return max([row.created_at, *ends])
+
+
+def _again(host: Host, row: StepRow, why: str) -> None:
+    host.patiently(lambda: host.journal.doubts.take_over(row, why, who=host.worker))
+
+
+def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
+    """Asks the probe. "Happened" always counts; "did not happen" only after the attempt was over and settled."""
+    assert call.policy.probe is not None
+    doubts = host.journal.doubts
+    counts_from = (row.over_at or row.doubt_at or now) + call.policy.settle_us
+    try:
+        verdict: Any = call.policy.probe(*call.args, **call.kwargs)
+    except Exception as error:
+        evidence = f"the probe raised {type(error).__name__}: {str(error)[:300]}"
+        if now - (row.doubt_at or now) > PROBE_PATIENCE:
+            hold(host, call, row, evidence)
+            return
+        host.patiently(lambda: doubts.ask_later(row, now + PROBE_AGAIN, evidence))
+        raise Left(f"step {row.name}: {evidence}; it is asked again") from error
+    match verdict:
+        case Happened(value=value, evidence=evidence):
+            try:
+                outcome = host.patiently(lambda: encode_for(host.journal, value, call.policy.codec))
+            except UnserialisableValue as error:
+                hold(host, call, row, f"its probe says that it happened, with a value that cannot be recorded: {error}")
+                return
+            why = evidence or "the probe said that it happened"
+            host.patiently(lambda: doubts.happened(row, outcome, who="probe", why=why, send=False))
+        case DidNotHappen(evidence=evidence):
+            if now < counts_from:
+                host.patiently(lambda: doubts.ask_later(row, counts_from))
+                left = (counts_from - now) / SECOND
+                raise Left(f"step {row.name}: the probe's “did not happen” counts only in {left:.0f} s")
+            _did_not_happen(host, call, row, evidence or "the probe said that it did not happen")
+        case CannotTell(evidence=evidence):
+            hold(host, call, row, f"its probe cannot tell. {evidence}".strip())
+        case _:
+            hold(
+                host, call, row,
+                f"its probe answered {type(verdict).__name__}, which is no verdict: it must return durable.happened(value), "
+                "durable.did_not_happen() or durable.cannot_tell()",
+            )  # fmt: skip
+
+
+def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
+    """A verdict that counts: another attempt, unless the error or the policy says that there is to be none."""
+    journal = host.journal
+    if row.error is not None:
+        error = read_failure(row.error)
+        if not call.policy.may_retry(row.attempt, error):
+            failure = write_failure(error)
+            host.patiently(
+                lambda: journal.ends.fail(
+                    row, row.token, failure, Effect.DID_NOT_HAPPEN, decides=call.decides, who="probe", why=why, send=False
+                )
+            )
+            return
+    elif row.attempt >= MAX_PROBED:
+        hold(host, call, row, f"{row.attempt} attempts began and none ended, although nothing happened: {row.doubt}")
+        return
+    delay = int(call.policy.retry_delay(row.attempt) * SECOND) if row.error is not None else 0
+    host.patiently(lambda: journal.doubts.did_not_happen(row, who="probe", why=why, delay=delay))
+
+
+def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: str | None) -> bool:
+    """Somebody saw the process end that said it runs this attempt: what it may have done is in doubt.
+
+    An attempt says that it runs before it claims. One that had not claimed yet has not begun, except at a step that takes
+    no claim for its first attempt.
+
+    Returns:
+        Whether the journal says so now.
+    """
+    if row.token == token:
+        return journal.doubts.raise_doubt(row, token, why, over=True, who=who)
+    if row.token is not None or row.status is not StepStatus.PLANNED:
+        return False
+    if row.safety is Safety.IDEMPOTENT:
+        return journal.doubts.raise_doubt(row, None, why, over=True, who=who)
+    return bool(row.task_id and journal.runs.not_begun(row.task_id, why, ref=row.ref))

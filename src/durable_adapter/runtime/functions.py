@@ -1,0 +1,620 @@
+"""A workflow function: runs from the top on every wake; what finished is handed back from the journal.
+
+Every call it makes has a key (its name and occurrence, or one that was given) and a position, by which a change of the
+code is noticed. Once suspended a run is closed: every later journaled call raises the same suspension before touching
+the journal or user code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import checking
+from ..codec import Stored, mask
+from ..current import FUNCTION, RUNNING, STEP
+from ..errors import (
+    CannotSuspend,
+    DeclarationError,
+    Left,
+    NotInWorkflow,
+    SameKeyTwice,
+    StepUndone,
+    Suspended,
+    UnserialisableValue,
+    WorkflowChanged,
+)
+from ..model import (
+    OPEN_STEPS,
+    SECOND,
+    SLEEPS,
+    Effect,
+    Kind,
+    Safety,
+    StepRow,
+    StepStatus,
+    bounded_key,
+    call_key,
+    derive,
+    is_storable,
+    new_token,
+)
+from ..policy import StepPolicy, causes, template_fields
+from . import alerts
+from .attributes import carrying_nothing
+from .calls import Call, awaited, refuse_inside_event_loop
+from .steps import _described, _look, follow, run_step
+from .values import arguments_fingerprint, decode, encode, encode_for, read_failure, write_failure
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .host import Host
+
+logger = logging.getLogger("durable_adapter")
+
+#: A sleep's name in the journal.
+SLEEP = "sleep"
+
+
+def run_function(host: Host, call: Call) -> Any:
+    """Runs a workflow function, or hands back its recorded result.
+
+    Raises:
+        Left: it waits for something, or is held; nothing is lost.
+        Exception: the function's own final error, recorded before it is raised.
+    """
+    with host.shielded():
+        return _run(host, call)
+
+
+def _run(host: Host, call: Call) -> Any:
+    host.fit_to_begin()
+    steps = host.patiently(lambda: host.journal.reads.steps(call.ref), begins=True)
+    own = next((s for s in steps if s.key == call.key), None)
+    if own is None:
+        own = _look(host, call)  # adopts a message without a run, or refuses one whose run is unknown
+        steps = host.patiently(lambda: host.journal.reads.steps(call.ref), begins=True)
+    match own.status:
+        case StepStatus.SUCCEEDED:
+            return decode(own.outcome, call.policy)
+        case StepStatus.FAILED:
+            raise read_failure(own.error)
+        case StepStatus.CANCELLED:
+            raise Left(f"workflow {call.name} was cancelled")
+        case StepStatus.IN_DOUBT | StepStatus.HELD:
+            raise Left(f"workflow {call.name} is held: {own.evidence or own.doubt}", held=True)
+        case StepStatus.UNDONE:
+            raise StepUndone(f"workflow {call.name} was undone")
+    call.row = own
+    if own.status is StepStatus.WAITING or any(s.kind in (Kind.SLEEP, Kind.DISPATCH) for s in steps):
+        host.patiently(lambda: host.journal.runs.woken(call.ref, call.key))
+    run = FunctionRun(host, call, steps)
+    token = new_token()
+    with host.runs(call.ref, call.key, token):
+        try:
+            value = run.execute()
+            run.join()
+        except Suspended:
+            raise
+        except Exception as error:
+            _failed(host, call, own, error, run)
+            raise
+        return _finished(host, call, own, token, value)
+
+
+def _finished(host: Host, call: Call, own: StepRow, token: str, value: Any) -> Any:
+    ends = host.journal.ends
+    try:
+        outcome = host.patiently(lambda: encode_for(host.journal, value, call.policy.codec))
+    except UnserialisableValue as error:
+        reason = f"the function finished, but its result cannot be recorded: {error}"
+        hold = alerts.hold_without_value
+        held = host.patiently(lambda: hold(host.journal, host.engine, own, None, reason, who=host.worker))
+        raise Left(reason, held=held) from error
+    worker = host.worker
+    if host.patiently(lambda: ends.succeed_first(call.ref, call.key, token, worker, outcome, last=True)):
+        return decode(outcome, call.policy)
+    row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+    if row is not None and row.status is StepStatus.SUCCEEDED:
+        return decode(row.outcome, call.policy)
+    raise Left(f"workflow {call.name} was decided otherwise while it ran")
+
+
+def _failed(host: Host, call: Call, own: StepRow, error: Exception, run: FunctionRun) -> None:
+    """The function's own error: tried again if the engine wants to, since its steps are memos; else it fails for good.
+
+    Where the error is a step's whose effect is unknown, the engine's wish is to repeat that step: it is in doubt instead.
+    """
+    wish = call.wish(error)
+    ends = host.journal.ends
+    if wish is not None:
+        _refuse_to_repeat(host, call, run.failed_with(wish.error or error), wish.error or error)
+        failure = write_failure(wish.error or error)
+        why = _described(wish.error or error)
+        if host.patiently(lambda: ends.try_again(own, None, wish.delay, failure, why, sent=True)):
+            wish.send()
+        return
+    failure = write_failure(error)
+    why = _described(error)
+    ended = host.patiently(lambda: ends.fail(own, None, failure, Effect.DID_NOT_HAPPEN, decides=True, why=why))
+    follow(host, call, ended)
+
+
+def _refuse_to_repeat(host: Host, call: Call, key: str | None, error: BaseException) -> None:
+    """Holds the step whose error the engine wants to answer with a repetition, if its effect may have happened.
+
+    Raises:
+        Left: it is held now.
+    """
+    row = host.patiently(lambda: host.journal.claims.look(call.ref, key)) if key is not None else None
+    if row is None or row.status is not StepStatus.FAILED or row.effect is not Effect.UNKNOWN:
+        return
+    why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
+    if not host.patiently(lambda: host.journal.doubts.doubt_failed(row, why, who=host.worker)):
+        return
+    host.patiently(lambda: alerts.hold(host.journal, host.engine, row, why, who=host.worker))
+    raise Left(f"step {row.name} is held: {why}", held=True) from error
+
+
+class FunctionRun:
+    """One wake of a workflow function."""
+
+    def __init__(self, host: Host, call: Call, steps: list[StepRow]) -> None:
+        self.ref = call.ref
+        self._host = host
+        self._call = call
+        self._recorded = {s.key: s for s in steps if s.kind not in (Kind.FUNCTION, Kind.COMPENSATION)}
+        self._at = {s.position: s for s in self._recorded.values()}
+        #: What the code says of the steps that it dispatched in this wake, by task id.
+        self._dispatched: dict[str, StepPolicy] = {}
+        self._by_task = {s.task_id: s for s in steps if s.kind is Kind.DISPATCH and s.task_id}
+        self._occurrences: dict[str, int] = {}
+        #: The number of each call of this wake, by its key.
+        self._called: dict[str, int] = {}
+        self._position = 0
+        self._launched = 0
+        self._closed: Suspended | None = None
+        #: The thread that runs the body, once it does.
+        self._thread: int | None = None
+        #: Whether a step in place runs now, of which everything that is called is a part.
+        self.is_inside_step = False
+        self._failures: list[tuple[Exception, str]] = []
+
+    def execute(self) -> Any:
+        """Runs the user's function from the top."""
+        previous = FUNCTION.set(self)
+        self._thread = threading.get_ident()
+        outer = RUNNING.get(self._thread)
+        RUNNING[self._thread] = self
+        try:
+            with carrying_nothing(), self._host.exposed():
+                value = awaited(self._call.body())
+        except Suspended:
+            raise
+        except Exception as error:
+            if self._closed is not None:
+                self._swallowed(error)
+                raise self._closed from None
+            raise
+        finally:
+            FUNCTION.reset(previous)
+            if outer is None:
+                del RUNNING[self._thread]
+            else:
+                RUNNING[self._thread] = outer
+        if self._closed is not None:
+            self._swallowed(None)
+            raise self._closed
+        return value
+
+    @property
+    def workflow(self) -> str:
+        """What errors call it."""
+        return f"{self._call.name} ({self.ref})"
+
+    def _in_its_thread(self, what: str) -> None:
+        """Raises where a thread that has the function's context makes a call of its own: its place among the others would be
+        chance, and on a replay another.
+        """
+        if self._thread not in (None, threading.get_ident()):
+            raise NotInWorkflow(
+                f"{what} was called in thread {threading.current_thread().name!r}, which is not the one that runs workflow "
+                f"{self.workflow}: the order of such calls would differ on each replay, so it was not begun. Call it in the "
+                "function's own thread, or send steps with .delay(), which runs them at the same time."
+            )
+
+    def _swallowed(self, error: BaseException | None) -> None:
+        place = traceback.extract_tb(self._closed.__traceback__)[-1:] if self._closed is not None else []
+        frames = [f for f in traceback.extract_tb(getattr(self._closed, "__traceback__", None))
+                  if "durable_adapter" not in f.filename] or list(place)  # fmt: skip
+        where = f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else "its body"
+        logger.warning(
+            "workflow %s caught its own suspension (%s) near %s%s; it is suspended all the same. Handlers must let "
+            "BaseException pass",
+            self._call.name, self._closed, where, f" and went on to raise {error!r}" if error else "",
+        )  # fmt: skip
+
+    def _suspend(self, suspension: Suspended) -> Suspended:
+        self._closed = suspension
+        return suspension
+
+    def _next(self, kind: Kind, name: str, given: str | None) -> tuple[str, int, StepRow | None]:
+        """The key and position of the next call, and what is recorded of it.
+
+        Raises:
+            Suspended: the run is closed, or this worker is shutting down.
+            SameKeyTwice: an earlier call of this wake has the key.
+            WorkflowChanged: another call was recorded at this position.
+        """
+        self._in_its_thread(name)
+        if self._closed is not None:
+            raise self._closed
+        checking.step_name(f"workflow {self._call.name}", "the name of a call", name)
+        if STEP.get() is not None:
+            raise NotInWorkflow(f"{name} was called inside a running step, of which it is a part")
+        occurrence = self._occurrences[name] = self._occurrences.get(name, 0) + 1
+        key = bounded_key(call_key(name, occurrence, given))
+        self._position += 1
+        position = self._position
+        before = self._called.setdefault(key, position)
+        if before != position:
+            raise SameKeyTwice(
+                f"workflow {self._call.name} ({self.ref}) makes its calls number {before} and {position}, both to {name}, under "
+                f"one key: {key}. The second would be given the first one's outcome and never run, so nothing of it was begun. "
+                "Give each a key of its own: name a parameter in key= in which they differ."
+            )
+        found = self._recorded.get(key)
+        there = self._at.get(position)
+        if there is not None and there.key != key and (there.name != name or there.kind is not kind) and found is None:
+            error = WorkflowChanged(
+                f"workflow {self._call.name} ({self.ref}) was changed while it runs: call number {position} was "
+                f"{there.kind} {there.name!r} ({there.key}) when it was recorded and is now {kind} {name!r} ({key}). "
+                f"Deploy code in which it is {there.name!r} again, or finish the run with `durable-adapter cancel`."
+            )
+            self._stop_for(str(error))
+            raise self._suspend(Left(str(error), held=True)) from error
+        if found is None and self._host.is_stopping():
+            raise self._suspend(self._leave_for_shutdown())
+        return key, position, found
+
+    def _stop_for(self, evidence: str) -> None:
+        """Holds the whole workflow: its function no longer fits what is recorded."""
+        own = self._call.row
+        assert own is not None
+        self._host.patiently(lambda: alerts.hold_for_drift(self._host.journal, self._host.engine, own, evidence))
+
+    def _leave_for_shutdown(self) -> Left:
+        journal = self._host.journal
+        now = self._host.patiently(journal.time)
+        self._host.patiently(lambda: journal.runs.suspend(self.ref, waiting_for="another worker", wake_at=now))
+        return Left("this worker is shutting down; the workflow goes on elsewhere")
+
+    def call_step(
+        self, policy: StepPolicy, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Runs a step in place, or hands back its recorded outcome."""
+        refuse_inside_event_loop(name, function)
+        given = _given_key(policy, name, function, args, kwargs)
+        key, position, found = self._next(Kind.STEP, name, given)
+        print_ = _fingerprint(policy, function, args, kwargs)
+        if found is not None:
+            self._check_drift(policy, found, print_, args, kwargs)
+        else:
+            self._check_undo(policy, name, args, kwargs)
+        call = Call(
+            ref=self.ref,
+            key=key,
+            name=name,
+            policy=policy,
+            kind=Kind.STEP,
+            args=args,
+            kwargs=kwargs,
+            body=lambda: awaited(function(*args, **kwargs)),
+            counts=False,
+            decides=False,
+            again=self._call.again,
+            new_row=lambda: self._row(Kind.STEP, key, position, name, policy, args, kwargs, print_, self._host.engine),
+            row=found,
+            facts=self._call.facts,
+        )
+        self.is_inside_step = True
+        try:
+            return run_step(self._host, call)
+        except Suspended as suspension:
+            raise self._suspend(suspension) from None
+        except Exception as error:
+            self._failures.append((error, key))
+            raise
+        finally:
+            self.is_inside_step = False
+
+    def failed_with(self, error: BaseException) -> str | None:
+        """The key of the step in place that raised an error, or what the error was made of; None where none did."""
+        chain = list(causes(error))
+        return next((key for raised, key in self._failures if any(raised is cause for cause in chain)), None)
+
+    def dispatch(
+        self,
+        policy: StepPolicy,
+        name: str,
+        function: Callable[..., Any],
+        queue: str | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        message: Callable[[str, str], bytes],
+        send: Callable[[str, str], Any],
+        engine: Engine,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """A step that runs in a worker of its own: recorded, then sent; does not wait.
+
+        Args:
+            policy: the step's declaration.
+            name: the task's name.
+            function: what it runs, for the names of its parameters.
+            queue: the queue that it is sent to, where that is known.
+            args: its arguments.
+            kwargs: likewise.
+            message: makes what sends it again, from its task id and key.
+            send: publishes it, from its task id and key; returns what the caller of `.delay()` gets.
+            engine: what sends it, and what would send its compensation.
+            options: what else its row keeps.
+        """
+        given = _given_key(policy, name, function, args, kwargs)
+        key, position, found = self._next(Kind.DISPATCH, name, given)
+        print_ = _fingerprint(policy, function, args, kwargs)
+        if found is not None:
+            self._check_drift(policy, found, print_, args, kwargs)
+            assert found.task_id is not None
+            self._dispatched[found.task_id] = policy
+            return send(found.task_id, key) if found.status is StepStatus.PLANNED else found.task_id
+        self._must_be_able_to_wait(f"sends {name} to a worker of its own, and has to wait for it at the latest when it returns")
+        task_id = derive("dispatch", self.ref, key)
+        row = self._row(Kind.DISPATCH, key, position, name, policy, args, kwargs, print_, engine)
+        row.task_id, row.queue, row.message, row.token = task_id, queue, message(task_id, key), new_token()
+        if engine.name != self._host.engine.name:
+            row.engine = engine.name
+        row.options |= {"counts": True, **(options or {})}
+        if not self._host.patiently(lambda: self._host.journal.claims.plan_new(row, counts=True), begins=True):
+            row_now = self._host.patiently(lambda: self._host.journal.claims.look(self.ref, key))
+            if row_now is None:
+                raise self._suspend(Left(f"{name} may not begin: its workflow no longer goes forward"))
+            row = row_now
+        self._recorded[key] = row
+        self._by_task[task_id] = row
+        self._dispatched[task_id] = policy
+        return send(task_id, key)
+
+    def key_of(self, task_id: str) -> str | None:
+        """The key of a task that this function sent; None where it did not."""
+        return next((row.key for row in self._recorded.values() if row.task_id == task_id), None)
+
+    def dispatched(self, task_id: str) -> bool:
+        """Whether a task id is that of a step that this function dispatched."""
+        return task_id in self._by_task
+
+    def send_once(self, name: str, send: Callable[[str], Any]) -> Any:
+        """Sends an unmarked task from the function's body: its sending is recorded, so that no replay sends it again.
+
+        Where sending fails, that is taken back: the function hears of it, and a later wake sends it.
+
+        Args:
+            name: the task's name.
+            send: publishes it under the task id that it is given, and returns what the caller gets.
+        """
+        key, position, found = self._next(Kind.UNMARKED, name, None)
+        task_id = derive("unmarked", self.ref, key)
+        if found is None:
+            row = StepRow(
+                ref=self.ref, key=key, position=position, name=name, kind=Kind.UNMARKED, status=StepStatus.PLANNED,
+                task_id=task_id, token=new_token(),
+            )  # fmt: skip
+            if self._host.patiently(lambda: self._host.journal.claims.plan_new(row, counts=False), begins=True):
+                try:
+                    sent = send(task_id)
+                except Exception:
+                    self._host.patiently(lambda: self._host.journal.runs.leave(self.ref, key, counts=False))
+                    raise
+                self._recorded[key] = row
+                return sent
+        return task_id
+
+    def launch(self) -> int:
+        """The ordinal of a run that the function's body starts beside itself: part of its derived ids."""
+        self._in_its_thread("a start")
+        if self._closed is not None:
+            raise self._closed
+        self._launched += 1
+        return self._launched
+
+    def wait_for(self, task_id: str) -> Any:
+        """The result of a dispatched step; suspends the function until it is there."""
+        if self._closed is not None:
+            raise self._closed
+        row = self._by_task[task_id]
+        if row.status in OPEN_STEPS:
+            key = row.key
+            journal = self._host.journal
+            suspended = self._host.patiently(
+                lambda: journal.runs.suspend(self.ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
+            )
+            if suspended:
+                raise self._suspend(Left(f"workflow {self._call.name} waits for {row.name}"))
+            fresh = self._host.patiently(lambda: journal.claims.look(self.ref, key))
+            assert fresh is not None
+            row = self._by_task[task_id] = self._recorded[key] = fresh
+        if row.status is StepStatus.SUCCEEDED:
+            return decode(row.outcome, self._dispatched.get(task_id))
+        if row.status is StepStatus.FAILED:
+            raise read_failure(row.error)
+        raise self._suspend(Left(f"{row.name} is {row.status}"))
+
+    def sleep(self, seconds: float, key: str | None) -> None:
+        """Waits without a worker: a timer in the journal."""
+        key, position, found = self._next(Kind.SLEEP, SLEEP, key)
+        journal = self._host.journal
+        if found is None:
+            self._must_be_able_to_wait(f"sleeps for {seconds:g} s")
+            now = self._host.patiently(journal.time)
+            row = StepRow(
+                ref=self.ref, key=key, position=position, name=SLEEP, kind=Kind.SLEEP, status=StepStatus.WAITING,
+                safety=Safety.IDEMPOTENT, look_at=now + int(seconds * SECOND),
+            )  # fmt: skip
+            if self._host.patiently(lambda: journal.runs.sleep(row)):
+                raise self._suspend(Left(f"workflow {self._call.name} sleeps for {seconds:g} s", wake_at=row.look_at))
+            # Another wake of this function went to sleep here before, or the run was given up.
+            found = self._host.patiently(lambda: journal.claims.look(self.ref, key))
+            if found is None:
+                raise self._suspend(Left(f"{SLEEP} may not begin: its workflow no longer goes forward"))
+        if found.status is StepStatus.SUCCEEDED:
+            return
+        if found.status is not StepStatus.WAITING:
+            raise self._suspend(Left(f"{found.name} is {found.status}"))
+        now, wake_at = self._host.patiently(journal.time), found.look_at or 0
+        if wake_at > now:
+            waits = self._host.patiently(
+                lambda: journal.runs.suspend(self.ref, waiting_for=f"{SLEEPS}{key}", wake_at=wake_at, unless_ended=key)
+            )
+            if waits:
+                raise self._suspend(Left(f"workflow {self._call.name} still sleeps", wake_at=wake_at))
+            return
+        worker, nothing = self._host.worker, encode(None)
+        self._host.patiently(lambda: journal.ends.succeed_first(self.ref, key, new_token(), worker, nothing, last=False))
+
+    def _must_be_able_to_wait(self, what: str) -> None:
+        """Refuses a call that makes the function wait, where no worker can be given back: before anything of it happened.
+
+        Raises:
+            CannotSuspend: the engine cannot suspend it.
+        """
+        cannot = self._host.engine.cannot_suspend
+        if cannot is not None:
+            raise CannotSuspend(f"workflow {self._call.name} {what}; but {cannot}. Nothing of this call was sent or recorded")
+
+    def join(self) -> None:
+        """A function is complete only when what it dispatched is: waits for the rest of it."""
+        still_open = [s for s in self._recorded.values() if s.kind is Kind.DISPATCH and s.status in OPEN_STEPS]
+        if not still_open:
+            return
+        journal = self._host.journal
+        if self._host.patiently(lambda: journal.runs.suspend(self.ref, waiting_for="steps", wake_at=None, unless_ended="*")):
+            raise self._suspend(Left(f"workflow {self._call.name} waits for {len(still_open)} dispatched steps"))
+
+    def _row(
+        self,
+        kind: Kind,
+        key: str,
+        position: int,
+        name: str,
+        policy: StepPolicy,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        print_: str | None,
+        engine: Engine,
+    ) -> StepRow:
+        """The row of a call; *engine* is what would send its compensation."""
+        arguments: Stored | None
+        try:
+            arguments = self._host.patiently(lambda: encode_for(self._host.journal, [list(args), kwargs]))
+        except UnserialisableValue:
+            arguments = None
+        return StepRow(
+            ref=self.ref,
+            key=key,
+            position=position,
+            name=name,
+            kind=kind,
+            status=StepStatus.PLANNED,
+            arguments=arguments,
+            fingerprint=print_,
+            safety=policy.safety,
+            options={**policy.stored(), **engine.compensation(policy)},
+            compensation=compensation_name(policy),
+            pivot=policy.pivot,
+        )
+
+    def _check_undo(self, policy: StepPolicy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuses a step that could never be undone, because its compensation would be called with what cannot be kept.
+
+        Raises:
+            UnserialisableValue: an argument cannot be written down.
+        """
+        if policy.compensate is None or "undo_call" in self._host.engine.compensation(policy):
+            return
+        try:
+            self._host.patiently(lambda: encode_for(self._host.journal, [list(args), kwargs]))
+        except UnserialisableValue as error:
+            raise UnserialisableValue(
+                f"step {name} of workflow {self._call.name} ({self.ref}) was not begun: {compensation_name(policy)}, which "
+                f"undoes it, is called with its arguments, and one of them cannot be recorded: {error} Or declare a "
+                "compensation with arguments of its own, as in compensate=refund.si(...)."
+            ) from error
+
+    def _check_drift(
+        self, policy: StepPolicy, found: StepRow, print_: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Other arguments for a recorded step mean that the code between the steps was not deterministic."""
+        if found.fingerprint is None or print_ is None or found.fingerprint == print_ or policy.drift == "record":
+            return
+        recorded = mask(decode(found.arguments)) if found.arguments is not None else "not recorded"
+        evidence = (
+            f"step {found.name} ({found.key}) was recorded with arguments {recorded} [{found.fingerprint[:8]}] and was now "
+            f"called with {mask([list(args), kwargs])} [{print_[:8]}]: the code between the steps is not deterministic. "
+            "Make it so, or declare drift='record' or ignore_arguments=(...) on the step"
+        )
+        self._stop_for(evidence)
+        raise self._suspend(Left(evidence, held=True))
+
+
+def compensation_name(policy: StepPolicy) -> str | None:
+    """The name of the task that undoes a step: of a task, a signature or a name as given."""
+    given = policy.compensate
+    if given is None or isinstance(given, str):
+        return given
+    name = getattr(given, "task", None) or getattr(given, "name", None)
+    if name is None and inspect.isfunction(given):
+        name = f"{given.__module__}.{given.__qualname__}"
+    return str(name) if name else None
+
+
+def _given_key(
+    policy: StepPolicy, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str | None:
+    """The key that the step's own template makes of its arguments; None where it has no template."""
+    if policy.key is None:
+        return None
+    given = template_fields(policy.key, parameters_of(function, args, kwargs), name)
+    if not is_storable(given):
+        raise DeclarationError(
+            f"step {name}: its template {policy.key!r} gives the key {given!r:.80}, which holds a NUL or half of a surrogate "
+            "pair, and cannot be kept"
+        )
+    return given
+
+
+def _fingerprint(policy: StepPolicy, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """The fingerprint of the arguments that count."""
+    if not policy.ignore_arguments:
+        return arguments_fingerprint(args, kwargs)
+    counted = {k: v for k, v in parameters_of(function, args, kwargs).items() if k not in policy.ignore_arguments}
+    return arguments_fingerprint((), counted)
+
+
+def parameters_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by parameter name, as templates see them; by number where they do not fit the signature."""
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return {**{f"arg{number}": value for number, value in enumerate(args)}, **kwargs}
+    bound.apply_defaults()
+    named = dict(bound.arguments)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            more = named.pop(parameter.name, {})
+            # A positional-only parameter leaves its name free for a keyword: neither may hide the other.
+            named |= {f"**{name}" if name in named else name: value for name, value in more.items()}
+    return named

@@ -1,0 +1,253 @@
+"""This process as the journal sees it: its worker row, its beat, the attempts it runs, its patience with an absent database.
+
+Keeps the liveness half of P3 and P10: a process that is dead in the journal registers anew and begins nothing under the
+old row; one that could not beat for half of `stale` begins nothing new; while the journal is away nothing begins and
+nothing that was done is forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import JournalUnmigrated, JournalUnreachable, Left
+from ..model import WorkerRow, attempt_name
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+    from .engine import Engine
+
+logger = logging.getLogger("durable_adapter")
+T = TypeVar("T")
+
+#: Seconds without a beat after which a sweeper that watched may declare a worker dead.
+STALE = 60.0
+#: Seconds between two beats: six fit into `STALE`, so that a slow database does not look like a death.
+BEAT = 10.0
+#: Seconds up to which a worker waits for the next attempt itself; for longer it gives its slot back.
+NEAR = 1.0
+#: Seconds between two tries while the journal is away: first and longest.
+PATIENCE = (0.2, 5.0)
+
+
+class Host:
+    """One process that runs attempts. Forked children get a row of their own when they first need it.
+
+    Args:
+        journal: the journal.
+        engine: the binding, as the runtime sees it.
+        queues: the queues that this process serves; empty where that is not known.
+        parent: the id that a parent process shares with its children, so that it can say which of them died.
+        stale: seconds of silence after which a worker counts as dead.
+        beat: seconds between beats.
+        code_version: the user's own version of the code, for `explain`.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        engine: Engine,
+        *,
+        queues: Callable[[], Sequence[str]] = lambda: (),
+        parent: str | None = None,
+        stale: float = STALE,
+        beat: float = BEAT,
+        code_version: str | None = None,
+    ) -> None:
+        self.journal = journal
+        self.engine = engine
+        self.parent = parent
+        self.stale = stale
+        self.beat_every = min(beat, stale / 4)
+        self.code_version = code_version
+        self._queues = queues
+        self._lock = threading.RLock()
+        self._running: dict[str, int] = {}
+        self._worker: str | None = None
+        self._pid = 0
+        self._beaten = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        #: Tells a parent what runs here, where it beats for this process.
+        self._say: Callable[[list[str]], None] | None = None
+        #: Set by the binding: keeps the engine's own interruptions out of the journal's writes, and lets them into bodies.
+        self.shielded: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        self.exposed: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        #: Set by the binding: whether this process is shutting down warmly.
+        self.is_stopping: Callable[[], bool] = lambda: False
+        #: For how many seconds a worker waits itself for a next attempt, and how; the test journal moves its clock instead.
+        self.near = NEAR
+        self.pause: Callable[[float], None] = time.sleep
+
+    @property
+    def worker(self) -> str:
+        """The id of this process's row, registered when first asked for, and again after a fork."""
+        if self._worker is None or self._pid != os.getpid():
+            self._register(instead_of=self._worker)
+        assert self._worker is not None
+        return self._worker
+
+    @property
+    def row(self) -> str | None:
+        """The id of this process's row, if it has one: nothing is asked of the journal."""
+        return self._worker if self._pid == os.getpid() else None
+
+    def introduce(self) -> bool:
+        """Registers this process unless the journal is away: for a worker that must not wait for it."""
+        if self.row is None:
+            try:
+                self._register(instead_of=None, patient=False)
+            except (JournalUnreachable, JournalUnmigrated) as error:
+                logger.debug("this process is not registered yet: %s", error)
+                return False
+        return True
+
+    def _register(self, *, instead_of: str | None, patient: bool = True) -> None:
+        """Gives this process a row; of several threads that want one, the first makes it."""
+        if self._pid not in (0, os.getpid()):
+            self._lock = threading.RLock()  # a thread of the parent may have held the old one when this process was forked
+        with self._lock:
+            if self._pid == os.getpid() and self._worker is not None and self._worker != instead_of:
+                return
+            if self._pid != os.getpid():
+                self._running.clear()
+                self._thread = None
+            new = uuid.uuid4().hex
+            row = WorkerRow(
+                id=new,
+                role="worker",
+                parent=self.parent,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                engine=self.engine.name,
+                queues=list(self._queues()),
+                code_version=self.code_version,
+                beats=0,
+                beat_at=0,
+                previous_beat_at=0,
+                running=[],
+                previously_running=[],
+                started_at=0,
+            )
+            if patient:
+                self.patiently(lambda: self.journal.workers.register(row), begins=True)
+            else:
+                self.journal.workers.register(row)
+            self._worker = new
+            self._pid = os.getpid()
+            self._beaten = time.monotonic()
+            if self._thread is None:
+                self._stop = threading.Event()
+                self._thread = threading.Thread(target=self._beat_on, args=(self._stop,), name="durable-beat", daemon=True)
+                self._thread.start()
+
+    def _beat_on(self, stop: threading.Event) -> None:
+        while not stop.wait(self.beat_every):
+            try:
+                self.beat()
+            except JournalUnreachable as error:
+                logger.warning("no beat: %s", error)
+            except Exception:
+                logger.exception("no beat")
+
+    def beat(self) -> bool:
+        """Says once that this process lives and which attempts it runs; False when its row is dead."""
+        at = time.monotonic()
+        worker = self._worker
+        if worker is None:
+            return False
+        alive = self.journal.workers.beat(worker, self.running)
+        if alive:
+            self._beaten = at
+        return alive
+
+    def share(self, worker: str | None, say: Callable[[list[str]], None]) -> None:
+        """Makes this process work under the row of its parent, which beats for it.
+
+        Args:
+            worker: the parent's row; None where it has none, because the journal was away: then this process gets one of
+                its own, if it begins anything.
+            say: tells the parent which attempts run here, before each begins and after each ended.
+        """
+        self._lock = threading.RLock()  # a thread of the parent may have held the old one when this process was forked
+        self._running.clear()
+        self._worker, self._pid, self._thread = worker, os.getpid() if worker is not None else 0, None
+        self._beaten = max(self._beaten, time.monotonic() - self.stale)
+        self._say = say
+
+    def stop(self) -> None:
+        """Ends the beat, and says that this process ended by itself; not where a body still runs in another thread."""
+        self._stop.set()
+        self._thread = None
+        if self._worker is not None and self._pid == os.getpid() and not self.running():
+            with contextlib.suppress(JournalUnreachable):
+                self.journal.workers.stop(self._worker)
+        self._worker = None
+
+    def fit_to_begin(self) -> None:
+        """Makes sure that this process may begin something: its last beat is recent, and its row is alive."""
+        _ = self.worker
+        if time.monotonic() - self._beaten > self.stale / 2:
+            self.prove_alive()
+
+    def prove_alive(self) -> None:
+        """Beats now; a process that finds itself dead registers anew."""
+        seen = self.worker
+        if not self.patiently(self.beat, begins=True) and self._worker == seen:
+            logger.warning("this process was declared dead in the journal; it registers anew")
+            self._register(instead_of=seen)
+
+    @contextlib.contextmanager
+    def runs(self, ref: str, key: str, token: str | None) -> Iterator[None]:
+        """Names an attempt in every beat, until its end is recorded."""
+        name = attempt_name(ref, key, token)
+        with self._lock:
+            self._running[name] = self._running.get(name, 0) + 1
+            if self._say is not None:
+                self._say(list(self._running))
+        try:
+            yield
+        finally:
+            with self._lock:
+                left = self._running.get(name, 1) - 1
+                if left:
+                    self._running[name] = left
+                else:
+                    self._running.pop(name, None)
+                if self._say is not None:
+                    self._say(list(self._running))
+
+    def running(self) -> list[str]:
+        """The attempts that this process runs now."""
+        with self._lock:
+            return sorted(self._running)
+
+    def patiently(self, operation: Callable[[], T], *, begins: bool = False) -> T:
+        """Runs a journal operation, waiting for as long as the journal is away.
+
+        The process holds its slot meanwhile: it takes no further message, sends none round in a loop, and begins nothing
+        (P10). An operation that only begins something gives up when the process is told to stop.
+
+        Raises:
+            Left: *begins* is set and the process is shutting down.
+        """
+        wait, longest = PATIENCE
+        said = False
+        while True:
+            try:
+                return operation()
+            except (JournalUnreachable, JournalUnmigrated) as error:
+                if begins and self.is_stopping():
+                    raise Left("the journal is away and this worker is shutting down") from error
+                if not said:
+                    logger.warning("%s Waiting for it.", error)
+                    said = True
+                time.sleep(wait)
+                wait = min(wait * 2, longest)

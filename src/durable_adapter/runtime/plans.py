@@ -1,0 +1,325 @@
+"""What is about to be sent, as the journal keeps it: so that any member of a canvas can be sent again, by anybody.
+
+Nothing of an engine's own objects is stored: only plain data through the journal's codec. What cannot be written down is
+refused at the caller, before anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..codec import JSON, PickleCodec, fingerprint
+from ..errors import CannotSendAgain, DeclarationError, UnserialisableValue
+from ..model import (
+    NAME_LENGTH,
+    TASK_ID_LENGTH,
+    Kind,
+    Mode,
+    Shape,
+    StepRow,
+    StepStatus,
+    WorkflowRow,
+    WorkflowStatus,
+    bounded_key,
+    member_key,
+)
+from ..policy import StepPolicy
+from .attributes import CARRIED, Attributes, storable
+from .functions import compensation_name, parameters_of
+from .marked import Marked
+from .values import decode
+
+Arguments = tuple[list[Any], dict[str, Any]]
+
+
+def plain(value: Any) -> Any:
+    """A value with an engine's subclasses of dict, list and str replaced by what they are; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    if type(value) is tuple:
+        return tuple(plain(v) for v in value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    return value
+
+
+class Member:
+    """One member of a canvas before it is sent.
+
+    Args:
+        name: the task.
+        args: its own arguments.
+        kwargs: likewise.
+        task_id: the engine's id of it.
+        immutable: it is not given the result of the member before it.
+        options: what else a later publication of it needs, as plain data.
+        queue: where it goes, if that is known.
+        delay: microseconds by which it is put off.
+    """
+
+    __slots__ = ("args", "delay", "immutable", "kwargs", "name", "options", "queue", "task_id")
+
+    def __init__(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        task_id: str,
+        immutable: bool,
+        options: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        delay: int = 0,
+    ) -> None:
+        self.name = name
+        self.args = list(args)
+        self.kwargs = dict(kwargs)
+        self.task_id = task_id
+        self.immutable = immutable
+        self.options = dict(options or {})
+        self.queue = queue
+        self.delay = delay
+
+    @property
+    def key(self) -> str:
+        """The step's key."""
+        return bounded_key(member_key(self.task_id, 0, self.name))
+
+    def stored(self) -> dict[str, Any]:
+        """What the journal keeps of it."""
+        return {
+            "task": self.name,
+            "id": self.task_id,
+            "args": plain(self.args),
+            "kwargs": plain(self.kwargs),
+            "immutable": self.immutable,
+            "options": self.options,
+        }
+
+
+def encode_member(member: Member) -> bytes:
+    """A member as bytes, as a step's own message is kept.
+
+    Raises:
+        UnserialisableValue: an argument cannot be written down; names the task and the place.
+    """
+    try:
+        return JSON.encode(member.stored())
+    except UnserialisableValue as error:
+        raise UnserialisableValue(
+            f"task {member.name} cannot be made durable with these arguments: {error} Nothing was sent."
+        ) from error
+
+
+def encode_plan(members: Sequence[Member]) -> bytes:
+    """A plan as bytes.
+
+    Raises:
+        UnserialisableValue: an argument cannot be written down; names the task and the place.
+    """
+    try:
+        return JSON.encode({"v": 1, "members": [m.stored() for m in members]})
+    except UnserialisableValue as error:
+        for member in members:
+            encode_member(member)
+        raise UnserialisableValue(f"{error} Nothing was sent.") from error
+
+
+def decode_plan(plan: bytes | None) -> list[dict[str, Any]]:
+    """The members of a stored plan."""
+    if not plan:
+        return []
+    decoded: Any = JSON.decode(plan)
+    members: list[dict[str, Any]] = decoded["members"]
+    return members
+
+
+def stored_member(run: WorkflowRow, step: StepRow) -> dict[str, Any]:
+    """What is kept of a step's message: in its own row, or in the plan of its canvas.
+
+    Raises:
+        CannotSendAgain: nothing is.
+    """
+    if step.message is not None:
+        found: Any = JSON.decode(step.message)
+        return dict(found)
+    members = decode_plan(run.plan)
+    if step.position >= len(members):
+        raise CannotSendAgain(f"step {step.name} of {run.ref} cannot be sent again: the journal has no message of it")
+    return members[step.position]
+
+
+def plan_fingerprint(marked: Marked, members: Sequence[Member]) -> str:
+    """What two starts of the same work share: names and arguments, without the engine's ids, stamps and times.
+
+    The first member's arguments are compared by parameter, so that `f(42)` and `f(order_id=42)` are the same start.
+    """
+    first = members[0]
+    function = marked.function(first.name)
+    named: Any = [plain(first.args), plain(first.kwargs)]
+    if function is not None:
+        named = plain(parameters_of(function, tuple(first.args), first.kwargs))
+    return fingerprint([[first.name, named], *([m.name, plain(m.args), plain(m.kwargs), m.immutable] for m in members[1:])])
+
+
+def rows_for(
+    marked: Marked,
+    members: Sequence[Member],
+    *,
+    engine: str,
+    ref: str,
+    namespace: str,
+    workflow_id: str | None,
+    parent: str | None,
+    code_version: str | None,
+    name: str | None = None,
+) -> tuple[WorkflowRow, list[StepRow]]:
+    """The journal's rows of a run that is about to start."""
+    first = members[0]
+    function = marked.workflows.get(first.name)
+    carried = CARRIED.get() or Attributes()
+    attributes = dict(carried.values)
+    if function is not None and function.attributes:
+        runs = marked.function(first.name)
+        given = parameters_of(runs, tuple(first.args), first.kwargs) if runs is not None else {}
+        attributes |= {a: storable(given.get(a)) for a in function.attributes if a in given}
+    plan = encode_plan(members)  # first, because its error names the task
+    run = WorkflowRow(
+        ref=ref,
+        namespace=namespace,
+        id=workflow_id if workflow_id is not None else f"{members[-1].task_id}.{ref[-8:]}",
+        run=1,
+        name=name or (function.name if function is not None else None) or first.name,
+        shape=Shape.FUNCTION if function is not None else Shape.CANVAS,
+        engine=engine,
+        mode=Mode.ENFORCE,
+        status=WorkflowStatus.RUNNING,
+        declared=workflow_id is not None,
+        fingerprint=plan_fingerprint(marked, members),
+        plan=plan,
+        parent=parent,
+        code_version=code_version,
+        attributes=attributes,
+        amount=carried.amount or (function.amount if function is not None else None),
+        open_steps=1,
+    )
+    last = len(members) - 1
+    return run, [row_for(marked, ref, place, member, counts=place == last) for place, member in enumerate(members)]
+
+
+def row_for(marked: Marked, ref: str, position: int, member: Member, *, counts: bool) -> StepRow:
+    """The row of one member of a canvas.
+
+    Args:
+        marked: the engine's marked tasks.
+        ref: the run.
+        position: its place in the plan.
+        member: the member.
+        counts: the run's counter counts this step, so that its end may be the end of the run.
+    """
+    is_marked = marked.is_marked(member.name)
+    policy = marked.policy(member.name)
+    function = member.name in marked.workflows
+    options: dict[str, Any] = policy.stored() if is_marked and not function else {}
+    if counts:
+        options["counts"] = True
+    compensation = compensation_name(policy) if is_marked else None
+    if compensation is not None:
+        options |= compensation_options(marked, policy)
+    if member.delay:
+        options["delay"] = member.delay
+    _check_lengths(member, compensation)
+    return StepRow(
+        ref=ref,
+        key=member.key,
+        position=position,
+        name=member.name,
+        kind=Kind.FUNCTION if function else Kind.STEP if is_marked else Kind.UNMARKED,
+        status=StepStatus.PLANNED,
+        queue=member.queue,
+        task_id=member.task_id,
+        safety=policy.safety,
+        options=options,
+        compensation=compensation,
+        pivot=policy.pivot and is_marked,
+    )
+
+
+def _check_lengths(member: Member, compensation: str | None) -> None:
+    """Refuses what the journal's columns have no room for, while there is a caller to tell."""
+    for what, given, most in (
+        ("name", member.name, NAME_LENGTH),
+        ("id", member.task_id, TASK_ID_LENGTH),
+        ("queue's name", member.queue or "", NAME_LENGTH),
+        ("compensation's name", compensation or "", NAME_LENGTH),
+    ):
+        if len(given) > most:
+            raise DeclarationError(
+                f"task {member.name:.80}: its {what} has {len(given)} characters, and the journal keeps {most}. Nothing was sent."
+            )
+
+
+def compensation_options(marked: Marked, policy: StepPolicy) -> dict[str, Any]:
+    """What a step's row keeps of its compensation; nothing where it has none."""
+    name = compensation_name(policy)
+    if name is None and policy.compensate is not None:
+        raise DeclarationError(
+            f"{policy.subject}: compensate={policy.compensate!r} is nothing that can be sent to a worker: give a task, its "
+            "signature, its name, or a function of a module"
+        )
+    if name is None:
+        return {}
+    undo = marked.policy(name)
+    return {"undo_safety": undo.safety.value, "undo_options": undo.stored(), **marked.compensation_call(policy.compensate)}
+
+
+def recorded(marked: Marked, step: StepRow) -> Any:
+    """What a step returned. Pickle is read only where the step's own code asks for it by name.
+
+    Raises:
+        UnknownCodec: it does not, or the codec is not known here.
+    """
+    pickled = step.outcome is not None and step.outcome.codec.startswith(f"{PickleCodec.id}/")
+    return decode(step.outcome, marked.declared(step.name) if pickled else None)
+
+
+def arguments_of(marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Arguments:
+    """The arguments that a step is called with: as recorded, or as planned behind the result of the step before it.
+
+    Raises:
+        CannotSendAgain: the result that it is to be given was not recorded.
+        UnknownCodec: as `recorded`.
+    """
+    if step.arguments is not None:
+        given: Any = decode(step.arguments)
+        return list(given[0]), dict(given[1])
+    member = stored_member(run, step)
+    args, kwargs = list(member["args"]), dict(member["kwargs"])
+    before = step_before(step, steps)
+    if before is None or member.get("immutable", True):
+        return args, kwargs
+    if before.outcome is None:
+        raise CannotSendAgain(
+            f"step {step.name} of {run.ref} cannot be sent again: the result of {before.name} before it was not recorded"
+        )
+    return [recorded(marked, before), *args], kwargs
+
+
+def step_before(step: StepRow, steps: Sequence[StepRow]) -> StepRow | None:
+    """The member of a chain before a step."""
+    return next((s for s in steps if s.position == step.position - 1 and s.kind is not Kind.COMPENSATION), None)
+
+
+def undo_call(
+    marked: Marked, run: WorkflowRow, target: StepRow, steps: Sequence[StepRow]
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """How a compensation is called: the result first, then the arguments that the step was given, and its options."""
+    call = target.options.get("undo_call")
+    if call is None:
+        args, kwargs = arguments_of(marked, run, target, steps)
+        return [recorded(marked, target), *args], kwargs, {}
+    args = list(call["args"]) if call["immutable"] else [recorded(marked, target), *call["args"]]
+    return args, dict(call["kwargs"]), dict(call["options"])

@@ -1,0 +1,495 @@
+"""The step: look the key up; memo hit, or claim; run; record; hand back.
+
+`run_step` is the figure of section 6 of the design, a line a decision. It keeps P1 to P4 for every kind of call: canvas
+members, dispatches, compensations and calls in place in a workflow function.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..codec import Stored
+from ..errors import DurableError, IllegalTransition, Left, StepUndone, Suspended, UnserialisableValue
+from ..journal import Ended
+from ..model import (
+    CLAIMABLE,
+    REPEATABLE,
+    SECOND,
+    Attention,
+    Effect,
+    Event,
+    Kind,
+    Safety,
+    StepRow,
+    StepStatus,
+    new_token,
+)
+from . import alerts
+from .calls import Call, Wish
+from .current_step import RunningStep
+from .doubt import inside_window, settle_doubt
+from .engine import INSTALLED, engine_of
+from .host import Host
+from .transactions import AskedAgain, BodyFailed, Committed, NotMine, run_transaction
+from .values import decode, encode_for, read_failure, write_failure
+
+logger = logging.getLogger("durable_adapter")
+
+#: How often a claim that another process's end snatched away is tried before the call is left to the sweeper.
+TRIES = 20
+
+
+def run_step(host: Host, call: Call) -> Any:
+    """Runs one step of a workflow, or hands back what is recorded of it.
+
+    Returns:
+        The decoded recorded value.
+
+    Raises:
+        Left: somebody else has it, it is not due, in doubt or held; nothing was run that was not recorded.
+        StepUndone: it was undone by a rollback.
+        Exception: the recorded final error, or the body's own, recorded before it is raised.
+    """
+    with host.shielded():
+        return _run(host, call)
+
+
+def _run(host: Host, call: Call) -> Any:
+    host.fit_to_begin()
+    if call.row is None and call.new_row is None and (call.again or _is_harmless_undo(call)):
+        # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing. Of a compensation that
+        # may be repeated, it tells whether it was tried before, and when.
+        call.row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key), begins=True)
+    tries = attempts = 0
+    while tries < TRIES:
+        tries = tries + 1 if call.attempts == attempts else 0  # what was run here and is tried again has changed no hands
+        attempts = call.attempts
+        ended = _try(host, call)
+        if ended is not None:
+            return ended.value
+        row = call.row = call.row or _look(host, call)
+        match row.status:
+            case StepStatus.SUCCEEDED:
+                return decode(row.outcome, call.policy)
+            case StepStatus.FAILED:
+                raise read_failure(row.error)
+            case StepStatus.UNDONE:
+                raise StepUndone(f"step {row.name} ({row.key}) was undone by a rollback; nothing after it may run")
+            case StepStatus.CANCELLED:
+                raise Left(f"step {row.name} was cancelled")
+            case StepStatus.BEGUN:
+                _suppress(host, row)
+                raise Left(f"step {row.name} is running under another claim; the sweeper owns its recovery")
+            case StepStatus.HELD:
+                raise Left(f"step {row.name} is held: {row.evidence or row.doubt}", held=True)
+            case StepStatus.IN_DOUBT:
+                settle_doubt(host, call, row)
+                call.row = _look(host, call)
+            case StepStatus.WAITING:
+                _wait_until_due(host, row)
+            case StepStatus.PLANNED:
+                host.prove_alive()
+    raise Left(f"step {call.name} changed hands {TRIES} times; it is left to the sweeper")
+
+
+def _is_harmless_undo(call: Call) -> bool:
+    return call.kind is Kind.COMPENSATION and call.policy.safety is Safety.IDEMPOTENT
+
+
+class Value:
+    """An attempt that ended here with a recorded value; told apart from "not mine to run"."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+# Each of these returns None where it ran nothing whose outcome counts. `call.row` is then the row as it was just found, or
+# None where it has to be read.
+
+
+def _try(host: Host, call: Call) -> Value | None:
+    """One attempt, if the step is to be had and may be tried."""
+    row, safety = call.row, call.policy.safety
+    if row is not None and (row.status not in CLAIMABLE or _is_doubtful(host, call, row)):
+        return None
+    if safety is Safety.TRANSACTIONAL:
+        return _run_in_transaction(host, call)
+    if safety is Safety.IDEMPOTENT and call.kind is not Kind.COMPENSATION and call.new_row is None:
+        return _run_first_or_claimed(host, call)
+    return _run_claimed(host, call)
+
+
+def _run_claimed(host: Host, call: Call) -> Value | None:
+    """A step of a function, a protected or probed one, or a later attempt: claim, run, record by token."""
+    token = new_token()
+    claims = host.journal.claims
+    with host.runs(call.ref, call.key, token):
+        if call.row is None and call.new_row is not None:
+            row = call.new_row()
+            row.status, row.token, row.worker = StepStatus.BEGUN, token, host.worker
+            row.deadline_at = call.policy.patience_us
+            claim = host.patiently(lambda: claims.begin_new(row), begins=True)
+        else:
+            worker, timeout, safety = host.worker, call.policy.patience_us, call.policy.safety
+            claim = host.patiently(lambda: claims.begin(call.ref, call.key, token, worker, timeout, safety=safety), begins=True)
+        if not claim:
+            call.row = claim.found
+            return None
+        return _attempt(host, call, token, claimed=True)
+
+
+def _run_first_or_claimed(host: Host, call: Call) -> Value | None:
+    """An idempotent step that was planned: its first attempt takes no claim, because the first recorded outcome wins.
+
+    Later ones do. So does a call in place, of which nothing is in the journal before: an attempt that died would leave
+    no trace, and nobody could tell how old its key is, how often it was sent, and that its run was given up meanwhile.
+    And so does one whose body says that it lives: there is no time at which another that took no claim would be missed.
+    """
+    claims = host.journal.claims
+    if call.row is None and not call.again and call.policy.heartbeat is None:
+        seen = host.patiently(lambda: claims.glance(call.ref, call.key), begins=True)
+        if seen is not None and seen.outcome is not None:
+            return Value(decode(seen.outcome, call.policy))
+        if seen is not None and seen.untouched_for is not None and seen.untouched_for < call.policy.window:
+            return _first_attempt(host, call)
+    if call.row is None:
+        call.row = host.patiently(lambda: claims.look(call.ref, call.key), begins=True)
+        return _try(host, call) if call.row is not None else None
+    return _run_claimed(host, call)
+
+
+def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
+    """Whether a step that is to be tried again may not be, because an earlier attempt may have had its effect.
+
+    Then it is in doubt.
+    """
+    why = _why_doubtful(host, call, row)
+    if why is None:
+        return False
+    doubts, worker = host.journal.doubts, host.worker
+    if row.status is StepStatus.PLANNED:
+        host.patiently(lambda: doubts.raise_doubt(row, None, why, over=True, who=worker))
+    else:
+        host.patiently(lambda: doubts.doubt_waiting(row, why, who=worker))
+    call.row = None
+    return True
+
+
+def _why_doubtful(host: Host, call: Call, row: StepRow) -> str | None:
+    """Both that attempt's declaration and today's have to make it safe; and the provider has to know the key still."""
+    safety = call.policy.safety
+    if row.effect is Effect.DID_NOT_HAPPEN:
+        return None
+    if row.effect is Effect.UNKNOWN and row.safety.joined(safety) not in REPEATABLE:
+        return f"an earlier attempt, declared {row.safety}, may have had its effect; the step is declared {safety} now"
+    never_tried = row.attempt == 0 and call.kind is Kind.COMPENSATION  # which begins with a claim
+    if safety is not Safety.IDEMPOTENT or never_tried:
+        return None
+    if inside_window(host, row, call.policy.window, host.patiently(host.journal.time)):
+        return None
+    if row.status is StepStatus.PLANNED:
+        return "it was not tried before its idempotency window passed; an attempt that left no trace may have been"
+    return "its idempotency window passed before it was tried again; an earlier attempt may have had its effect"
+
+
+def _first_attempt(host: Host, call: Call) -> Value | None:
+    token = new_token()
+    with host.runs(call.ref, call.key, token):
+        return _attempt(host, call, token, claimed=False)
+
+
+def _run_in_transaction(host: Host, call: Call) -> Value | None:
+    """A transactional step: its effect and its record are one commit; an error leaves nothing behind."""
+    ended: Committed | Exception
+    try:
+        ended = run_transaction(host, call)
+    except NotMine as rival:
+        call.row = rival.row
+        return None
+    except AskedAgain as asked:
+        return _not_done_yet(host, call, None, asked.wish, None)
+    except BodyFailed as failed:
+        ended = failed.error
+    except UnserialisableValue as error:
+        ended = error
+    if isinstance(ended, Exception):  # outside of the handlers: the body's error is raised without ours as its context
+        return _ended_in_error(host, call, None, ended)
+    for publish in ended.outbox:
+        try:
+            publish()
+        except Exception:
+            # A durable start is in the journal, and the sweeper sends it. Anything else is lost as it would be plainly.
+            logger.exception("a publication of step %s could not be sent after its commit", call.name)
+    follow(host, call, ended.ended)
+    return Value(ended.value)
+
+
+def _attempt(host: Host, call: Call, token: str, *, claimed: bool) -> Value | None:
+    """One try: run the body, record how it ended, hand back what was recorded."""
+    call.attempts += 1
+    running = RunningStep(host, call, token)
+    try:
+        with running.current(), host.exposed():
+            value = call.body()
+    except Suspended:
+        raise
+    except Exception as error:
+        running.say_the_rest()
+        return _ended_in_error(host, call, token if claimed else None, error)
+    wish = call.wish(None)
+    if wish is not None and wish.error is None:
+        return _not_done_yet(host, call, token if claimed else None, wish, None)
+    return _succeeded(host, call, token, value, claimed=claimed)
+
+
+def _succeeded(host: Host, call: Call, token: str, value: Any, *, claimed: bool) -> Value | None:
+    try:
+        outcome = host.patiently(lambda: encode_for(host.journal, value, call.policy.codec))
+    except UnserialisableValue as error:
+        raise _value_missing(host, call, token if claimed else None, error) from error
+    ended = host.patiently(lambda: record_success(host, call, token, outcome, claimed=claimed))
+    if ended.recorded:
+        follow(host, call, ended)
+        return Value(decode(outcome, call.policy))
+    row = host.patiently(lambda: host.journal.ends.late(call.ref, call.key, token, outcome, host.worker))
+    call.row = row
+    if row is not None and row.attention == Attention.TWICE:
+        logger.error(
+            "step %s of %s ended after its outcome was decided otherwise: it may have happened twice",
+            call.name,
+            call.ref,
+        )
+    return None
+
+
+def record_success(host: Host, call: Call, token: str, outcome: Stored, *, claimed: bool) -> Ended:
+    """Writes a success the way its kind releases what follows."""
+    ends = host.journal.ends
+    if call.kind is Kind.COMPENSATION:
+        undo = _row_for_end(host, call)
+        return ends.succeed_undo(call.ref, call.key, token, undo.target or "", outcome)
+    if call.kind is Kind.DISPATCH:
+        return ends.succeed_dispatched(call.ref, call.key, token, outcome, claimed=claimed)
+    if claimed:
+        return Ended(ends.succeed(call.ref, call.key, token, outcome, last=call.counts))
+    return Ended(ends.succeed_first(call.ref, call.key, token, host.worker, outcome, last=call.counts))
+
+
+def _value_missing(host: Host, call: Call, token: str | None, error: UnserialisableValue) -> Left:
+    """The body returned what cannot be written down: the step happened, and that is kept (P10)."""
+    reason = f"it happened, but its value cannot be recorded: {error}"
+    row = call.row or (call.new_row() if call.new_row else None) or _look(host, call)
+    hold = alerts.hold_without_value
+    held = host.patiently(lambda: hold(host.journal, host.engine, row, token, reason, who=host.worker))
+    return Left(reason, held=held)
+
+
+def _ended_in_error(host: Host, call: Call, token: str | None, error: Exception) -> Value | None:
+    """What is known about the effect decides: try again, fail, or doubt. An engine's wish to repeat may be refused."""
+    policy = call.policy
+    wish = call.wish(error)
+    cause: BaseException | None = wish.error if wish is not None else error
+    if wish is not None and cause is None:
+        return _not_done_yet(host, call, token, wish, error)
+    assert cause is not None
+    unknown = policy.effect_unknown(cause)
+    repeatable = not unknown or policy.safety is Safety.IDEMPOTENT
+    if repeatable and wish is not None:
+        return _not_done_yet(host, call, token, wish, error)
+    if not repeatable and (policy.safety is Safety.PROBE or wish is not None):
+        return _in_doubt(host, call, token, cause)
+    attempt = _attempt_number(host, call, token)
+    if repeatable and policy.may_retry(attempt, cause):
+        return _later(host, call, token, cause, policy.retry_delay(attempt))
+    effect = Effect.UNKNOWN if unknown else Effect.DID_NOT_HAPPEN
+    recorded = _fail(host, call, token, error, effect)
+    if recorded is None:
+        return None  # another outcome was recorded first, and everyone gets that one
+    if call.kind is Kind.STEP and not call.decides:
+        raise read_failure(recorded) from error  # a workflow function sees the same error now and on every replay
+    raise error
+
+
+def _attempt_number(host: Host, call: Call, token: str | None) -> int:
+    """How many attempts there were, this one included. Read only when one failed."""
+    row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+    call.row = row
+    if row is None:
+        return 1
+    return row.attempt if token is not None else row.attempt + 1
+
+
+def _not_done_yet(host: Host, call: Call, token: str | None, wish: Wish, error: BaseException | None) -> Value | None:
+    """The engine wants to run this again and may: the attempt's end is committed first, then its message is sent."""
+    why = _described(wish.error) if wish.error is not None else "the task asked to be run again"
+    if not _try_again(host, call, token, wish.delay, wish.error, why, sent=wish.sent):
+        return None
+    try:
+        wish.send()
+    except Exception:
+        logger.warning("the retry of step %s was not sent; the sweeper will", call.name, exc_info=True)
+    if error is not None:
+        raise error
+    raise Left("the task asked to be run again")
+
+
+def _later(host: Host, call: Call, token: str | None, error: BaseException, delay: float) -> Value | None:
+    """Our own policy tries again: here if that is soon, else the slot is given back and the sweeper sends it."""
+    why = _described(error)
+    if not _try_again(host, call, token, int(delay * SECOND), error, why, sent=delay <= host.near):
+        return None
+    if delay > host.near:
+        raise Left(f"step {call.name} failed and is tried again in {delay:g} s: {why}")
+    logger.info("step %s failed and is tried again in %g s: %s", call.name, delay, why)
+    host.pause(delay)
+    return None
+
+
+def _try_again(
+    host: Host, call: Call, token: str | None, delay: int, error: BaseException | None, why: str, *, sent: bool
+) -> bool:
+    """Commits the end of an attempt that is to be tried again; False where another outcome was recorded first."""
+    row = _row_for_end(host, call)
+    failure = write_failure(error) if error is not None else None
+    effect = Effect.UNKNOWN if error is not None and call.policy.effect_unknown(error) else Effect.DID_NOT_HAPPEN
+    arguments = _arguments(host, call) if row.arguments is None else None
+    try_again = host.journal.ends.try_again
+    worker = host.worker
+    recorded = host.patiently(
+        lambda: try_again(row, token, delay, failure, why, effect=effect, arguments=arguments, sent=sent, worker_id=worker)
+    )
+    call.row = None
+    return recorded
+
+
+def _arguments(host: Host, call: Call) -> Stored | None:
+    """A call's arguments, so that it can be sent again whatever became of what came before it."""
+    try:
+        return host.patiently(lambda: encode_for(host.journal, [list(call.args), call.kwargs]))
+    except UnserialisableValue:
+        return None
+
+
+def _in_doubt(host: Host, call: Call, token: str | None, error: BaseException) -> Value | None:
+    """The effect may have happened, and something would repeat it: the step is in doubt, and its attempt is over."""
+    row = _row_for_end(host, call)
+    why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
+    failure = write_failure(error)
+    worker = host.worker
+    raise_doubt, late = host.journal.doubts.raise_doubt, host.journal.ends.late_failure
+    if not host.patiently(lambda: raise_doubt(row, token, why, over=True, error=failure, who=worker)):
+        host.patiently(lambda: late(row, token, worker, why))
+    call.row = None
+    return None
+
+
+def _fail(host: Host, call: Call, token: str | None, error: BaseException, effect: Effect) -> bytes | None:
+    """Records that the step failed for good; returns what was recorded, or None where another outcome came first."""
+    row = _row_for_end(host, call)
+    failure = write_failure(error)
+    why = _described(error)
+    fail, decides, worker = host.journal.ends.fail, call.decides, host.worker
+    ended = host.patiently(lambda: fail(row, token, failure, effect, decides=decides, why=why, worker_id=worker))
+    follow(host, call, ended)
+    if ended.recorded:
+        return failure
+    call.row = None
+    logger.warning("step %s of %s failed after another outcome was recorded: %s", call.name, call.ref, why)
+    return None
+
+
+def _row_for_end(host: Host, call: Call) -> StepRow:
+    """The row that an end is written to; a call without one, whose first attempt took no claim, gets it now."""
+    row = call.row
+    if row is None:
+        row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+    if row is None and call.new_row is not None:
+        row = call.new_row()
+        planned = row
+        host.patiently(lambda: host.journal.claims.plan_new(planned, counts=False))
+    if row is None:
+        raise IllegalTransition(f"step {call.name} ({call.key}) of run {call.ref} has no row in the journal")
+    call.row = row
+    return row
+
+
+def _look(host: Host, call: Call) -> StepRow:
+    """The row of a step that was not to be had. A message whose run the journal does not know is refused, and reported."""
+    row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+    if row is not None:
+        return row
+    if call.adopt is not None:
+        run, steps = call.adopt()
+        call.adopt = None
+        host.patiently(lambda: host.journal.runs.start(run, steps), begins=True)
+        return _look(host, call)
+    if call.new_row is not None:
+        raise Left(f"step {call.name} may not begin: its workflow no longer goes forward")
+    why = (
+        f"a message names the run {call.ref}, step {call.key}, which this journal does not have: it was pruned or "
+        "restored, the message belongs to another journal, or its start was rolled back"
+    )
+    detail = {"name": call.name, "namespace": host.journal.namespace}  # there is no run that would say whose it is
+    host.patiently(
+        lambda: host.journal.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
+    )
+    logger.error("refused a message of task %s: %s. See `durable-adapter reconcile`.", call.name, why)
+    raise Left(why)
+
+
+def _suppress(host: Host, row: StepRow) -> None:
+    """Keeps that a delivery came while its step was running, and was left alone: once for each that does."""
+    why, worker = f"attempt {row.attempt} of it was running", host.worker
+    note = host.journal.events.note
+    host.patiently(lambda: note(Event.SUPPRESSED, ref=row.ref, key=row.key, token=row.token, who=worker, why=why))
+
+
+def _wait_until_due(host: Host, row: StepRow) -> None:
+    """Waits here for a step that is due very soon; leaves one that is not."""
+    left = ((row.look_at or 0) - host.patiently(host.journal.time)) / SECOND
+    if left > host.near:
+        raise Left(f"step {row.name} is due in {left:.0f} s", wake_at=row.look_at)
+    if left <= 0:
+        host.prove_alive()  # it was to be had and was not: by this process, perhaps, because it counts as dead
+        return
+    host.pause(left + 0.005)
+
+
+def follow(host: Host, call: Call, ended: Ended) -> None:
+    """Sends at once what an end released: the next compensation, or a function that waited. The sweeper makes good a miss."""
+    released(host, call.ref, call.name, ended)
+
+
+def released(host: Host, ref: str, name: str, ended: Ended) -> None:
+    """As `follow`, for the end of a step that is no call of ours: *ref* is its run, *name* its name."""
+    if ended.decision is None and not ended.wakes:
+        return
+    journal = host.journal
+    known = {**INSTALLED, host.engine.name: host.engine}
+    try:
+        run, steps = journal.reads.run(ref), journal.reads.steps(ref)
+        if run is None:
+            return
+        following = ended.decision.undo if ended.decision is not None else None
+        if ended.decision is not None:
+            host.engine.withdraw(
+                [s for s in steps if s.status is StepStatus.CANCELLED and (s.engine or run.engine) == host.engine.name]
+            )
+        elif ended.wakes:
+            following = next((s for s in steps if s.kind is Kind.FUNCTION), None)
+        engine = engine_of(run, following, known) if following is not None else None
+        if engine is not None and following is not None:
+            engine.send_step(run, following, steps)
+    except DurableError:
+        logger.warning("what step %s released was not sent; the sweeper will", name, exc_info=True)
+    except Exception:
+        logger.warning("what step %s released was not sent; the sweeper will", name, exc_info=True)
+
+
+def _described(error: BaseException) -> str:
+    """An error in one line, without its values beyond its own message."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""One journal, two engines."""

@@ -1,0 +1,76 @@
+"""The quick start for RQ, followed to the letter: its files, its commands, a real worker and a real `kill -9`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, blocks
+from tests.docs.reader import Reader, listing, patched, with_probe
+from tests.servers.fixtures import FreshDatabase
+from tests.servers.unavailable import Unavailable
+from tests.servers.waiting import eventually
+
+PAGE = DOCS / "tutorial" / "quick-start-rq.md"
+WORKER = ["-c", "from rq.cli import main; main()", "worker"]
+OURS = ["-w", "durable_adapter.rq.Worker"]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, redis_url: str, fresh_database: FreshDatabase) -> Iterator[Reader]:
+    try:
+        journal = fresh_database("postgresql")
+    except Unavailable:
+        journal = "sqlite:///journal.sqlite3"  # as the page says
+    someone = Reader(tmp_path, WORKER, RQ_REDIS_URL=redis_url, DURABLE_ADAPTER_JOURNAL=journal)
+    yield someone
+    someone.stop_worker()
+
+
+def test_the_quick_start_for_rq_goes_as_it_is_told(reader: Reader) -> None:
+    plain = listing(PAGE, "shop.py")
+    reader.write(plain)
+    reader.start_worker()
+    reader.buy_and_kill("order-1")
+    shipped, mailed = "shipped {0}", "mailed {0}"
+    reader.wait_for("order-1", ["charged order-1", "charged order-1", shipped.format("order-1"), mailed.format("order-1")])
+
+    durable = patched(PAGE, plain, "")
+    reader.write(durable)
+    assert "Applied" in reader.command("migrate")
+    reader.start_worker(*OURS)
+    reader.buy_and_kill("order-2")
+    eventually(lambda: "step shop.charge of workflow order-2 is held: its horse died" in reader.log(), 30, reader.log)
+    assert "A person must decide: `durable-adapter explain order-2`" in reader.log()
+    assert "order-2" in reader.command("list")
+    assert "its horse died" in " ".join(reader.command("explain", "order-2").split())
+    (command,) = re.findall(r"^\$ durable-adapter (resolve .*)$", PAGE.read_text(), re.M)
+    assert command == ("""resolve order-2 --happened '"charge-of-order-2"' --by me --why "it is in bank.txt" --apply""")
+    assert reader.bank("order-2") == ["charged order-2"]
+    verdict = ["--happened", '"charge-of-order-2"', "--by", "me", "--why", "it is in bank.txt", "--apply"]
+    reader.command("resolve", "order-2", *verdict)
+    reader.wait_for("order-2", ["charged order-2", shipped.format("order-2"), mailed.format("order-2")])
+
+    reader.write(with_probe(PAGE, durable, ""))
+    reader.start_worker(*OURS)
+    reader.buy_and_kill("order-3")
+    reader.wait_for("order-3", ["charged order-3", shipped.format("order-3"), mailed.format("order-3")])
+    story = reader.command("explain", "order-3")
+    assert "charge" in story
+    assert "probe" in story
+
+
+def test_the_commands_of_the_quick_start_for_rq_are_those_that_were_run() -> None:
+    consoles = [block.text for block in blocks(PAGE) if block.language == "console"]
+    said = {line.removeprefix("$ ") for text in consoles for line in text.splitlines()}
+    assert said >= {
+        "rq worker",
+        " ".join(["rq worker", *OURS]),
+        "durable-adapter migrate",
+        "durable-adapter list",
+        "durable-adapter explain order-2",
+        "durable-adapter explain order-3",
+    }

@@ -1,0 +1,1 @@
+"""The journal on every SQL dialect that this machine offers."""

@@ -1,0 +1,171 @@
+"""What the happy path costs, counted per dialect: by the journal's own count, and by the statements that it sends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from durable_adapter.journal import Journal
+from durable_adapter.model import SECOND, Kind, Safety, StepStatus, WorkflowStatus, new_ref, new_token
+from tests.journal.counting import cost
+from tests.journal.making import (
+    MINUTE,
+    ONE,
+    a_call,
+    a_dispatch,
+    a_function,
+    a_run,
+    a_step,
+    a_workflow,
+    claim,
+    succeed,
+    the,
+    the_run,
+)
+
+__all__ = ["cost"]
+
+
+def test_a_start_is_one_commit_however_many_steps_it_plans(journal: Journal, cost: Any) -> None:
+    for size in (1, 3, 50):
+        run = a_workflow(new_ref())
+        steps = [a_step(f"s{i}", ref=run.ref, position=i) for i in range(size)]
+        found = cost(lambda: journal.runs.start(run, steps))
+        assert (found.commits, found.reads) == (1, 0)
+        assert len(found.statements) == 4, "begin, the run, its steps in one go, commit"
+
+
+def test_a_start_in_the_callers_transaction_is_no_commit_of_its_own(journal: Journal, cost: Any) -> None:
+    def work() -> None:
+        with journal.db.open_transaction() as conn:
+            for _ in range(3):
+                assert journal.runs.start(a_workflow(new_ref()), [], conn)
+
+    assert cost(work).commits == 1, "the caller's"
+
+
+def test_a_protected_step_is_two_commits_of_one_statement_each(journal: Journal, cost: Any) -> None:
+    ref = a_run(journal, "charge", "ship")
+    begun = cost(lambda: journal.claims.begin(ref, "charge", "t", "w1", 30 * SECOND))
+    ended = cost(lambda: journal.ends.succeed(ref, "charge", "t", ONE, last=False))
+    assert (begun.commits, begun.reads, len(begun.statements)) == (1, 0, 1)
+    assert (ended.commits, ended.reads, len(ended.statements)) == (1, 0, 1)
+
+
+def test_the_end_of_the_run_rides_on_its_last_step(journal: Journal, cost: Any) -> None:
+    ref = a_run(journal, "charge")
+    token = claim(journal, ref, "charge")
+    ended = cost(lambda: journal.ends.succeed(ref, "charge", token, ONE, last=True))
+    assert (ended.commits, ended.reads) == (1, 0)
+    assert len(ended.statements) == (1 if journal.db.is_postgresql else 4)
+    assert journal.reads.unfinished() == []
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_an_idempotent_step_is_one_commit(journal: Journal, cost: Any, last: bool) -> None:
+    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+    ended = cost(lambda: journal.ends.succeed_first(ref, "charge", "t", "w1", ONE, last=last))
+    assert (ended.commits, ended.reads) == (1, 0)
+
+
+def test_a_transactional_step_is_one_commit(journal: Journal, cost: Any) -> None:
+    ref = a_run(journal, "book")
+
+    def book() -> None:
+        with journal.db.open_transaction() as conn:
+            row = journal.claims.lock(conn, ref, "book", "t", "w1")
+            assert row is not None
+            journal.ends.succeed_locked(conn, row, ONE, last=True)
+
+    found = cost(book)
+    assert (found.commits, found.reads) == (1, 0)
+
+
+def test_a_memo_hit_is_one_read_that_writes_nothing(journal: Journal, cost: Any) -> None:
+    ref = a_run(journal, "charge")
+    succeed(journal, ref, "charge", last=True)
+    found = cost(lambda: journal.claims.look(ref, "charge"))
+    assert (found.commits, found.reads, len(found.statements)) == (0, 1, 1)
+
+
+def test_a_replay_of_many_steps_is_one_read(journal: Journal, cost: Any) -> None:
+    ref = a_function(journal)
+    for position in range(1, 30):
+        row = a_call(ref, f"charge#{position}", position)
+        assert journal.claims.begin_new(row)
+        assert journal.ends.succeed(ref, row.key, row.token or "", ONE, last=False)
+    found = cost(lambda: journal.reads.steps(ref))
+    assert (found.commits, found.reads, len(found.statements)) == (0, 1, 1)
+
+
+def test_a_functions_call_is_two_commits(journal: Journal, cost: Any) -> None:
+    ref = a_function(journal)
+    call = a_call(ref, "charge#1")
+    assert cost(lambda: journal.claims.begin_new(call)).commits == 1
+    assert cost(lambda: journal.ends.succeed(ref, "charge#1", call.token or "", ONE, last=False)).commits == 1
+
+
+def test_a_suspension_is_one_commit(journal: Journal, cost: Any) -> None:
+    ref = a_function(journal)
+    at = journal.time() + MINUTE
+    found = cost(lambda: journal.runs.suspend(ref, waiting_for="a timer", wake_at=at))
+    assert (found.commits, found.reads) == (1, 0)
+
+
+def test_a_sleep_is_one_commit_with_its_suspension(journal: Journal, cost: Any) -> None:
+    ref = a_function(journal)
+    timer = a_step("sleep#1", ref=ref, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=journal.time() + MINUTE)
+    found = cost(lambda: journal.runs.sleep(timer))
+    assert (found.commits, found.reads) == (1, 0)
+    assert the_run(journal, ref).status is WorkflowStatus.SUSPENDED
+
+
+def test_a_dispatch_is_one_commit_and_its_end_another(journal: Journal, cost: Any) -> None:
+    ref = a_function(journal)
+    planned = cost(lambda: journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True))
+    token = claim(journal, ref, "ship#1")
+    ended = cost(lambda: journal.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True))
+    assert (planned.commits, planned.reads, ended.commits, ended.reads) == (1, 0, 1, 0)
+
+
+def test_a_beat_is_one_commit(journal: Journal, cost: Any) -> None:
+    assert cost(lambda: journal.workers.beat("w1", ["a"])).commits == 1
+
+
+def test_a_sweep_that_finds_nothing_writes_nothing(journal: Journal, cost: Any) -> None:
+    a_run(journal, "charge")
+    now = journal.time()
+
+    def sweep() -> None:
+        assert journal.doubts.take_due(now, 100) == []
+        assert journal.runs.take_due(now, 100) == []
+        assert journal.doubts.of_the_dead(100) == []
+        assert journal.doubts.begun_by_the_living(100) == []
+
+    found = cost(sweep)
+    assert (found.commits, found.reads) == (0, 4)
+
+
+def test_a_sweep_takes_a_batch_in_one_commit(journal: Journal, cost: Any) -> None:
+    for _ in range(5):
+        a_run(journal, "charge")
+    found = cost(lambda: journal.runs.take_due(journal.time() + 60 * MINUTE, 100))
+    assert found.commits == 1
+
+
+def test_the_happy_path_of_a_chain_of_three_is_seven_commits_and_writes_no_event(journal: Journal, cost: Any) -> None:
+    run = a_workflow(new_ref())
+
+    def chain() -> None:
+        journal.runs.start(run, [a_step(key, ref=run.ref, position=i) for i, key in enumerate("abc")])
+        for key in "abc":
+            token = new_token()
+            assert journal.claims.begin(run.ref, key, token, "w1")
+            assert journal.ends.succeed(run.ref, key, token, ONE, last=key == "c")
+
+    found = cost(chain)
+    assert (found.commits, found.reads) == (7, 0)
+    assert journal.events.of(run.ref) == []
+    assert the(journal, run.ref, "c").status is StepStatus.SUCCEEDED
+    assert journal.reads.unfinished() == []

@@ -1,0 +1,1 @@
+"""The jobs of these tests: plain functions of modules, as RQ wants them."""

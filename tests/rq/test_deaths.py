@@ -1,0 +1,234 @@
+"""The scenarios in which a process dies, with real `rq worker` processes; A to N as the notes name them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Retry
+from rq.command import send_stop_job_command
+from rq.job import JobStatus
+
+from durable_adapter.model import StepStatus, WorkflowStatus
+from durable_adapter.rq import Worker
+from durable_adapter.runtime.values import encode
+from tests.celery.ledger import Ledger
+from tests.rq.shop import functions, steps
+from tests.rq.test_scenarios import SAFETIES, abandoned, chain, is_whole
+from tests.rq.world import SOON, Shop, prepare, started_worker
+from tests.rq_versions import SPAWNING, since
+from tests.servers.databases import Databases
+from tests.servers.process import RunningProcess
+from tests.servers.unavailable import Unavailable
+from tests.servers.waiting import eventually
+
+#: The queue of the worker that most tests here share.
+QUEUE = "durable-test-shared"
+
+
+class DiesBeforeItCommits(Worker):
+    """F: the function returned; its horse and the worker die before Redis hears of it."""
+
+    def handle_job_success(self, *args: Any, **kwargs: Any) -> None:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def journal(databases: Databases) -> str:
+    """A journal for several processes: PostgreSQL; SQLite where there is none."""
+    try:
+        return databases.fresh("postgresql", prepare)
+    except Unavailable:
+        return databases.fresh("sqlite", prepare)
+
+
+@pytest.fixture(scope="module")
+def shared_worker(redis_url: str, journal: str, directory: Path) -> Iterator[RunningProcess]:
+    """A worker that forks; only its horses die."""
+    with started_worker(redis_url, journal, directory, QUEUE) as process:
+        yield process
+
+
+@pytest.fixture
+def shop(make_shop: Callable[..., Shop], journal: str) -> Shop:
+    """This process publishes to a journal that real workers use."""
+    return make_shop(journal)
+
+
+@pytest.fixture
+def served(shop: Shop, shared_worker: RunningProcess) -> Iterator[Shop]:
+    """The same, with the shared worker. If the test fails, its log is shown."""
+    shop.name = QUEUE
+    seen = len(shared_worker.output)
+    yield shop
+    assert shared_worker.returncode is None, shared_worker.tail()
+    print(f"--- the shared worker's log\n{shared_worker.output[seen:]}")
+
+
+def becomes_whole(shop: Shop, jobs: list[Any], order: str) -> bool:
+    """Waits until a chain is done, and looks at it."""
+    shop.settled(jobs[0], WorkflowStatus.SUCCEEDED)
+    eventually(lambda: shop.rq_status(jobs[-1]) is JobStatus.FINISHED, SOON)
+    return is_whole(shop, jobs, order)
+
+
+def is_held(shop: Shop, jobs: list[Any], order: str) -> bool:
+    """Waits until the charge is held, and looks at what happened."""
+    shop.step_is(jobs[0], StepStatus.HELD)
+    assert [steps.charges(order), shop.ledger.count(order, "book")] == [1, 0]
+    assert shop.status(jobs[0]) is WorkflowStatus.RUNNING
+    return True
+
+
+@pytest.mark.parametrize("retry", [Retry(max=3), None], ids=["a", "b"])
+@pytest.mark.parametrize("safety", SAFETIES)
+def test_ab_a_horse_is_killed_after_the_effect(
+    served: Shop, ledger: Ledger, order: str, safety: str, retry: Retry | None
+) -> None:
+    jobs = chain(served, order, safety, "kill", retry=retry)
+    if safety != "undeclared":
+        assert becomes_whole(served, jobs, order)
+        return
+    assert is_held(served, jobs, order)
+    if retry is None:  # B2: an operator sends it again
+        eventually(lambda: served.rq_status(jobs[0]) is JobStatus.FAILED, SOON)
+        jobs[0].requeue()
+        eventually(lambda: served.rq_status(jobs[0]) is JobStatus.SCHEDULED, SOON)
+        assert is_held(served, jobs, order)
+
+
+@pytest.mark.parametrize("safety", SAFETIES)
+def test_c_a_horse_is_killed_every_time(served: Shop, ledger: Ledger, order: str, safety: str) -> None:
+    jobs = chain(served, order, safety, "kill always", retry=Retry(max=3))
+    if safety == "probe":
+        assert becomes_whole(served, jobs, order)
+    else:
+        assert is_held(served, jobs, order)
+        assert ledger.count(order, "charge") == (1 if safety == "undeclared" else 4)
+
+
+@pytest.mark.parametrize("safety", SAFETIES)
+def test_n_a_person_stops_the_job(served: Shop, ledger: Ledger, order: str, safety: str) -> None:
+    jobs = chain(served, order, safety, "gate", retry=Retry(max=3))
+    eventually(lambda: ledger.count(order, "at gate"), SOON)
+    send_stop_job_command(served.redis, jobs[0].id)
+    if safety != "undeclared":
+        assert becomes_whole(served, jobs, order)
+        return
+    assert is_held(served, jobs, order)
+    eventually(lambda: served.rq_status(jobs[0]) is JobStatus.STOPPED, SOON)
+    # RQ before 2.8 sends what comes after it all the same.
+    waits = JobStatus.DEFERRED if since("2.8") else JobStatus.SCHEDULED
+    eventually(lambda: served.rq_status(jobs[1]) is waits, SOON)
+    held = served.steps(jobs[0])[0]
+    served.journal.doubts.happened(held, encode(f"ch-{order}"), who="ann", why="the bank says so")
+    eventually(lambda: served.rq_status(jobs[0]) is JobStatus.FINISHED, SOON)
+    assert becomes_whole(served, jobs, order)
+
+
+def test_a_function_whose_horse_is_killed_goes_on_where_it_was(served: Shop, ledger: Ledger, order: str) -> None:
+    job = served.queue.enqueue(functions.waits_at_a_gate, order)
+    eventually(lambda: ledger.count(order, "at function"), SOON)
+    os.kill(ledger.entries(order, "at function")[0]["pid"], signal.SIGKILL)
+    ledger.open("function", order)
+    served.settled(job, WorkflowStatus.SUCCEEDED)
+    assert [ledger.count(order, what) for what in ("charge", "at function", "book")] == [1, 2, 1]
+    eventually(lambda: served.value(job) == [f"ch-{order}", f"bk-{order}"], SOON)
+
+
+@pytest.mark.parametrize("retry", [Retry(max=3), None], ids=["retry", ""])
+def test_f_horse_and_worker_die_before_the_success_is_committed(
+    shop: Shop, ledger: Ledger, order: str, retry: Retry | None
+) -> None:
+    jobs = chain(shop, order, retry=retry)
+    with shop.worker("tests.rq.test_deaths.DiesBeforeItCommits") as worker:
+        assert worker.wait() == -signal.SIGKILL
+    assert [shop.rq_status(job) for job in jobs] == [JobStatus.STARTED, JobStatus.DEFERRED, JobStatus.DEFERRED]
+    shop.sweep_and_work(70, 140)
+    assert is_whole(shop, jobs, order)
+
+
+@pytest.mark.parametrize("safety", SAFETIES)
+def test_l_the_parent_is_killed_and_its_horse_goes_on(shop: Shop, ledger: Ledger, order: str, safety: str) -> None:
+    jobs = chain(shop, order, safety, "gate", retry=Retry(max=3))
+    with shop.worker() as worker:
+        pid = worker.pid
+        eventually(lambda: ledger.count(order, "at gate"), SOON)
+        rows = shop.journal.workers.alive
+        row = eventually(lambda: next((w for w in rows() if w.pid == pid and w.running), None), SOON)
+        worker.kill()
+        worker.wait()
+
+        def beats() -> int:
+            return next((w.beats for w in shop.journal.workers.alive() if w.id == row.id), 0)
+
+        seen = beats()
+        eventually(lambda: beats() > seen + 1, SOON, "the orphan to beat for itself")
+        abandoned(shop)
+        shop.work(jobs=1)  # RQ sends it to another worker while the first still runs
+        assert steps.charges(order) == 1
+        if safety != "idempotent":  # whose first attempt takes no claim: there the provider tells the two apart
+            assert ledger.count(order, "charge") == 1
+            assert shop.rq_status(jobs[0]) is JobStatus.SCHEDULED
+        ledger.open("gate", order)
+        eventually(lambda: shop.rq_status(jobs[0]) is JobStatus.FINISHED, SOON)
+        eventually(lambda: not worker.remains(), SOON)
+    shop.work()
+    assert is_whole(shop, jobs, order)
+
+
+@pytest.mark.parametrize("safety", SAFETIES)
+def test_m_a_worker_is_told_twice_to_stop(shop: Shop, ledger: Ledger, order: str, safety: str) -> None:
+    """What a container's runtime does to a job that takes longer than its patience."""
+    jobs = chain(shop, order, safety, "gate", retry=Retry(max=3))
+    with shop.worker() as worker:
+        eventually(lambda: ledger.count(order, "at gate"), SOON)
+
+        worker.kill(signal.SIGTERM)
+        worker.wait_for_line("warm shut down requested")
+        asked = time.monotonic()
+        eventually(lambda: time.monotonic() > asked + 1.1, SOON)  # RQ takes an earlier second one for the first
+        worker.kill(signal.SIGTERM)
+        worker.wait()
+    shop.sweep_and_work(0, 5, 70)
+    if safety == "undeclared":
+        assert is_held(shop, jobs, order)
+    else:
+        assert is_whole(shop, jobs, order)
+
+
+def test_a_worker_whose_temporary_file_was_tidied_away_goes_on(
+    shop: Shop, ledger: Ledger, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with shop.worker():
+        for path in tmp_path.glob("durable-adapter-rq-*"):
+            path.unlink()
+        job = shop.queue.enqueue(steps.charge, order, "kill", retry=Retry(max=3))
+        shop.step_is(job, StepStatus.HELD)
+    assert ledger.names(order) == ["charge"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"worker_class": "durable_adapter.rq.SpawnWorker"}, marks=SPAWNING),
+        {"command": "worker-pool", "options": ("-n", "2"), "ready": None},
+    ],
+    ids=["spawned", "pool"],
+)
+def test_horses_of_every_sort_that_are_killed(shop: Shop, ledger: Ledger, order: str, how: dict[str, Any]) -> None:
+    """Each horse of a worker that spawns them imports everything anew, so that this takes its time."""
+    undeclared = shop.queue.enqueue(steps.charge, f"{order}-u", "kill", retry=Retry(max=3))
+    idempotent = shop.queue.enqueue(steps.charge_idempotent, f"{order}-i", "kill", retry=Retry(max=3))
+    with shop.worker(**how):
+        shop.settled(idempotent, WorkflowStatus.SUCCEEDED, timeout=3 * SOON)
+        shop.step_is(undeclared, StepStatus.HELD, timeout=3 * SOON)
+    assert [steps.charges(f"{order}-{which}") for which in "ui"] == [1, 1]
+    assert ledger.count(f"{order}-u", "charge") == 1

@@ -1,0 +1,133 @@
+"""A worker that does not sweep says so when nobody does: once, and once more when somebody does again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from durable_adapter.absence import LOOK_EVERY, Absence
+from durable_adapter.errors import JournalUnreachable
+from durable_adapter.journal import Journal
+from durable_adapter.journal.schema import worker
+from durable_adapter.model import SECOND
+from durable_adapter.sweeper import Sweeper, SweeperThread
+from tests.journal.counting import cost
+from tests.journal.making import a_worker
+from tests.sweeper.conftest import Clock, NotingEngine
+
+__all__ = ["cost"]
+
+STALE = 60.0
+
+
+@pytest.fixture
+def absence(journal: Journal, clock: Clock) -> Absence:
+    return Absence(journal, ["celery"], stale=STALE, monotonic=clock)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Any:
+    """`said()`: what was said since the last time that it was asked."""
+    caplog.set_level(logging.WARNING)
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    return lines
+
+
+def silent(journal: Journal, seconds: float) -> None:
+    """Every worker beat for the last time that long ago."""
+    at = journal.time() - int(seconds * SECOND)
+    journal.db.transaction(lambda conn: conn.execute(worker.update().values(beat_at=at)))
+
+
+def after(clock: Clock, seconds: float, absence: Absence) -> None:
+    clock.at += seconds
+    absence.look()
+
+
+def test_it_is_said_once_and_once_more_when_it_is_over(journal: Journal, absence: Absence, clock: Clock, said: Any) -> None:
+    a_worker(journal, "s", role="sweeper")
+    after(clock, LOOK_EVERY, absence)
+    silent(journal, 3 * STALE - 5)
+    after(clock, LOOK_EVERY, absence)
+    assert said() == []
+    silent(journal, 3 * STALE + 5)
+    for _ in range(3):
+        after(clock, LOOK_EVERY, absence)
+    (line,) = said()
+    assert "nobody sweeps the journal" in line
+    assert "the last one beat 18" in line
+    assert "`durable-adapter sweep`" in line
+    journal.workers.beat("s", [])
+    for _ in range(3):
+        after(clock, LOOK_EVERY, absence)
+    (line,) = said()
+    assert "is swept again" in line
+    silent(journal, 3600)
+    after(clock, LOOK_EVERY, absence)
+    assert len(said()) == 1, "another absence"
+
+
+def test_where_there_never_was_one_it_is_said_a_minute_after_the_start(absence: Absence, clock: Clock, said: Any) -> None:
+    after(clock, LOOK_EVERY - 1, absence)
+    assert said() == [], "one that is started together with this worker has a minute"
+    after(clock, 1, absence)
+    (line,) = said()
+    assert "none has ever beaten" in line
+
+
+def test_a_sweeper_that_cannot_send_for_this_engine_does_not_count(journal: Journal, absence: Absence) -> None:
+    a_worker(journal, "s1", role="sweeper", engine="rq")
+    a_worker(journal, "s2", role="sweeper", engine="none")
+    assert journal.workers.sweepers_silent_for(["celery"]) is None
+    a_worker(journal, "s3", role="sweeper", engine="celery,rq")
+    found = journal.workers.sweepers_silent_for(["celery"])
+    assert found is not None
+    assert found < STALE
+
+
+def test_it_is_one_small_read_a_minute(journal: Journal, absence: Absence, clock: Clock, cost: Any) -> None:
+    def an_hour() -> None:
+        for _ in range(3600):
+            after(clock, 1, absence)
+
+    found = cost(an_hour)
+    assert (found.commits, found.reads) == (0, 60)
+
+
+def test_a_journal_that_is_away_is_no_absence(
+    journal: Journal, absence: Absence, clock: Clock, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_engines: Any) -> float:
+        raise JournalUnreachable("away")
+
+    monkeypatch.setattr(journal.workers, "sweepers_silent_for", away)
+    after(clock, LOOK_EVERY, absence)
+    assert said() == []
+
+
+@pytest.mark.parametrize("every", [None, 3600.0])
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_only_a_worker_that_does_not_sweep_looks(
+    journal: Journal, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch, every: float | None
+) -> None:
+    looked, watched = threading.Event(), threading.Semaphore(0)
+    monkeypatch.setattr(Absence, "look", lambda _self: looked.set())
+
+    def watch() -> bool:
+        watched.release()
+        return False
+
+    thread = SweeperThread(Sweeper(journal, [engine]), every=every, watch=watch)
+    thread.start()
+    for _ in range(2):  # at the second, the first round is over
+        assert watched.acquire(timeout=30)
+    thread.stop(wait=30)
+    assert looked.is_set() is (every is None)

@@ -1,0 +1,1 @@
+"""The test journal, as a user's own unit tests use it."""
