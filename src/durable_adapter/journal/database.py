@@ -80,13 +80,15 @@ class Hot:
     Where parameters have names, constants are written into the text: only what differs is handed over with each call.
     """
 
-    __slots__ = ("_constants", "_order", "sql")
+    __slots__ = ("_constants", "_order", "columns", "sql")
 
     def __init__(self, statement: sa.sql.ClauseElement, dialect: sa.engine.Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)
         constants = {name: bind for name, bind in compiled.binds.items() if not bind.required}
         self.sql = str(compiled)
+        #: What a reading statement's columns are called.
+        self.columns = tuple(statement.selected_columns.keys()) if isinstance(statement, sa.Select) else ()
         self._order = compiled.positiontup
         if self._order is None:
             for name, bind in constants.items():
@@ -264,14 +266,9 @@ class Database:
         """Runs one reading statement and returns its rows as the driver has them."""
         return self.repeat(lambda: self._driven(statement, values, _rows))
 
-    def fetch(self, statement: Hot, values: Mapping[str, Any]) -> Sequence[sa.Row[Any]]:
-        """Runs one reading statement and returns its rows."""
-
-        def read() -> Sequence[sa.Row[Any]]:
-            with self._connection() as connection:
-                return statement.run(connection, values).all()
-
-        return self.repeat(read)
+    def fetch(self, statement: Hot, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Runs one reading statement and returns its rows by the names of their columns."""
+        return [dict(zip(statement.columns, row, strict=True)) for row in self.glance(statement, values)]
 
     def _driven(self, statement: Hot, values: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         """Runs one statement in autocommit straight through the driver: SQLAlchemy's own execution costs as much again.

@@ -21,6 +21,9 @@ from ..model import (
     WorkflowStatus,
 )
 
+#: A row by the names of its columns, as SQLAlchemy has it or as it came straight from the driver.
+Found = sa.Row[Any] | dict[str, Any]
+
 
 def _json(value: Any) -> str | None:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False) if value else None
@@ -108,9 +111,9 @@ def workflow_values(row: WorkflowRow) -> dict[str, Any]:
     }
 
 
-def step_row(row: sa.Row[Any]) -> StepRow:
+def step_row(row: Found) -> StepRow:
     """A step as read with every column of its table."""
-    r = row._mapping
+    r = row if isinstance(row, dict) else row._mapping
     return StepRow(
         ref=r["ref"],
         key=r["key"],
@@ -154,9 +157,9 @@ def step_row(row: sa.Row[Any]) -> StepRow:
     )
 
 
-def workflow_row(row: sa.Row[Any]) -> WorkflowRow:
+def workflow_row(row: Found) -> WorkflowRow:
     """A run of a workflow as read with every column of its table."""
-    r = row._mapping
+    r = row if isinstance(row, dict) else row._mapping
     return WorkflowRow(
         ref=r["ref"],
         namespace=r["namespace"],
@@ -189,9 +192,9 @@ def workflow_row(row: sa.Row[Any]) -> WorkflowRow:
     )
 
 
-def worker_row(row: sa.Row[Any]) -> WorkerRow:
+def worker_row(row: Found) -> WorkerRow:
     """A worker as read with every column of its table."""
-    r = row._mapping
+    r = row if isinstance(row, dict) else row._mapping
     return WorkerRow(
         id=r["id"],
         role=r["role"],
