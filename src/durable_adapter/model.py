@@ -313,6 +313,12 @@ TASK_ID_LENGTH = 155
 ID_LENGTH = 200
 
 
+#: What a step's options say of its order: the keys of the members of its own run that it comes after;
+AFTER = "after"
+#: and members of other runs, or of its function, that it comes after as well, each as run and key.
+ALSO_AFTER = "also_after"
+
+
 @dataclass(slots=True)
 class StepRow:
     """One step as read from the journal."""

@@ -29,6 +29,7 @@ from .errors import (
     UnserialisableValue,
 )
 from .model import (
+    AFTER,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     SECOND,
@@ -48,7 +49,7 @@ from .model import (
 )
 from .runtime import alerts
 from .runtime.engine import Engine, EngineOutcome, engine_of
-from .runtime.order import AFTER, ALLOW_FAILURE, behind, concerns_nobody, elsewhere, has_its_turn, is_done, is_joined, may_fail
+from .runtime.order import ALLOW_FAILURE, behind, concerns_nobody, elsewhere, has_its_turn, is_done, is_joined, may_fail
 from .runtime.values import encode, write_failure
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from durable_adapter.journal import Journal
 from durable_adapter.journal.claims import Glance
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import CLAIMABLE, SECOND, Effect, Kind, Safety, Shape, StepStatus, Stored, new_token
+from durable_adapter.model import CLAIMABLE, OPEN_STEPS, SECOND, Effect, Kind, Safety, Shape, StepStatus, Stored, new_token
 from tests.journal.interleaving import Interleaving, together
 from tests.journal.making import (
     DECLINED,
@@ -76,6 +76,57 @@ def test_a_waiting_step_is_claimed_only_once_it_is_due(journal: Journal) -> None
     assert not journal.claims.begin(ref, "charge", new_token(), "w1")
     change(journal, ref, "charge", look_at=journal.time())
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
+
+
+def test_the_order_is_seen_in_the_claim_itself_on_postgresql_alone(journal: Journal) -> None:
+    assert journal.claims.sees_order is journal.db.is_postgresql
+
+
+where_the_order_is_seen = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+
+
+@where_the_order_is_seen
+@pytest.mark.parametrize(
+    ("after", "done", "taken"),
+    [
+        (None, [], True),
+        ([], [], True),
+        (["pack"], [], False),
+        (["pack"], ["pack"], True),
+        (["pack", "charge"], ["pack"], False),
+        (["pack", "charge"], ["pack", "charge"], True),
+        (["pruned"], [], True),
+        (["behind"], [], False),
+        (['a "quoted" ключ'], [], False),
+    ],
+)
+def test_a_claim_in_turn_is_had_when_what_it_comes_after_has_succeeded(
+    journal: Journal, after: list[str] | None, done: list[str], taken: bool
+) -> None:
+    options = {} if after is None else {"after": after}
+    ref = a_run(journal, "pack", "charge", 'a "quoted" ключ', a_step("ship", options=options), "behind")
+    succeed(journal, ref, *done)
+    found = journal.claims.begin(ref, "ship", new_token(), "w1", in_turn=True)
+    assert found.held is taken
+    assert the(journal, ref, "ship").status is (StepStatus.BEGUN if taken else StepStatus.PLANNED)
+    assert taken or found.found == the(journal, ref, "ship")
+
+
+@where_the_order_is_seen
+@pytest.mark.parametrize("status", sorted(OPEN_STEPS | {StepStatus.FAILED, StepStatus.CANCELLED, StepStatus.UNDONE}))
+def test_what_has_not_succeeded_does_not_let_a_claim_in_turn_pass(journal: Journal, status: StepStatus) -> None:
+    ref = a_run(journal, "pack", a_step("ship", options={"after": ["pack"], "allow_failure": True}))
+    change(journal, ref, "pack", status=status.value)
+    assert not journal.claims.begin(ref, "ship", new_token(), "w1", in_turn=True)
+
+
+@where_the_order_is_seen
+def test_what_comes_after_another_run_is_not_taken_in_turn_by_the_claim_alone(journal: Journal) -> None:
+    other = a_run(journal, "pack")
+    ref = a_run(journal, a_step("ship", options={"after": [], "also_after": [[other, "pack"]]}))
+    succeed(journal, other, "pack")
+    assert not journal.claims.begin(ref, "ship", new_token(), "w1", in_turn=True)
+    assert journal.claims.begin(ref, "ship", new_token(), "w1")
 
 
 def test_a_step_that_the_journal_does_not_have_is_not_to_be_had(journal: Journal) -> None:

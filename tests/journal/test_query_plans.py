@@ -361,11 +361,14 @@ def starting(journal: Journal) -> None:
 
 def running(journal: Journal) -> None:
     """Steps are claimed and end, claimed and unclaimed, alone and as the last, and answers are lost."""
-    ref = a_run(journal, "charge", a_step("mail", safety=Safety.IDEMPOTENT), a_step("ship"), "unsure")
+    ref = a_run(
+        journal, "charge", a_step("mail", safety=Safety.IDEMPOTENT), a_step("ship", options={"after": ["charge"]}), "unsure"
+    )
     token = new_token()
     assert journal.claims.glance(ref, "charge") is not None
     assert journal.claims.begin(ref, "charge", token, "living-1", 30 * SECOND)
     assert journal.claims.begin(ref, "charge", token, "living-1", 30 * SECOND), "its answer was lost"
+    assert not journal.claims.begin(ref, "ship", new_token(), "living-1", in_turn=True), "what it comes after is running"
     journal.claims.refer(ref, "charge", token, "ch_1")
     assert journal.claims.hear(ref, "charge", token, heartbeat=30 * SECOND, timeout=MINUTE, details='{"done": 1}')
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False)

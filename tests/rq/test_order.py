@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from rq import Queue
@@ -15,8 +15,21 @@ from durable_adapter.rq.command import Witness
 from tests.celery.ledger import Ledger
 from tests.journal.making import age
 from tests.rq.shop import functions, steps
-from tests.rq.world import Shop
+from tests.rq.world import Shop, prepare
 from tests.rq_versions import WAITING
+from tests.servers.fixtures import FreshDatabase
+from tests.servers.unavailable import Unavailable
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shop(request: pytest.FixtureRequest, make_shop: Callable[..., Shop], fresh_database: FreshDatabase) -> Iterator[Shop]:
+    """A shop on a journal that is asked for the order, and one on a journal that sees it in the claim itself."""
+    try:
+        made = make_shop(fresh_database(request.param, prepare))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    yield made
+    made.flush()
 
 
 def lost_by_redis(shop: Shop, order: str) -> None:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from ..model import (
+    AFTER,
+    ALSO_AFTER,
     CLAIMABLE,
     FORWARD_WORKFLOWS,
     REPEATABLE,
@@ -41,6 +44,19 @@ def lives(worker_id: Any, *, locked: bool = True) -> Any:
     """
     living = sa.select(1).select_from(worker).where(worker.c.id == worker_id, worker.c.alive == 1)
     return sa.exists(living.with_for_update(read=True, key_share=True) if locked else living)
+
+
+def comes_in_turn() -> Any:
+    """The condition that all that a step comes after has succeeded. It takes rows of its own run alone for that.
+
+    Where it does not hold, the step may have its turn all the same: `runtime.order` knows when. On PostgreSQL only: MySQL
+    cannot ask about the table that it updates, and MariaDB locks what it reads for that.
+    """
+    options = sa.cast(step.c.options, JSONB)
+    before = step.alias("before")
+    keys = sa.func.jsonb_array_elements_text(options.op("->")(sa.literal_column(f"'{AFTER}'"))).column_valued("keys")
+    unmet = sa.select(1).where(before.c.ref == step.c.ref, before.c.key == keys, before.c.status != StepStatus.SUCCEEDED.value)
+    return sa.and_(options.op("->")(sa.literal_column(f"'{ALSO_AFTER}'")).is_(None), sa.not_(sa.exists(unmet.correlate(step))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +102,15 @@ class Claims:
         self._hear = self._hearing(db)
         self._begin = self._beginning(db, lives(_P("b_worker")))
         self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
+        self._begin_in_turn = self._beginning(db, lives(_P("b_worker")), comes_in_turn()) if db.is_postgresql else None
+
+    @property
+    def sees_order(self) -> bool:
+        """Whether `begin` can take a step on condition that what it comes after is done."""
+        return self._begin_in_turn is not None
 
     @staticmethod
-    def _beginning(db: Database, alive: Any) -> sa.Update:
+    def _beginning(db: Database, alive: Any, *conditions: Any) -> sa.Update:
         """The claim, as one statement.
 
         Where an earlier attempt may have had its effect, that and this one must be declared alike, and to be repeatable.
@@ -107,6 +129,7 @@ class Claims:
                 sa.or_(step.c.look_at.is_(None), step.c.look_at <= db.now),
                 harmless,
                 alive,
+                *conditions,
             )
             .values(
                 status=StepStatus.BEGUN.value,
@@ -190,7 +213,15 @@ class Claims:
         return Glance(int(age) if untouched else None)
 
     def begin(
-        self, ref: str, key: str, token: str, worker_id: str, timeout: int | None = None, *, safety: Safety = Safety.PROTECTED
+        self,
+        ref: str,
+        key: str,
+        token: str,
+        worker_id: str,
+        timeout: int | None = None,
+        *,
+        safety: Safety = Safety.PROTECTED,
+        in_turn: bool = False,
     ) -> Claim:
         """Claims a planned or due waiting step. One statement, one commit.
 
@@ -201,6 +232,7 @@ class Claims:
             worker_id: whose it is.
             timeout: microseconds after which the attempt is in doubt.
             safety: what the attempt is declared to be, which decides about it should it be in doubt.
+            in_turn: only if what it comes after has plainly succeeded; for a journal that `sees_order`.
 
         Returns:
             Whether *token* now holds the claim; else what was found in its place, whatever the reason.
@@ -209,7 +241,7 @@ class Claims:
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": timeout,
             "b_safety": safety.value,
         }  # fmt: skip
-        if self._db.execute(self._db.hot(self._begin), values):
+        if self._db.execute(self._db.hot(self._begin_in_turn if in_turn else self._begin), values):
             return Claim(held=True)
         return self._found(ref, key, token, worker_id)
 

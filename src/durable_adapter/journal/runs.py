@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from ..model import (
+    AFTER,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     SLEEPS,
@@ -147,7 +148,7 @@ class Runs:
                 return None
             status = WorkflowStatus(run.status)
             over = status not in FORWARD_WORKFLOWS | {WorkflowStatus.SUCCEEDED}
-            row.options = {**row.options, "counts": True, "after": list(parents)}
+            row.options = {**row.options, "counts": True, AFTER: list(parents)}
             row.status = StepStatus.CANCELLED if over else StepStatus.PLANNED
             # The run's lock is held, so that nobody else gives this position away.
             last = sa.select(sa.func.coalesce(sa.func.max(step.c.position), -1)).where(step.c.ref == row.ref).scalar_subquery()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..journal.losses import LOST
-from ..model import SECOND, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
-from ..runtime.order import AFTER, concerns_nobody, has_its_turn, is_joined
+from ..model import AFTER, SECOND, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
+from ..runtime.order import concerns_nobody, has_its_turn, is_joined
 from .commands import REASON, Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
 from .words import Tongue, fate, process, tongue, with_places

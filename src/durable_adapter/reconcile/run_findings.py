@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..journal.undo import undecided
-from ..model import FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Kind, Shape, StepRow, StepStatus, WorkflowStatus
-from ..runtime.order import AFTER, behind, may_fail
+from ..model import AFTER, FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Kind, Shape, StepRow, StepStatus, WorkflowStatus
+from ..runtime.order import behind, may_fail
 from ..sweeper import GONE
 from .case import Case, Look
 from .commands import VALUE

@@ -15,6 +15,7 @@ from ..errors import NotResolvable, StepFailed
 from ..journal import Decision, Ended
 from ..journal.doubts import NOT_OVER
 from ..model import (
+    AFTER,
     OPEN_WORKFLOWS,
     Attention,
     Effect,
@@ -28,7 +29,7 @@ from ..model import (
     attempt_name,
 )
 from ..runtime.engine import engine_of
-from ..runtime.order import AFTER, is_joined
+from ..runtime.order import is_joined
 from ..runtime.values import write_failure
 from .case import may_lack_calls, ready
 from .changes import Change, Outcome

@@ -23,7 +23,7 @@ from rq.registry import (
 from rq.results import Result
 
 from ..errors import NotInstalled
-from ..model import Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
+from ..model import AFTER, Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
 from ..policy import StepPolicy
 from ..runtime.engine import EngineOutcome
 from ..runtime.order import OUTSIDE, is_done
@@ -118,7 +118,7 @@ class RQEngine:
         """The members that a planned one comes after, which succeeded, and of which Redis has no success (any more)."""
         if step.status is not StepStatus.PLANNED:
             return []
-        after = step.options.get("after", ())
+        after = step.options.get(AFTER, ())
         succeeded = [s for s in steps if s.key in after and s.status is StepStatus.SUCCEEDED and s.kind is Kind.STEP]
         return [s for s in succeeded if not self._is_finished(s)]
 

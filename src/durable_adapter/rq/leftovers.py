@@ -16,8 +16,8 @@ from rq import Worker
 from rq.job import Job, JobStatus
 from rq.registry import BaseRegistry, FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 
-from ..model import Kind, StepRow, StepStatus
-from ..runtime.order import AFTER, ALSO_AFTER, is_done
+from ..model import AFTER, ALSO_AFTER, Kind, StepRow, StepStatus
+from ..runtime.order import is_done
 from .aside import far_off
 from .facts import last_words, of_member, status_of
 from .identity import place_of

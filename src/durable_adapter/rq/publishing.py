@@ -20,6 +20,8 @@ from ..codec import JSON
 from ..current import FUNCTION
 from ..errors import JournalUnreachable, UnserialisableValue, UnsupportedCanvas
 from ..model import (
+    AFTER,
+    ALSO_AFTER,
     SECOND,
     STAMP,
     Kind,
@@ -31,7 +33,7 @@ from ..model import (
     new_ref,
 )
 from ..runtime.functions import FunctionRun
-from ..runtime.order import AFTER, ALLOW_FAILURE, ALSO_AFTER, OUTSIDE
+from ..runtime.order import ALLOW_FAILURE, OUTSIDE
 from ..runtime.plans import decode_plan, encode_member, row_for
 from ..runtime.starting import STARTING, current_step, dispatching, identity_here, planned, start_run, started_before
 from . import ticks

@@ -201,9 +201,9 @@ def _delivered(
     )
     if stamp is not None and repeats_left(job) is None and ref == base_of(job):
         call.adopt = None
+    if stamp is not None and job._dependency_ids:
+        call.turn = lambda: _come_after(binding, ref, key)
     try:
-        if stamp is not None and job._dependency_ids:
-            _come_after(binding, ref, key)
         return run_function(binding.host, call) if is_function else run_step(binding.host, call)
     except AskedTooOften:
         if delivery.asked is None or (times_tried(job) or 0) < delivery.asked.max:

@@ -81,7 +81,8 @@ class Call:
         new_row: the row of a call that the plan does not know; None for planned calls.
         row: the row as already read, if it was.
         attempts: how often its body was run here.
-        describe: fills in what `explain` calls this workflow.
+        facts: what the body asked about its workflow, so that it is read once.
+        turn: raises `Left` while what it comes after is not done; None where its engine keeps that order by itself.
     """
 
     ref: str
@@ -100,7 +101,18 @@ class Call:
     new_row: Callable[[], StepRow] | None = None
     row: StepRow | None = None
     attempts: int = 0
+    turn: Callable[[], None] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def take_turn(self) -> None:
+        """Makes sure, once, that what it comes after is done.
+
+        Raises:
+            Left: it is not.
+        """
+        if self.turn is not None:
+            self.turn()
+            self.turn = None
 
     def __post_init__(self) -> None:
         if self.kind is Kind.DISPATCH:

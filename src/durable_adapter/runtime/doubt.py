@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Left, UnserialisableValue
-from ..model import SECOND, Effect, Kind, Safety, StepRow, StepStatus
+from ..model import AFTER, SECOND, Effect, Kind, Safety, StepRow, StepStatus
 from ..policy import MAX_TAKEOVERS, CannotTell, DidNotHappen, Happened
 from . import alerts
 from .calls import Call
@@ -91,7 +91,7 @@ def could_have_started(row: StepRow, steps: Sequence[StepRow]) -> int:
     """
     if row.kind is not Kind.STEP or any(s.kind is Kind.FUNCTION for s in steps):
         return row.created_at
-    after = row.options.get("after")
+    after = row.options.get(AFTER)
     known = min((at for at in (row.begun_at, row.doubt_at) if at is not None), default=NEVER)
     ends = [
         s.ended_at

@@ -89,6 +89,7 @@ def _run(host: Host, call: Call) -> Any:
             raise Left(f"workflow {call.name} is held: {own.evidence or own.doubt}", held=True)
         case StepStatus.UNDONE:
             raise StepUndone(f"workflow {call.name} was undone")
+    call.take_turn()
     call.row = own
     if own.status is StepStatus.WAITING or any(s.kind in (Kind.SLEEP, Kind.DISPATCH) for s in steps):
         host.patiently(lambda: host.journal.runs.woken(call.ref, call.key))

@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..model import CLAIMABLE, OPEN_STEPS, Kind, StepRow, StepStatus
+from ..model import AFTER, ALSO_AFTER, CLAIMABLE, OPEN_STEPS, Kind, StepRow, StepStatus
 
 if TYPE_CHECKING:
     from ..journal import Journal
 
-#: The keys of the members of its own run that a step comes after.
-AFTER = "after"
-#: Members of other runs, or of its function, that it comes after as well, each as run and key.
-ALSO_AFTER = "also_after"
 #: It may begin although what it comes after failed: that only has to be over.
 ALLOW_FAILURE = "allow_failure"
 #: A row of a job that is no member of its run, and stands there because a member comes after it: nobody reports its end.

@@ -38,6 +38,8 @@ logger = logging.getLogger("durable_adapter")
 
 #: How often a claim that another process's end snatched away is tried before the call is left to the sweeper.
 TRIES = 20
+#: What always begins with a claim.
+CLAIMED_AT_ONCE = frozenset({Safety.PROTECTED, Safety.PROBE})
 
 
 def run_step(host: Host, call: Call) -> Any:
@@ -61,6 +63,8 @@ def _run(host: Host, call: Call) -> Any:
         # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing. Of a compensation that
         # may be repeated, it tells whether it was tried before, and when.
         call.row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key), begins=True)
+    if call.policy.safety not in CLAIMED_AT_ONCE or not host.journal.claims.sees_order:
+        call.take_turn()
     tries = attempts = 0
     while tries < TRIES:
         tries = tries + 1 if call.attempts == attempts else 0  # what was run here and is tried again has changed no hands
@@ -69,6 +73,8 @@ def _run(host: Host, call: Call) -> Any:
         if ended is not None:
             return ended.value
         row = call.row = call.row or _look(host, call)
+        if row.status in CLAIMABLE:
+            call.take_turn()
         match row.status:
             case StepStatus.SUCCEEDED:
                 return decode(row.outcome, call.policy)
@@ -133,8 +139,10 @@ def _run_claimed(host: Host, call: Call) -> Value | None:
             row.deadline_at = call.policy.patience_us
             claim = host.patiently(lambda: claims.begin_new(row), begins=True)
         else:
-            worker, timeout, safety = host.worker, call.policy.patience_us, call.policy.safety
-            claim = host.patiently(lambda: claims.begin(call.ref, call.key, token, worker, timeout, safety=safety), begins=True)
+            worker, timeout, safety, in_turn = host.worker, call.policy.patience_us, call.policy.safety, call.turn is not None
+            claim = host.patiently(
+                lambda: claims.begin(call.ref, call.key, token, worker, timeout, safety=safety, in_turn=in_turn), begins=True
+            )
         if not claim:
             call.row = claim.found
             return None
