@@ -63,7 +63,8 @@ def _run(host: Host, call: Call) -> Any:
         # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing. Of a compensation that
         # may be repeated, it tells whether it was tried before, and when.
         call.row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key), begins=True)
-    if call.policy.safety not in CLAIMED_AT_ONCE or not host.journal.claims.sees_order:
+    claim_tells = call.policy.safety in CLAIMED_AT_ONCE and host.journal.claims.sees_order
+    if not claim_tells and (call.row is None or call.row.status in CLAIMABLE):
         call.take_turn()
     tries = attempts = 0
     while tries < TRIES:
