@@ -15,7 +15,7 @@ from typing import Any
 
 from .codec import get_codec
 from .errors import DeclarationError, UnknownCodec
-from .model import NAME_LENGTH, UNDO, is_storable
+from .model import LABEL_LENGTH, NAME_LENGTH, UNDO, is_storable
 
 #: The longest span that any option takes: what a database's whole numbers of microseconds hold many times over.
 LONGEST = timedelta(days=36_525)
@@ -60,6 +60,16 @@ def text(who: str, option: str, value: Any) -> None:
     """Refuses what is no text; None is none given."""
     if value is not None and (not isinstance(value, str) or not value):
         raise DeclarationError(f"{who}: {option}={value!r} must be a text that is not empty")
+
+
+def label(who: str, option: str, value: Any) -> None:
+    """Refuses what is no short text that the journal can keep; None is none given."""
+    text(who, option, value)
+    if value is not None and (len(value) > LABEL_LENGTH or not is_storable(value)):
+        raise DeclarationError(
+            f"{who}: {option}={value!r:.80} must be a text of {LABEL_LENGTH} characters at the most, without NUL: the journal "
+            "keeps it with each run"
+        )
 
 
 def step_name(who: str, option: str, value: Any) -> None:

@@ -311,6 +311,8 @@ NAME_LENGTH = 255
 TASK_ID_LENGTH = 155
 #: And the id of a workflow.
 ID_LENGTH = 200
+#: And what its users call a namespace, a version of their code, and the attribute that is an amount.
+LABEL_LENGTH = 64
 
 
 #: What a step's options say of its order: the keys of the members of its own run that it comes after;

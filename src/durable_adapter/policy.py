@@ -364,7 +364,7 @@ class WorkflowPolicy:
     def __post_init__(self) -> None:
         checking.template(self.subject, "id", self.id)
         checking.step_name(self.subject, "name", self.name)
-        checking.text(self.subject, "amount", self.amount)
+        checking.label(self.subject, "amount", self.amount)
         object.__setattr__(self, "attributes", checking.names(self.subject, "attributes", self.attributes))
         if self.amount is not None and self.amount not in self.attributes:
             object.__setattr__(self, "attributes", (*self.attributes, self.amount))

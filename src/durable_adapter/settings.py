@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import NotInstalled, SettingError
-from .model import Mode
+from .model import LABEL_LENGTH, Mode, is_storable
 
 #: The prefix of the environment's names: DURABLE_ADAPTER_JOURNAL and so on.
 ENVIRONMENT = "DURABLE_ADAPTER_"
@@ -56,6 +56,13 @@ def _text(text: Any) -> str:
     if not str(text):
         raise ValueError("must not be empty")
     return str(text)
+
+
+def _label(text: Any) -> str:
+    label = _text(text)
+    if len(label) > LABEL_LENGTH or not is_storable(label):
+        raise ValueError(f"must be {LABEL_LENGTH} characters at the most, without NUL: the journal keeps it with each run")
+    return label
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Settings:
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "journal": _text,
-    "namespace": _text,
+    "namespace": _label,
     "schema": _text,
     "mode": _mode,
     "stale": _positive,
@@ -119,7 +126,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "resend_after": _positive,
     "retention": _positive,
     "pool_size": _whole,
-    "code_version": _text,
+    "code_version": _label,
     "strict": _flag,
     "sweeper": _flag,
 }

@@ -59,7 +59,7 @@ WORKFLOW: dict[str, tuple[Any, ...]] = {
     "id": (5, "", "order-{", "{}"),
     "name": (5, "", True),
     "attributes": ("customer", 5, None, (5,)),
-    "amount": (5, "", True, ("total",)),
+    "amount": (5, "", True, ("total",), "t" * 65),
 }
 RETRY: dict[str, tuple[Any, ...]] = {
     "initial_interval": (*NO_SPANS, None),

@@ -60,6 +60,9 @@ def test_the_nearest_pyproject_above_the_working_directory_is_read(tmp_path: Pat
         ("mode", "maybe", r"mode='maybe' \(argument\): must be one of off, "),
         ("strict", "perhaps", r"strict='perhaps' \(argument\): must be true or false"),
         ("namespace", "", r"namespace='' \(argument\): must not be empty"),
+        ("namespace", "n" * 65, r"\(argument\): must be 64 characters at the most"),
+        ("code_version", "v" * 65, r"\(argument\): must be 64 characters at the most"),
+        ("namespace", "e\0u", r"\(argument\): must be 64 characters at the most, without NUL"),
     ],
 )
 def test_a_value_that_is_not_accepted_says_where_it_came_from(nowhere: Path, name: str, value: Any, says: str) -> None:

@@ -32,7 +32,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 from ..codec import TAG_LENGTH
-from ..model import ID_LENGTH, KEY_LENGTH, NAME_LENGTH, TASK_ID_LENGTH, stored_text
+from ..model import ID_LENGTH, KEY_LENGTH, LABEL_LENGTH, NAME_LENGTH, TASK_ID_LENGTH, stored_text
 
 #: The revisions of the migrations, oldest first. The last one is what this code writes.
 REVISIONS = ("0001",)
@@ -98,7 +98,7 @@ workflow = Table(
     "durable_workflow",
     metadata,
     Column("ref", _ascii(32), nullable=False),
-    Column("namespace", _name(64), nullable=False),
+    Column("namespace", _name(LABEL_LENGTH), nullable=False),
     Column("id", _name(ID_LENGTH), nullable=False),
     Column("run", Integer, nullable=False),
     Column("name", _name(NAME_LENGTH), nullable=False),
@@ -115,9 +115,9 @@ workflow = Table(
     Column("outcome_codec", _ascii(TAG_LENGTH)),
     Column("error", _blob()),
     Column("parent", _ascii(32)),
-    Column("code_version", _name(64)),
+    Column("code_version", _name(LABEL_LENGTH)),
     Column("attributes", _text()),
-    Column("amount", _name(64)),
+    Column("amount", _name(LABEL_LENGTH)),
     Column("waiting_for", _name(KEY_LENGTH + len("steps:"))),
     Column("wake_at", BigInteger),
     Column("look_at", BigInteger),
@@ -188,7 +188,7 @@ worker = Table(
     Column("pid", Integer, nullable=False),
     Column("engine", _ascii(16), nullable=False),
     Column("queues", _text(), nullable=False),
-    Column("code_version", _name(64)),
+    Column("code_version", _name(LABEL_LENGTH)),
     Column("beats", Integer, nullable=False),
     Column("beat_at", BigInteger, nullable=False),
     Column("previous_beat_at", BigInteger, nullable=False),

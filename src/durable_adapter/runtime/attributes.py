@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import DeclarationError
+from ..model import LABEL_LENGTH
 
 #: Characters that one attribute may have.
 LONGEST = 1000
@@ -95,6 +96,6 @@ def _plain(name: str, value: Any) -> Any:
             f"durable.attributes({name}={str(value)[:60]!r}): an attribute is a text of {LONGEST} characters at the most, a "
             f"finite number, a truth value, a date, a UUID or None; this is a {type(value).__name__}"
         )
-    if len(name) > 64:
-        raise DeclarationError(f"durable.attributes({name[:60]}...): a name has 64 characters at the most")
+    if len(name) > LABEL_LENGTH:
+        raise DeclarationError(f"durable.attributes({name[:60]}...): a name has {LABEL_LENGTH} characters at the most")
     return storable(value)
