@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
+from durable_adapter.journal.rows import step_row
 from durable_adapter.journal.schema import metadata, step, workflow
 from durable_adapter.model import (
     SECOND,
@@ -169,6 +170,11 @@ def change(journal: Journal, ref: str, key: str | None = None, **values: Any) ->
     if key is not None:
         statement = sa.update(step).where(step.c.ref == ref, step.c.key == key)
     journal.db.transaction(lambda conn: conn.execute(statement.values(**values)))
+
+
+def marked(journal: Journal) -> list[StepRow]:
+    """Steps that a person should look at although nothing about them is under way."""
+    return [step_row(row) for row in journal.db.select(sa.select(step).where(step.c.attention.is_not(None)))]
 
 
 def age(journal: Journal, ref: str, key: str | None = None, *columns: str, by: int = 60 * MINUTE) -> None:

@@ -46,6 +46,7 @@ from tests.journal.making import (
     held,
     in_doubt,
     keys,
+    marked,
     statuses,
     succeed,
     the,
@@ -235,7 +236,7 @@ def test_nothing_is_taken_over_in_a_run_that_is_rolling_back(journal: Journal, s
     assert statuses(journal, ref)["pack"] == closed
     _undo(journal, ref, "charge")
     if closed == "failed":
-        assert keys(journal.reads.attention()) == ["pack"]
+        assert keys(marked(journal)) == ["pack"]
         assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK, "what may have happened must be settled first"
         journal.doubts.did_not_happen(the(journal, ref, "pack"), who="me", why="not in the ledger")
     assert the_run(journal, ref).status is WorkflowStatus.COMPENSATED
@@ -544,7 +545,7 @@ def test_a_finding_is_taken_away_by_a_persons_word(journal: Journal) -> None:
     fail(journal, ref, "charge", Effect.UNKNOWN)
     assert journal.doubts.acknowledge(ref, "charge", who="me", why="written off")
     assert not journal.doubts.acknowledge(ref, "charge", who="me", why="written off")
-    assert keys(journal.reads.attention()) == []
+    assert keys(marked(journal)) == []
     assert the(journal, ref, "charge").effect is Effect.UNKNOWN
     assert events(journal, ref) == [Event.STEP_FAILED, Event.OPERATOR]
 

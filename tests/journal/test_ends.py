@@ -38,6 +38,7 @@ from tests.journal.making import (
     held,
     in_doubt,
     keys,
+    marked,
     statuses,
     succeed,
     the,
@@ -288,7 +289,7 @@ def test_a_failure_is_recorded_with_its_error_and_ends_the_run(journal: Journal)
 def test_a_failure_whose_effect_is_unknown_is_put_in_front_of_a_person(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     fail(journal, ref, "charge", Effect.UNKNOWN)
-    assert keys(journal.reads.attention()) == ["charge"]
+    assert keys(marked(journal)) == ["charge"]
     assert the(journal, ref, "charge").attention == Attention.EFFECT_UNKNOWN
 
 
@@ -391,7 +392,7 @@ def test_no_next_attempt_becomes_due_in_a_run_that_is_rolling_back(
     assert not journal.ends.try_again(the(journal, ref, "pack"), pack, 0, DECLINED, "declined", effect=effect)
     assert not journal.claims.begin(ref, "pack", new_token(), "w1")
     assert statuses(journal, ref)["pack"] == closed
-    assert keys(journal.reads.attention()) == (["pack"] if closed == "failed" else [])
+    assert keys(marked(journal)) == (["pack"] if closed == "failed" else [])
 
 
 def test_an_attempt_that_is_tried_again_while_a_rollback_is_decided_is_not(journal: Journal, meanwhile: Interleaving) -> None:
@@ -436,7 +437,7 @@ def test_a_late_success_after_a_verdict_stops_an_attempt_that_nobody_has_claimed
     assert found is not None
     assert (found.status, found.outcome, found.attention) == (StepStatus.SUCCEEDED, ONE, Attention.TWICE)
     assert not journal.claims.begin(ref, "charge", new_token(), "w1")
-    assert keys(journal.reads.attention()) == ["charge"]
+    assert keys(marked(journal)) == ["charge"]
     assert Event.LATE_SUCCESS in events(journal, ref)
     again = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
     assert again == the(journal, ref, "charge")
@@ -456,7 +457,7 @@ def test_a_late_success_after_a_new_claim_is_kept_and_shown_and_changes_no_outco
     assert (kept["token"], kept["detail"]["outcome"]) == (row.token, '"ch_1"')
     assert journal.ends.succeed(ref, "charge", token, TWO, last=True)
     assert the(journal, ref, "charge").outcome == TWO
-    assert keys(journal.reads.attention()) == ["charge"], "it stays in front of a person after the run has ended"
+    assert keys(marked(journal)) == ["charge"], "it stays in front of a person after the run has ended"
 
 
 def test_a_late_success_of_a_dispatched_step_counts_and_wakes(journal: Journal) -> None:

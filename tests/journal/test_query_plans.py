@@ -551,7 +551,6 @@ def reconciling(journal: Journal) -> None:
     reads.workers(["living-1", "dead-1"])
     reads.ever_listened()
     assert reads.unsettled()
-    assert reads.attention()
     for asleep in (False, True):
         walked: list[tuple[int, str]] = []
         while page := reads.unfinished_refs("default", now, after=walked[-1] if walked else (0, ""), asleep=asleep):

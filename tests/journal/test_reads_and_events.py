@@ -31,6 +31,7 @@ from tests.journal.making import (
     held,
     in_doubt,
     keys,
+    marked,
     succeed,
     the,
     the_run,
@@ -109,7 +110,7 @@ def test_unsettled_steps_are_those_that_began_and_have_no_outcome(journal: Journ
     fail(journal, ref, "failed", Effect.UNKNOWN, decides=False)
     assert keys(journal.reads.unsettled()) == ["begun", "doubtful", "held"]
     assert len(journal.reads.unsettled(limit=2)) == 2
-    assert keys(journal.reads.attention()) == ["failed"]
+    assert keys(marked(journal)) == ["failed"]
 
 
 def moved_past(journal: Journal, queue: str, at: int, **given: str) -> bool:

@@ -44,6 +44,7 @@ from tests.journal.making import (
     a_run,
     a_step,
     a_worker,
+    marked,
 )
 from tests.journal.watching import every_change, illegal
 from tests.servers.fixtures import FreshDatabase
@@ -290,7 +291,7 @@ class Actor:
     def decide(self, ref: str) -> None:
         """An operator finds out, and says it."""
         rows = [r for r in self.journal.reads.steps(ref) if r.status in (StepStatus.HELD, StepStatus.IN_DOUBT)]
-        rows += [r for r in self.journal.reads.attention() if r.ref == ref and r.effect is Effect.UNKNOWN]
+        rows += [r for r in marked(self.journal) if r.ref == ref and r.effect is Effect.UNKNOWN]
         if rows:
             row = self.chance.choice(rows)
             if not self.is_frozen(row):

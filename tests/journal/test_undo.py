@@ -37,6 +37,7 @@ from tests.journal.making import (
     held,
     in_doubt,
     keys,
+    marked,
     statuses,
     succeed,
     the,
@@ -210,7 +211,7 @@ def test_an_undo_that_fails_for_good_is_surfaced_and_the_others_still_run(journa
     assert undo(journal, ref, "charge") == Decision(WorkflowStatus.COMPENSATION_FAILED)
     run = the_run(journal, ref)
     assert (run.status, run.attention) == (WorkflowStatus.COMPENSATION_FAILED, Attention.UNDO_FAILED)
-    assert keys(journal.reads.attention()) == ["ship"]
+    assert keys(marked(journal)) == ["ship"]
 
 
 def test_a_held_undo_does_not_keep_the_others_from_running_but_the_rollback_from_ending(journal: Journal) -> None:
@@ -266,7 +267,7 @@ def test_a_verdict_on_an_undo_that_had_failed_ends_the_rollback_after_all(journa
             "undo:charge": "succeeded",
             "ship": "failed",
         }
-        assert (journal.reads.attention(), the_run(journal, ref).attention) == ([], None)
+        assert (marked(journal), the_run(journal, ref).attention) == ([], None)
 
 
 def test_a_failed_undo_that_is_retried_goes_on_undoing_and_nothing_goes_forward(journal: Journal) -> None:
@@ -283,7 +284,7 @@ def test_a_failed_undo_that_is_retried_goes_on_undoing_and_nothing_goes_forward(
     assert decision.undo is not None
     assert decision.undo.key == "undo:ship"
     assert undo(journal, ref, "ship") == Decision(WorkflowStatus.COMPENSATED)
-    assert journal.reads.attention() == []
+    assert marked(journal) == []
 
 
 def test_compensated_is_written_only_where_nothing_is_left_to_undo(journal: Journal) -> None:

@@ -40,6 +40,7 @@ from tests.journal.making import (
     fail,
     held,
     in_doubt,
+    marked,
     succeed,
     the,
     the_run,
@@ -707,7 +708,7 @@ def test_a_body_that_is_frozen_in_its_transaction_keeps_no_sweeper_from_the_othe
 def test_a_failure_with_an_unknown_effect_stays_in_front_of_people(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     fail(journal, ref, "charge", Effect.UNKNOWN)
-    assert [s.key for s in journal.reads.attention()] == ["charge"]
+    assert [s.key for s in marked(journal)] == ["charge"]
 
 
 class TestAfterResending:

@@ -109,11 +109,6 @@ class Reads:
         wanted = literals((StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD))
         return [step_row(r) for r in self._db.select(sa.select(step).where(step.c.status.in_(wanted)).limit(limit))]
 
-    def attention(self, *, limit: int = 1000) -> list[StepRow]:
-        """Steps that a person should look at although nothing about them is under way."""
-        rows = self._db.select(sa.select(step).where(step.c.attention.is_not(None)).limit(limit))
-        return [step_row(row) for row in rows]
-
     def queue_moved_past(self, queue: str, sent_at: int, *, engine: str, namespace: str) -> bool:
         """Whether a step that was sent to *queue* after *sent_at* has begun: what was sent at that time is lost.
 
