@@ -96,6 +96,36 @@ def test_a_forked_child_leaves_its_parents_connections_alone(journal: Journal) -
     assert journal.claims.begin(ref, "ship", "parent", "w1")
 
 
+@pytest.mark.parametrize("met", [True, False])
+def test_a_forked_child_asks_a_server_that_its_parent_has_met_nothing_again(url: str, met: bool) -> None:
+    journal = Journal(url)
+    if met:
+        journal.time()
+    else:
+        _ = journal.db.engine
+    parents = journal.db.engine
+    child = os.fork()
+    if child == 0:
+        try:
+            asked: list[str] = []
+            initialize = type(parents.dialect).initialize
+
+            def note(self: object, connection: object) -> None:
+                asked.append("asked")
+                initialize(self, connection)  # type: ignore[arg-type]
+
+            type(parents.dialect).initialize = note  # type: ignore[assignment]
+            assert journal.time() > 0
+            assert journal.time() > 0
+            assert asked == ([] if met else ["asked"])
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert journal.time() > 0
+    journal.close()
+
+
 def test_many_threads_use_one_journal_at_once(journal: Journal) -> None:
     names = [f"step{i}" for i in range(24)]
     ref = a_run(journal, *names, open_steps=len(names))

@@ -159,6 +159,8 @@ class Database:
         self._connect_args = dict(connect_args or {})
         self._engine: Engine | None = None
         self._pid = 0
+        #: SQLAlchemy has asked the server what it is: a forked child need not ask again, which is most of a first connection.
+        self._has_met_server = False
         self._lock = threading.Lock()
         self._hot: dict[int, Hot] = {}
         #: Bytes that a value may have, once somebody had to ask.
@@ -180,7 +182,7 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """This process's engine; a forked child gets one of its own and leaves its parent's sockets alone."""
+        """This process's engine; a forked child has connections of its own and leaves its parent's sockets alone."""
         if self._engine is None or self._pid != os.getpid():
             if self._pid not in (0, os.getpid()):
                 self._lock = threading.Lock()  # a thread of the parent may have held the old one at the fork
@@ -188,7 +190,8 @@ class Database:
                 if self._engine is None or self._pid != os.getpid():
                     if self._engine is not None:
                         self._engine.dispose(close=False)
-                    self._engine = self._create()
+                    if self._engine is None or not self._has_met_server:
+                        self._engine = self._create()
                     self._pid = os.getpid()
         return self._engine
 
@@ -236,6 +239,7 @@ class Database:
         cursor.close()
         if self.on_connect is not None:
             self.on_connect(connection)
+        self._has_met_server = True
 
     def hot(self, statement: Any) -> Hot:
         """The compiled form of *statement*, which must live as long as this object (a module's or an attribute's)."""
