@@ -14,6 +14,7 @@ __all__ = [
     "DurableError",
     "NeverConnected",
     "RetryPolicy",
+    "Verdict",
     "attributes",
     "cannot_tell",
     "did_not_happen",
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .current import external_reference, heartbeat, idempotency_key, last_heartbeat, session, sleep
     from .decorators import step, workflow
     from .errors import DurableError
-    from .policy import NeverConnected, RetryPolicy, cannot_tell, did_not_happen, happened
+    from .policy import NeverConnected, RetryPolicy, Verdict, cannot_tell, did_not_happen, happened
     from .runtime.alerts import on_held
     from .runtime.attributes import attributes
 else:
@@ -50,6 +51,7 @@ else:
             "DurableError": ".errors",
             "NeverConnected": ".policy",
             "RetryPolicy": ".policy",
+            "Verdict": ".policy",
             "attributes": ".runtime.attributes",
             "cannot_tell": ".policy",
             "did_not_happen": ".policy",

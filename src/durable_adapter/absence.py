@@ -63,8 +63,8 @@ class Absence:
             since = "none has ever beaten" if silent_for is None else f"the last one beat {silent_for:.0f} s ago"
             logger.warning(
                 "nobody sweeps the journal %s: %s, and this worker does not (sweeper=False). Retries and sleeping workflows "
-                "that are due, lost messages and dead workers are not looked after. Run `durable-adapter sweep`, or let a "
-                "worker sweep",
+                "that are due, lost messages and dead workers are not looked after. Run `durable-adapter sweep` with -A (RQ: "
+                "-u), or let a worker sweep",
                 self._journal.db.safe_url,
                 since,
             )

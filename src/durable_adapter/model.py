@@ -314,6 +314,9 @@ ID_LENGTH = 200
 #: And what its users call a namespace, a version of their code, and the attribute that is an amount.
 LABEL_LENGTH = 64
 
+#: Whose workflows are, where nobody says so.
+DEFAULT_NAMESPACE = "default"
+
 
 #: What a step's options say of its order: the keys of the members of its own run that it comes after;
 AFTER = "after"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import NotInstalled, SettingError
-from .model import LABEL_LENGTH, Mode, is_storable
+from .model import DEFAULT_NAMESPACE, LABEL_LENGTH, Mode, is_storable
 
 #: The prefix of the environment's names: DURABLE_ADAPTER_JOURNAL and so on.
 ENVIRONMENT = "DURABLE_ADAPTER_"
@@ -86,7 +86,7 @@ class Settings:
     """
 
     journal: str | None = None
-    namespace: str = "default"
+    namespace: str = DEFAULT_NAMESPACE
     schema: str | None = None
     mode: Mode = Mode.ENFORCE
     stale: float = 60.0

@@ -65,7 +65,7 @@ class Cli:
 
     def run_printed(self, command: str, value: str = '"ok"', app: str | None = None) -> Result:
         """Runs a command exactly as a finding prints it, as a shell would; only what it leaves to a person is filled in."""
-        command = command.replace("--happened VALUE", f"--happened {shlex.quote(value)}").replace('"$USER"', "ann")
+        command = command.replace("--happened VALUE", f"--happened {shlex.quote(value)}").replace('"$(id -un)"', "ann")
         if app is not None:
             command = command.replace("-A APP", f"-A {app}")
         program, *words = shlex.split(command)

@@ -112,7 +112,7 @@ def test_from_a_kill_to_the_end_with_nothing_but_the_printed_command(
     (finding,) = found
     assert (finding["kind"], finding["workflow"], finding["step"]) == ("held", "order-42", "charge")
     command = finding["command"]
-    assert command.startswith(f'{program} resolve order-42 charge --happened VALUE --by "$USER" --why ')
+    assert command.startswith(f'{program} resolve order-42 charge --happened VALUE --by "$(id -un)" --why ')
     done = place.sh(command.replace("VALUE", "'\"ch_42\"'"))
     assert done.returncode == 0, done.stderr
     assert "charge is recorded as happened." in done.stdout

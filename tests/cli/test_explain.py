@@ -297,7 +297,7 @@ def test_an_unknown_id_is_told_with_where_it_was_looked_for(cli: Cli, command: t
     told = cli(verb, "order-99", *options, code=2).stderr
     assert "has no workflow, run or task 'order-99' in namespace 'default'" in told
     assert "task ids are looked for among unfinished runs and the newest 20,000" in told
-    assert "See `durable-adapter list`." in told
+    assert "The command `list` shows what there is." in told
 
 
 def test_list_shows_the_newest_first_and_where_each_stands(cli: Cli, journal: Journal) -> None:

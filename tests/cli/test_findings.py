@@ -79,7 +79,7 @@ def test_a_held_step_is_found_and_one_verdict_finishes_it(cli: Cli, journal: Jou
     assert found["workflow"] == "order-42"
     assert (found["step"], found["key"], found["safe"]) == ("shop.charge", "shop.charge", False)
     assert found["command"] == (
-        "durable-adapter resolve order-42 shop.charge --happened VALUE --by \"$USER\" --why 'how you know' --apply"
+        "durable-adapter resolve order-42 shop.charge --happened VALUE --by \"$(id -un)\" --why 'how you know' --apply"
     )
     done = cli.run_printed(found["command"])
     assert done.exit_code == 0

@@ -146,7 +146,7 @@ def troubled(journal: Journal, shop: Shop) -> dict[str, str]:
 
 def test_apply_mends_what_is_safe_and_leaves_the_rest_to_people(cli: Cli, journal: Journal, shop: Shop) -> None:
     refs = troubled(journal, shop)
-    command = f"durable-adapter -A {shop.name} reconcile --by \"$USER\" --why 'mend what is safe' --apply"
+    command = f"durable-adapter -A {shop.name} reconcile --by \"$(id -un)\" --why 'mend what is safe' --apply"
     shown = cli("-A", shop.name, "reconcile", code=1)
     assert f"2 findings may be mended without asking anybody: {command}" in shown.stdout
     assert statuses(journal, refs["dead"])["charge"] == "begun", "shown, not done"

@@ -284,17 +284,17 @@ def test_a_chain_frozen_by_celery_becomes_a_plan(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["task_id", "queue", "name"])
-def test_what_the_journal_has_no_room_for_is_refused_before_anything_is_sent(name: str) -> None:
+def test_what_the_journal_has_no_room_for_is_refused_before_anything_is_sent(shop: Shop, name: str) -> None:
     given: dict[str, Any] = {"name": "charge", "task_id": "t", "queue": "q"} | {name: "x" * 256}
     member = Member(given["name"], ["42"], {}, task_id=given["task_id"], immutable=True, queue=given["queue"])
     run = {"engine": "celery", "ref": REF, "namespace": "default", "workflow_id": None, "parent": None, "code_version": None}
     with pytest.raises(DeclarationError, match="256 characters"):
-        rows_for(Shop().registry, [member], **run)
+        rows_for(shop.registry, [member], **run)
 
 
 @pytest.mark.parametrize("given", ["", "x" * 201, "a\0b", "a\ud800"])
-def test_an_id_that_a_template_makes_is_held_to_what_an_id_may_be(given: str) -> None:
-    registry = Shop().registry
+def test_an_id_that_a_template_makes_is_held_to_what_an_id_may_be(shop: Shop, given: str) -> None:
+    registry = shop.registry
     registry.workflows["fulfil"] = WorkflowPolicy(id="{order}")
     with pytest.raises(DeclarationError, match="gives the id"):
         template_id(registry, "fulfil", (given,), {})

@@ -130,7 +130,7 @@ def test_commands_are_safe_to_paste():
     )
     words_ = shlex.split(command)
     assert words_ == [
-        "durable-adapter", "-A", "shop", "resolve", "order 42; rm -rf /", "--failed", "--by", "$USER", "--why", "it's gone",
+        "durable-adapter", "-A", "shop", "resolve", "order 42; rm -rf /", "--failed", "--by", "$(id -un)", "--why", "it's gone",
         "--apply",
     ]  # fmt: skip
 
@@ -141,3 +141,11 @@ def test_a_command_that_needs_the_app_says_so_where_none_was_named():
         Caller("celery -A shop durable", frozenset({"celery"})).command("sweep", sends=["celery"])
         == "celery -A shop durable sweep"
     )
+
+
+def test_what_runs_inline_is_swept_by_its_own_program():
+    caller = Caller("durable-adapter -A shop", frozenset({"celery"}))
+    assert caller.sweep("--for", "120", engines=["inline"]) == "durable_adapter.inline.work(120)"
+    assert caller.sweep("--once", engines=["inline"]) == "durable_adapter.inline.work()"
+    assert caller.sweep("--once", engines=["inline", "celery"]) == "durable-adapter -A shop sweep --once"
+    assert caller.sweep(engines=["rq"]) == "durable-adapter -A shop -u REDIS_URL sweep"

@@ -74,7 +74,7 @@ def find_run(journal: Journal, namespace: str, id: str, *, single: bool = False)
     if not runs:
         raise UnknownWorkflow(
             f"the journal {journal.db.safe_url} has no workflow, run or task {id!r} in namespace {namespace!r} (task ids are "
-            f"looked for among unfinished runs and the newest {SEARCHED:,}). See `durable-adapter list`."
+            f"looked for among unfinished runs and the newest {SEARCHED:,}). The command `list` shows what there is."
         )
     if single and len(runs) > 1:
         refs_text = ", ".join(f"{run.ref} ({run.status.value})" for run in runs)

@@ -238,7 +238,8 @@ def _celery(given: Invocation, *, installed: bool) -> tuple[Any, Any]:
     if binding is None and installed:
         raise NotInstalled(
             f"the app {given.app or getattr(app, 'main', None) or app!r} does not have durable-adapter installed: call "
-            "durable_adapter.celery.install(app, journal=...) where it is configured. `durable-adapter doctor -A` checks it."
+            "durable_adapter.celery.install(app, journal=...) where it is configured. "
+            f"`durable-adapter -A {given.app or 'APP'} doctor` checks it."
         )
     return app, binding
 

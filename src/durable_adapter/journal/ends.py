@@ -229,7 +229,8 @@ class Ends:
             why: and why.
             send: of a verdict: its own message is sent once more, so that the engine stores the failure. False where a
                 worker has that message in hand.
-            worker_id: who ran the attempt: where its failure comes too late, that is kept and shown.
+            worker_id: who ran the attempt, which is counted now where it took no claim; where its failure comes too late,
+                that is kept and shown.
         """
 
         def write(conn: Connection) -> Ended:
@@ -247,6 +248,7 @@ class Ends:
                     status=StepStatus.FAILED.value,
                     error=error,
                     effect=known,
+                    attempt=step.c.attempt + (1 if token is None and worker_id is not None else 0),
                     ended_at=self._db.now,
                     look_at=self._db.now if who and send else None,
                     deadline_at=None,

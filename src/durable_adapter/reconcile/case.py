@@ -225,8 +225,8 @@ class Case:
         return self.look.caller.change("resolve", *place, *words, why=why, sends=[self.engine(step)] if sends else ())
 
     def sweep(self, step: StepRow, *words: str) -> str:
-        """The command that sweeps with the engines of a step and its run."""
-        return self.look.caller.command("sweep", *words, sends={self.run.engine, self.engine(step)})
+        """What sweeps with the engines of a step and its run."""
+        return self.look.caller.sweep(*words, engines={self.run.engine, self.engine(step)})
 
     def order(self, verb: str, *, why: str) -> str:
         """The command that gives an order about the whole run."""

@@ -12,6 +12,8 @@ from ..model import StepRow, WorkflowRow
 VALUE = "VALUE"
 #: The option that names each engine, where the caller did not and the command has to send.
 OPTIONS = {"celery": "-A APP", "rq": "-u REDIS_URL"}
+#: The engine without a queue: the program that has its functions does what is due, and no command can.
+INLINE = "inline"
 #: The reason in a command whose truth the person has yet to find out.
 REASON = "how you know"
 
@@ -38,9 +40,16 @@ class Caller:
         missing = [OPTIONS[name] for name in sorted(set(sends) - self.engines) if name in OPTIONS]
         return " ".join([self.program, *missing, *(shlex.quote(word) for word in words)])
 
+    def sweep(self, *words: str, engines: Collection[str]) -> str:
+        """What does what is due on some engines: a command; for what runs inline alone, the call that its program makes."""
+        if set(engines) != {INLINE}:
+            return self.command("sweep", *words, sends=engines)
+        seconds = words[words.index("--for") + 1] if "--for" in words else ""
+        return f"durable_adapter.inline.work({seconds})"
+
     def change(self, *words: str, why: str = REASON, sends: Collection[str] = ()) -> str:
         """A command that changes something, with the person's name and reason."""
-        return f'{self.command(*words, sends=sends)} --by "$USER" --why {shlex.quote(why)} --apply'
+        return f'{self.command(*words, sends=sends)} --by "$(id -un)" --why {shlex.quote(why)} --apply'
 
 
 def workflow_word(run: WorkflowRow) -> str:

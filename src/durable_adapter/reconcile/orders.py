@@ -116,7 +116,8 @@ class Orders:
 
         def carry_out() -> Outcome:
             if self._journal.doubts.release(step, who=self._who, why=self._why):
-                return Outcome(True, f"{step.name} runs again at the next sweep.", f"{then[:1].upper()}{then[1:]}.")
+                sent = self.sending.due(step.engine or run.engine)
+                return Outcome(True, f"{step.name} runs again. {then[:1].upper()}{then[1:]}.", sent)
             return self._changed(run)
 
         would = f"let {step.name} run again from the top, with what is recorded; {then}"

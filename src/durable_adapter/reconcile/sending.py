@@ -54,7 +54,7 @@ class Sending:
         if engine not in self._engines:
             beat = last_swept(self._journal.workers.alive()).get(engine)
             if beat is None:
-                sweep = self._caller.command("sweep", sends=[engine])
+                sweep = self._caller.sweep(engines=[engine])
                 return f"No sweeper is alive: start {tongue(engine).worker}, or run `{sweep}`."
             return f"The sweepers take it from here; the last one beat {span(self._journal.time() - beat)} ago."
         try:

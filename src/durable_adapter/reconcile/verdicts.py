@@ -161,7 +161,7 @@ class Judge:
             case StepStatus.BEGUN:
                 worker = self._journal.workers.get(step.worker or "")
                 dead = worker is None or worker.dead_at is not None or worker.stopped_at is not None
-                sweep = self._caller.command("sweep", "--once", sends=[step.engine or run.engine])
+                sweep = self._caller.sweep("--once", engines=[step.engine or run.engine])
                 what = f"its process is gone; the next sweep puts it in doubt (`{sweep}`)." if dead else "it ends by itself."
                 return f"attempt {step.attempt} is running on {process(worker, step.worker)}, and {what}"
             case StepStatus.SUCCEEDED:
@@ -303,7 +303,8 @@ class Judge:
         engine = self._engines.get(run.engine)
         if engine is None:
             wait, option = span(self._journal.runs.resend_after), tongue(run.engine).option
-            return " ".join(f"The sweepers send {s.name} after {wait}; with {option} it is sent at once." for s in following)
+            sooner = f"; with {option} it is sent at once" if option else ""
+            return " ".join(f"The sweepers send {s.name} after {wait}{sooner}." for s in following)
         return " ".join(send(engine, run, s, steps) for s in following)
 
     def _told(self, run: WorkflowRow, step: StepRow, ended: Ended, says: str) -> Outcome:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..model import SECOND, Death, StepRow, WorkerRow
+from .commands import INLINE
 
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -42,7 +43,15 @@ _TONGUES = {
         broker="Redis",
         option="-u",
         worker="a worker (`rq worker -w durable_adapter.rq.Worker`)",
-    )
+    ),
+    INLINE: Tongue(
+        task="call",
+        message="call",
+        code="this code has no function named",
+        broker="its program",
+        option="",
+        worker="the program that calls `durable_adapter.inline`",
+    ),
 }
 
 

@@ -7,19 +7,30 @@ disturbs the work.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from ..model import DEFAULT_NAMESPACE
+
 if TYPE_CHECKING:
     from ..journal import Journal
-    from ..model import StepRow
+    from ..model import StepRow, WorkflowRow
     from .engine import Engine
 
 logger = logging.getLogger("durable_adapter")
 
-#: The command that shows a workflow; part of every message about it.
-EXPLAIN = "durable-adapter explain {workflow}"
+
+def explain(run: WorkflowRow | None, workflow: str) -> str:
+    """The command that shows a workflow, which is a part of every message about it.
+
+    This process does not know how the person who reads it reaches the journal: only whose workflow it is.
+    """
+    words = ["durable-adapter", "explain", shlex.quote(workflow)]
+    if run is not None and run.namespace != DEFAULT_NAMESPACE:
+        words += ["--namespace", shlex.quote(run.namespace)]
+    return " ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ def _told(journal: Journal, engine: Engine | None, row: StepRow, why: str, *, he
         return False
     run = journal.reads.run(row.ref)
     workflow = run.id if run is not None and run.declared else row.ref
-    command = EXPLAIN.format(workflow=workflow)
+    command = explain(run, workflow)
     logger.error("step %s of workflow %s is held: %s. A person must decide: `%s`", row.name, workflow, why, command)
     on_held.send(Held(workflow, row.name, row.key, why, command))
     if engine is not None:

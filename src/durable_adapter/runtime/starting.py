@@ -16,6 +16,7 @@ from ..current import FUNCTION, STEP
 from ..errors import DeclarationError, JournalError, JournalUnreachable, SameIdOtherArguments, WorkflowPruned
 from ..model import ID_LENGTH, TAKEN_BACK, Start, StepRow, StepStatus, WorkflowRow, derive, derive_ref, is_storable
 from ..policy import template_fields
+from .alerts import explain
 from .current_step import RunningStep
 from .engine import INSTALLED, engine_of
 from .functions import FunctionRun, parameters_of
@@ -264,5 +265,5 @@ def check_same_start(existing: WorkflowRow, workflow_id: str, wanted: str) -> No
     raise SameIdOtherArguments(
         f"workflow {workflow_id!r} was started before with other work: the first start has fingerprint "
         f"{(existing.fingerprint or '')[:8]}, this one {wanted[:8]} (task names and arguments, without ids and times). "
-        f"Nothing was sent. Use another id, or look at the first with `durable-adapter explain {workflow_id}`."
+        f"Nothing was sent. Use another id, or look at the first with `{explain(existing, workflow_id)}`."
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import JournalAhead, JournalError, JournalUnmigrated
 from ...model import SECOND, Event, Kind, StepStatus
+from ...reconcile.commands import INLINE
 from ...reconcile.words import plural, since, tongue
 from .check import Check, failed, note, ok, slow, unsafe
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ...settings import Settings
 
 #: The oldest versions that have what the journal's statements need.
-OLDEST: dict[str, tuple[int, ...]] = {"sqlite": (3, 40), "postgresql": (12,), "mysql": (8, 0), "mariadb": (10, 6)}
+OLDEST: dict[str, tuple[int, ...]] = {"sqlite": (3, 40), "postgresql": (12,), "mysql": (8, 0, 17), "mariadb": (10, 6)}
 #: Seconds between two clocks from which on engine times (ETA, expiry) are visibly off.
 SKEW = 5.0
 #: Milliseconds for one round trip from which on every step feels it: it waits for two commits.
@@ -41,7 +42,7 @@ def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str],
     try:
         journal.check()
     except JournalUnmigrated as error:
-        yield failed("revision", str(error), "durable-adapter migrate")
+        yield failed("revision", str(error), caller.command("migrate"))
         return
     except JournalAhead as error:
         yield failed("revision", str(error), "upgrade durable-adapter here")
@@ -137,7 +138,10 @@ def _sweeper(living: list[WorkerRow], now: int, settings: Settings, engine: str,
     name = "sweeper" if engine == "celery" else f"{engine}_sweeper"
     words = tongue(engine)
     beats = [w.beat_at for w in living if w.role == "sweeper" and engine in w.engine.split(",")]
-    sweep = caller.command("sweep", sends=[engine])
+    sweep = caller.sweep(engines=[engine])
+    if engine == INLINE:
+        cure = f"start {words.worker}; `{sweep}` in it runs what is due"
+        return ok(name, f"{len(beats)} alive") if beats else note(name, "what runs inline goes on when its program does", cure)
     cure = f"start {words.worker} (each has a sweeper), or run `{sweep}` as a service"
     if not beats:
         whose = " for RQ" if engine == "rq" else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import DurableError, NotInstalled
+from ...model import SECOND
 from ..checks.check import Check, Level
 from ..engines import names_rq
 from ..session import CLEAN, COULD_NOT_LOOK, FINDINGS, Session, durable_command
@@ -99,9 +100,14 @@ def _settings(session: Session) -> list[dict[str, Any]]:
     from ...settings import NAMES
 
     found = session.settings
-    return [
+    rows = [
         {"name": name, "value": _safe(name, getattr(found, name)), "origin": found.origins.get(name, "default")} for name in NAMES
     ]
+    if session.rq is not None:
+        used = session.rq.binding.journal.runs.resend_after / SECOND
+        if used != found.resend_after:  # RQ can be asked whether a job is anywhere, so that its default is shorter
+            rows.append({"name": "resend_after (RQ)", "value": used, "origin": "default"})
+    return rows
 
 
 def _safe(name: str, value: Any) -> Any:

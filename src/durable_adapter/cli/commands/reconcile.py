@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Seconds without a sweeper's beat after which nobody may be mending anything.
 SILENT = 60
+#: What nobody does for an engine that no sweeper serves.
+DOES = {"rq": "sweeps for RQ", "inline": "runs what is inline"}
 
 
 def kind(text: str) -> Any:
@@ -145,8 +147,8 @@ def _print(session: Session, journal: Journal, found: Found, mended: Mended | No
         silence = found.at - (beat or 0)
         if beat is None or silence > SILENT * SECOND:
             last = f"the last one beat {span(silence)} ago" if beat is not None else "none is alive"
-            what = f"Nobody sweeps{' for RQ' if engine == 'rq' else ''}: {last}"
-            sweep = session.caller.command("sweep", sends=[engine])
+            what = f"Nobody {DOES.get(engine, 'sweeps')}: {last}"
+            sweep = session.caller.sweep(engines=[engine])
             out.warn(f"{what}. Start {tongue(engine).worker}, or run `{sweep}`.")
     if mended is not None:
         _print_mended(session, mended)
