@@ -63,9 +63,6 @@ def _run(host: Host, call: Call) -> Any:
         # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing. Of a compensation that
         # may be repeated, it tells whether it was tried before, and when.
         call.row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key), begins=True)
-    claim_tells = call.policy.safety in CLAIMED_AT_ONCE and host.journal.claims.sees_order
-    if not claim_tells and (call.row is None or call.row.status in CLAIMABLE):
-        call.take_turn()
     tries = attempts = 0
     while tries < TRIES:
         tries = tries + 1 if call.attempts == attempts else 0  # what was run here and is tried again has changed no hands
@@ -122,6 +119,8 @@ def _try(host: Host, call: Call) -> Value | None:
     row, safety = call.row, call.policy.safety
     if row is not None and (row.status not in CLAIMABLE or _is_doubtful(host, call, row)):
         return None
+    if safety not in CLAIMED_AT_ONCE or not host.journal.claims.sees_order:
+        call.take_turn()
     if safety is Safety.TRANSACTIONAL:
         return _run_in_transaction(host, call)
     if safety is Safety.IDEMPOTENT and call.kind is not Kind.COMPENSATION and call.new_row is None:
