@@ -197,6 +197,8 @@ FORWARD_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPEND
 
 #: What a cancelled run's `waiting_for` says whose start was taken back although it may have begun. Frozen.
 TAKEN_BACK = "its start, which was taken back"
+#: What a cancelled member's evidence says whose message was taken back although it may have been delivered. Frozen.
+UNSENT_MEMBER = "its message could not be sent, and it was taken back"
 
 #: What a run's `waiting_for` begins with where its function sleeps; the key of the sleep follows. Frozen.
 SLEEPS = "sleep:"

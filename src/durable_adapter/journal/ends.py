@@ -16,6 +16,7 @@ from ..model import (
     CLAIMABLE,
     OPEN_STEPS,
     TAKEN_BACK,
+    UNSENT_MEMBER,
     Attention,
     Effect,
     Event,
@@ -409,10 +410,11 @@ class Ends:
                     "ended_at": self._db.now,
                     "look_at": None,  # the worker that is late has the message in hand, and sends what follows
                 }
-            taken_back = cancelled and self._was_taken_back(conn, ref)
+            taken_back = cancelled and (row.evidence == UNSENT_MEMBER or self._was_taken_back(conn, ref))
             if given_up:
                 # It ran while its run was given up: a success that was recorded later joins the list of what to undo. Not so
-                # where its start was taken back: whoever made it may make it again, or may have done so under another id.
+                # where its start, or it alone, was taken back: whoever made that may make it again, or may have done so under
+                # another id.
                 values |= {"attention": None if cancelled and not taken_back else Attention.TWICE.value}
             elif idempotent and row.status in CLAIMABLE:
                 values |= {"attention": row.attention}

@@ -19,6 +19,7 @@ from ..model import (
     OPEN_STEPS,
     SLEEPS,
     TAKEN_BACK,
+    UNSENT_MEMBER,
     Attention,
     Event,
     Kind,
@@ -162,11 +163,7 @@ class Runs:
                     given = {**step_values(other), "position": last + 1}
                     conn.execute(sa.insert(step).values(**given, created_at=self._db.now))
             if not over:
-                open_again: dict[str, Any] = {"open_steps": workflow.c.open_steps + 1}
-                if status is WorkflowStatus.SUCCEEDED:
-                    look_at = self._db.now + self.resend_after
-                    open_again |= {"status": WorkflowStatus.RUNNING.value, "ended_at": None, "look_at": look_at}
-                conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**open_again))
+                conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**self._opened_again(status)))
             return row.status
 
         if connection is not None:
@@ -174,11 +171,39 @@ class Runs:
         try:
             return self._db.transaction(write)
         except IntegrityError:
-            rows = self._db.select(sa.select(step.c.status).where(step.c.ref == row.ref, step.c.key == row.key))
-            return StepStatus(rows[0].status) if rows else None
+            return self._db.transaction(lambda conn: self._found_again(conn, row.ref, row.key))
+
+    def _found_again(self, conn: Connection, ref: str, key: str) -> StepStatus | None:
+        """How a member stands that joined before. One that was taken back joins once more, under its own key."""
+        run = self._undo.lock_run(conn, ref)
+        here = sa.and_(step.c.ref == ref, step.c.key == key)
+        found = conn.execute(sa.select(step.c.status, step.c.evidence).where(here).with_for_update()).one_or_none()
+        if run is None or found is None:
+            return None
+        status = StepStatus(found.status)
+        if found.evidence != UNSENT_MEMBER:
+            return status
+        again: dict[str, Any] = {"evidence": None, "attention": None}  # it was to be sent once, and is
+        if status is StepStatus.CANCELLED and run.status in FORWARD_WORKFLOWS | {WorkflowStatus.SUCCEEDED}:
+            again |= {"status": StepStatus.PLANNED.value, "ended_at": None}
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**self._opened_again(run.status)))
+            status = StepStatus.PLANNED
+        conn.execute(sa.update(step).where(here).values(**again))
+        return status
+
+    def _opened_again(self, status: WorkflowStatus) -> dict[str, Any]:
+        """What a member that joins changes of its run."""
+        values: dict[str, Any] = {"open_steps": workflow.c.open_steps + 1}
+        if status is WorkflowStatus.SUCCEEDED:
+            look_at = self._db.now + self.resend_after
+            values |= {"status": WorkflowStatus.RUNNING.value, "ended_at": None, "look_at": look_at}
+        return values
 
     def leave(self, ref: str, key: str, *, counts: bool = True) -> None:
         """Takes back a member whose message could not be sent, if it has not begun. One commit.
+
+        The broker may have delivered it all the same, and the first attempt at an idempotent step takes no claim: such a
+        member is cancelled rather than forgotten, so that its success finds its row (`forget` does so with whole starts).
 
         Args:
             ref: the run.
@@ -189,7 +214,11 @@ class Runs:
         def write(conn: Connection) -> None:
             here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.PLANNED.value)
             self._undo.lock(conn, ref)
-            if conn.execute(sa.delete(step).where(here)).rowcount and counts:
+            unclaimed = sa.and_(here, step.c.kind == Kind.STEP.value, step.c.safety == Safety.IDEMPOTENT.value)
+            over = {"status": StepStatus.CANCELLED.value, "ended_at": self._db.now, "look_at": None, "evidence": UNSENT_MEMBER}
+            gone = conn.execute(sa.update(step).where(unclaimed).values(**over)).rowcount
+            gone += conn.execute(sa.delete(step).where(here)).rowcount
+            if gone and counts:
                 conn.execute(count_down(self._db, ref))
 
         self._db.transaction(write)
