@@ -376,6 +376,9 @@ class Sweeper:
             return
         if run.status is WorkflowStatus.SUSPENDED and sent and run.waiting_for in ("steps", *(f"step:{s.key}" for s in sent)):
             return
+        if function.status is StepStatus.WAITING and function.look_at is not None:
+            self._journal.runs.look_again(run.ref, max(now, function.look_at) + self._journal.runs.resend_after)
+            return  # its own retry: a due step like any other
         since = max([run.created_at, *(s.ended_at or 0 for s in steps)])
         self._lost(run, function, steps, since, now, running, report)
 

@@ -623,6 +623,18 @@ class TestFunctions:
         sweeper.sweep(journal.time() + 61 * SECOND)
         assert len(engine.sent) == 1
 
+    def test_a_functions_own_retry_is_not_sent_before_it_is_due(
+        self, journal: Journal, sweeper: Sweeper, engine: NotingEngine
+    ) -> None:
+        ref = a_function(journal)
+        engine.gone = True  # as RQ says of what was put aside, also of what its own scheduler keeps
+        assert journal.ends.try_again(the(journal, ref, "function"), None, HOUR, b"{}", "the bank is away", sent=True)
+        for minutes in (2, 11, 30, 59):
+            sweeper.sweep(journal.time() + minutes * 60 * SECOND)
+        assert engine.sent == []
+        sweeper.sweep(journal.time() + HOUR + 11 * 60 * SECOND)
+        assert engine.sent == ["function"], "it did not come by itself"
+
     def test_a_function_that_waits_for_a_dispatched_step_is_left_to_that_step(
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine
     ) -> None:
