@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
 from rq import Retry
 from rq.job import JobStatus
+from rq.results import Result
 
 import durable_adapter.rq as durable_rq
 from durable_adapter.model import StepStatus, WorkflowStatus
@@ -20,6 +22,27 @@ from tests.rq_versions import RETURNED_RETRY
 def values(shop: Shop, job_id: str) -> list[object]:
     """What each run of an id recorded, from the first to the last."""
     return [decode(shop.steps(run)[0].outcome) for run in shop.runs_of(job_id)]
+
+
+def test_what_an_earlier_job_left_under_the_id_is_not_the_outcome_of_this_one(shop: Shop, ledger: Ledger, order: str) -> None:
+    """Before RQ 2.2 an abandoned job is called failed and has no result: the latest there is is the earlier job's."""
+    job_id = f"nightly-{order}"
+    first = shop.queue.enqueue(steps.on_a_day, order, "monday", job_id=job_id, result_ttl=-1)
+    shop.work()
+    kept = shop.redis.xrange(Result.get_key(job_id))
+    second = shop.queue.enqueue(steps.on_a_day, order, "tuesday", job_id=job_id, result_ttl=-1)
+    shop.redis.delete(Result.get_key(job_id))
+    for _, fields in kept:
+        shop.redis.xadd(Result.get_key(job_id), fields, id=f"{int((time.time() - 3600) * 1000)}-0")
+    shop.redis.lrem(shop.queue.key, 0, job_id)
+    second.set_status(JobStatus.FAILED)
+    assert second.latest_result() is not None
+    step = shop.steps(shop.runs_of(second)[-1])[0]
+    assert shop.binding.engine.outcome(step) is None
+    shop.sweep_and_work(80, 700)
+    assert ledger.count(order, "monday") == 1
+    assert ledger.count(order, "tuesday") == 1
+    assert first.id == second.id
 
 
 def test_both_of_two_jobs_that_were_queued_under_one_id_run(shop: Shop, ledger: Ledger, order: str) -> None:

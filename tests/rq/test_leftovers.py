@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from redis.exceptions import ResponseError
 from rq import Callback, Retry
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
@@ -15,16 +16,17 @@ from rq.results import Result
 from rq.utils import now
 
 import durable_adapter.rq as durable_rq
-from durable_adapter.model import Attention, StepStatus, WorkflowStatus
+from durable_adapter.model import Attention, StepStatus, WorkflowStatus, new_token
 from durable_adapter.reconcile import look_for_trouble
 from durable_adapter.rq import leftovers
 from durable_adapter.rq.engine import HAND_BACK_AFTER, HAND_BACKS
 from durable_adapter.rq.leftovers import ROW, VERDICTS, Leftovers
 from durable_adapter.rq.notes import HANDED_BACK, once_more
+from durable_adapter.runtime.values import encode
 from tests.celery.ledger import Ledger
 from tests.rq.shop import functions, steps
 from tests.rq.world import Shop
-from tests.rq_versions import REPEATS, WAITING
+from tests.rq_versions import REPEATS, WAITING, since
 
 
 def killed_behind_its_step(shop: Shop, job: Job, *, ago: float = 0) -> None:
@@ -216,3 +218,44 @@ def test_a_round_costs_the_same_however_many_jobs_there_are(shop: Shop, order: s
     assert len(reads) <= 2
     durable_rq.uninstall()
     shop.binding.install()
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_job_at_its_callbacks_is_left_to_its_worker_as_long_as_that_lives(
+    shop: Shop, ledger: Ledger, order: str, lives: bool
+) -> None:
+    """Its success is recorded, and RQ does not have it yet: what depends on it waits for nobody else."""
+    job = shop.queue.enqueue(steps.charge, order)
+    behind = shop.queue.enqueue(steps.book, order, depends_on=job)
+    ref, charge = shop.of(job).ref, shop.steps(job)[0]
+    shop.redis.lrem(shop.queue.key, 0, job.id)
+    job.set_status(JobStatus.STARTED)
+    started = StartedJobRegistry(shop.name, connection=shop.redis)
+    member = f"{job.id}:1" if since("2.0") else job.id
+    shop.redis.zadd(started.key, {member: time.time() + (90 if lives else -1)})
+    shop.binding.host.introduce()
+    assert shop.journal.claims.begin(ref, charge.key, new_token(), shop.binding.host.worker)
+    token = shop.steps(job)[0].token or ""
+    assert shop.journal.ends.succeed(ref, charge.key, token, encode("ch-1"), last=True)
+    for after in (70, 700):
+        assert shop.sweep(after).errors == []
+    assert shop.redis.zcard(started.key) == (1 if lives else 0)
+    assert shop.queue.job_ids == ([] if lives else [job.id])
+    assert shop.rq_status(behind) is JobStatus.DEFERRED
+    assert ledger.names(order) == []
+
+
+def test_a_redis_that_cannot_look_into_a_list_is_asked_for_all_of_it(
+    shop: Shop, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LPOS came with Redis 6.0.6."""
+
+    def unknown(*_args: Any) -> Any:
+        raise ResponseError("unknown command `LPOS`")
+
+    job = shop.queue.enqueue(steps.charge, order)
+    monkeypatch.setattr(type(shop.redis), "lpos", unknown)
+    step, engine = shop.steps(job)[0], shop.binding.engine
+    assert engine.is_gone(step) is False
+    shop.redis.lrem(shop.queue.key, 0, job.id)
+    assert engine.is_gone(step) is True

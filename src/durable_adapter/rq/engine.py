@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
 from rq import Queue, registry
 from rq.defaults import DEFAULT_FAILURE_TTL
 from rq.exceptions import InvalidJobOperation
@@ -29,7 +30,7 @@ from ..runtime.engine import EngineOutcome
 from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
 from . import ticks
-from .facts import aware, of_member, status_of
+from .facts import aware, is_of_before, of_member, status_of
 from .identity import OVER, belongs, place_of, stamp_of
 from .jobs import fetched, made_again, serializer_kept
 from .notes import HANDED_BACK, PUT_ASIDE, count, once_more
@@ -210,6 +211,8 @@ class RQEngine:
             return
         if status is JobStatus.STARTED and step.status is not StepStatus.SUCCEEDED and self._is_running(step):
             return  # one that succeeded is over, whatever the last beat of a worker said that died meanwhile
+        if status is JobStatus.STARTED and step.status is StepStatus.SUCCEEDED and self._is_at_its_end(job):
+            return
         self.put_back(job)
 
     def put_back(self, job: Job) -> None:
@@ -237,12 +240,22 @@ class RQEngine:
             pipe.zrem(limiter.rate_limited_key, job.id)
 
     def _is_listed(self, job: Job) -> bool:
-        return self.connection.lpos(self._queue(job.origin).key, job.id) is not None
+        key = self._queue(job.origin).key
+        try:
+            return self.connection.lpos(key, job.id) is not None
+        except ResponseError:  # Redis before 6.0.6, on which RQ runs
+            return job.id.encode() in self.connection.lrange(key, 0, -1)
 
     def _is_running(self, step: StepRow) -> bool:
         """Whether a living worker says that it runs a step: what RQ itself thinks of that may be minutes old."""
         names = (name.split(" ", 2) for worker in self._binding.journal.workers.alive() for name in worker.running)
         return any((ref, key) == (step.ref, step.key) for ref, _token, key in names)
+
+    def _is_at_its_end(self, job: Job) -> bool:
+        """Whether a worker that lives, as RQ has it, is at a job's callbacks, or writes its result: behind its body."""
+        started = StartedJobRegistry(job.origin, connection=self.connection)
+        scores = [self.connection.zscore(started.key, execution) for execution in self._executions(started, job)]
+        return any(score is not None and score > time.time() for score in scores)
 
     def _executions(self, started: StartedJobRegistry, job: Job) -> list[str]:
         """The members of a registry that belong to a job: its id, or its id with an execution's."""
@@ -292,7 +305,7 @@ class RQEngine:
             if status is JobStatus.FINISHED or (status is JobStatus.FAILED and job.allow_dependency_failures):
                 continue
             row = self._binding.journal.claims.look(*place_of(parent)) if stamp_of(parent) is not None else None
-            if row is None or not is_done(step, row):
+            if row is None or not is_done(step, row) or (status is JobStatus.STARTED and self._is_at_its_end(parent)):
                 return False
         return True
 
@@ -308,7 +321,7 @@ class RQEngine:
         except Exception as error:
             logger.debug("the result of job %s is not known: %s", step.task_id, error)
             return None
-        if result is None or result.type not in (Result.Type.SUCCESSFUL, Result.Type.FAILED):
+        if result is None or result.type not in (Result.Type.SUCCESSFUL, Result.Type.FAILED) or is_of_before(result, job):
             return None
         return EngineOutcome(succeeded=result.type is Result.Type.SUCCESSFUL, value=result.return_value)
 

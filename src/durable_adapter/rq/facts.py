@@ -5,7 +5,7 @@ Whatever of a job is not spelled the same on every RQ is read here, and nowhere 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, overload
 
 from rq.exceptions import InvalidJobOperation
@@ -15,6 +15,7 @@ from .versions import EXECUTIONS, since
 
 if TYPE_CHECKING:
     from rq.job import Job
+    from rq.results import Result
 
 
 def status_of(job: Job, *, refresh: bool = False) -> JobStatus | None:
@@ -47,6 +48,14 @@ def last_words(job: Job) -> str:
     """With what a job failed last. Before RQ 2.2 an abandoned one has no result, and its hash says it."""
     last = job.latest_result()
     return (last.exc_string if last is not None else job._exc_info) or ""
+
+
+def is_of_before(result: Result, job: Job) -> bool:
+    """Whether a result is that of an earlier job under the same id: RQ keeps them together, and they outlive their jobs.
+
+    The two clocks may differ a little.
+    """
+    return aware(result.created_at) <= aware(job.created_at) - timedelta(minutes=1)
 
 
 def of_member(member: str) -> str:

@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rq.job import Job, Retry
@@ -27,7 +26,7 @@ from ..runtime.order import ALLOW_FAILURE, OUTSIDE, unmet
 from ..runtime.steps import run_step
 from . import ticks
 from .aside import ASIDE, OFTEN, aside
-from .facts import aware, has_retry, repeats_left, times_tried
+from .facts import has_retry, is_of_before, repeats_left, times_tried
 from .identity import UNMARKED, base_of, own_key, place_of, stamp_of
 from .jobs import kept_of_serializer, member_of
 from .notes import ASKED, PUT_ASIDE, count, once_more
@@ -184,7 +183,8 @@ def _delivered(
 
     is_next = False
     if ticks.is_periodic(job):
-        is_next = ticks.delivered(job, base_of(job), started_before=bool(job.__dict__.get(_STARTED_BEFORE)))
+        put_off = count(job, PUT_ASIDE) + count(job, ASKED)
+        is_next = ticks.delivered(job, base_of(job), started_before=bool(job.__dict__.get(_STARTED_BEFORE)), put_off=put_off)
     ref, key = place_of(job)
     call = Call(
         ref=ref,
@@ -262,8 +262,7 @@ def _may_have_run(job: Job) -> bool:
         last = job.latest_result()
     except Exception:
         return True
-    # RQ keeps the results of all jobs that had an id under that id. The two clocks may differ a little.
-    if last is not None and aware(last.created_at) > aware(job.created_at) - timedelta(minutes=1):
+    if last is not None and not is_of_before(last, job):
         over = (Result.Type.SUCCESSFUL, Result.Type.FAILED) if ticks.is_periodic(job) else (Result.Type.SUCCESSFUL,)
         return last.type not in over
     return repeats_left(job) is None and bool(job.__dict__.get(_STARTED_BEFORE))

@@ -34,12 +34,14 @@ class Tick:
         ref: the run of this tick.
         enqueued_at: when it was enqueued, as text.
         retries: how often it had been tried again, and how often it still may be.
+        put_off: how often the run's job had been put aside, or had asked to be run again: RQ before 2.8 counts neither.
     """
 
     base: str
     ref: str
     enqueued_at: str
     retries: tuple[int | None, int | None]
+    put_off: int = 0
 
 
 def is_periodic(job: Job) -> bool:
@@ -53,22 +55,24 @@ def run_now(job: Job, base: str) -> str:
     return noted.ref if noted is not None and noted.base == base else base
 
 
-def delivered(job: Job, base: str, *, started_before: bool) -> bool:
+def delivered(job: Job, base: str, *, started_before: bool, put_off: int = 0) -> bool:
     """Notes the tick that is delivered now; returns whether it is another than the last.
 
     Args:
         job: the job, as its worker has it.
         base: the run that it names without its ticks.
         started_before: whether it had been started since it was put into its queue by anybody but rq-scheduler.
+        put_off: how often the run for which it was delivered last gave its worker back.
     """
     noted, at = _noted(job), str(aware(job.enqueued_at) or "")
     retries = (times_tried(job), job.retries_left)
-    is_same = noted is None or noted.enqueued_at == at or noted.retries != retries or not started_before
+    is_same = noted is None or noted.enqueued_at == at or not started_before
+    is_same = is_same or (noted is not None and (noted.retries != retries or noted.put_off != put_off))
     if noted is None or noted.base != base:
         ref = base
     else:
         ref = noted.ref if is_same else derive_ref(base, "tick", at)
-    tick = Tick(base, ref, at, retries)
+    tick = Tick(base, ref, at, retries, put_off if noted is not None and ref == noted.ref else 0)
     job.connection.hset(job.key, FIELD, json.dumps(asdict(tick)))
     job.__dict__[_NOTED] = tick
     return noted is not None and noted.ref != ref
@@ -89,6 +93,7 @@ def _noted(job: Job) -> Tick | None:
         return None
     try:
         read = json.loads(given)
-        return Tick(read["base"], read["ref"], read["enqueued_at"], (read["retries"][0], read["retries"][1]))
+        retries = (read["retries"][0], read["retries"][1])
+        return Tick(read["base"], read["ref"], read["enqueued_at"], retries, read["put_off"])
     except (ValueError, KeyError, TypeError, IndexError):
         return None
