@@ -6,7 +6,6 @@ Here are the faults that every engine knows; its own are in `celery_faults` and 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -288,10 +287,9 @@ def open_at_last(gate: Rule) -> Iterator[Rule]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
+    """Whether there is such a process; not one that has ended and that its parent has not asked for yet."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
 
 
