@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rq import Retry
+from rq import Worker as RQWorker
 from rq.command import send_stop_job_command
 from rq.job import JobStatus
 
@@ -232,3 +233,15 @@ def test_horses_of_every_sort_that_are_killed(shop: Shop, ledger: Ledger, order:
         shop.step_is(undeclared, StepStatus.HELD, timeout=3 * SOON)
     assert [steps.charges(f"{order}-{which}") for which in "ui"] == [1, 1]
     assert ledger.count(f"{order}-u", "charge") == 1
+
+
+@SPAWNING
+def test_a_spawned_horse_whose_workers_hash_is_gone_leaves_nothing_behind(busy_shop: Shop, order: str) -> None:
+    """After a flush, RQ would find its job among those that were taken and never begun, and call it failed."""
+    shop = busy_shop
+    with shop.worker("durable_adapter.rq.SpawnWorker"):
+        worker = eventually(lambda: next(iter(RQWorker.all(queue=shop.queue)), None), SOON)
+        shop.redis.delete(worker.key)
+        job = shop.queue.enqueue(steps.charge, order)
+        eventually(lambda: shop.rq_status(job) is JobStatus.FINISHED, SOON)
+        assert shop.redis.llen(shop.queue.intermediate_queue_key) == 0

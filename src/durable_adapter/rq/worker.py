@@ -234,9 +234,14 @@ class Horses(Durable):
                 if self._durable_said is not None:
                     self._durable_said.close()
 
-    def main_work_horse(self, *args: Any, **kwargs: Any) -> Any:
+    def main_work_horse(self, job: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:
         """The horse's own beginning: it works under its parent's row, and says what it runs."""
         binding = self._durable_binding()
+        worker: Any = self
+        if not worker.queues:
+            # A spawned horse reads its worker's queues in Redis. After a flush there are none, and RQ would leave the job among
+            # those that a worker has taken and not begun, and call it failed a minute after its success.
+            worker.queues = [queue]
         row = self._durable_row = os.environ.pop(ROW, None)
         running = Running(os.environ.pop(RUNNING))
         binding.hook(self.job_class)  # type: ignore[attr-defined]
@@ -248,7 +253,7 @@ class Horses(Durable):
                 orphan.watch()
 
         binding.host.share(row, say)
-        return super().main_work_horse(*args, **kwargs)  # type: ignore[misc]
+        return super().main_work_horse(job, queue, *args, **kwargs)  # type: ignore[misc]
 
     def perform_job(self, *args: Any, **kwargs: Any) -> Any:
         """RQ's; a horse that had to get a row of its own takes it back, for RQ ends the process without a word."""
