@@ -10,12 +10,12 @@
 #   make bench          the benchmarks
 #
 # Variables: PYTHON (which interpreter makes the environment), ARGS (handed to pytest, the matrix, the benchmarks, the demo),
-# WORKERS (test processes, default 2).
+# WORKERS (test processes, default 3: they wait more than they work).
 
 # The first interpreter that is new enough. 3.11 and 3.12 come first: for them there is a wheel with a Redis server.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-WORKERS ?= 2
+WORKERS ?= 3
 VENV := .venv
 VENV_OLDEST := .venv-oldest
 # What `make oldest` runs: RQ's binding, and of Celery's and the journal's what reaches deepest, the latter on SQLite.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ class Place:
     def __init__(self, path: Path, journal: str, broker: str, queue: str) -> None:
         self.path = path
         self.env = {
-            "DURABLE_ADAPTER_JOURNAL": journal, "BROKER": broker, "QUEUE": queue, "USER": "ann",
+            "DURABLE_ADAPTER_JOURNAL": journal, "BROKER": broker, "QUEUE": queue,
             "PATH": f"{path}{os.pathsep}{os.environ.get('PATH', '')}",
         }  # fmt: skip
         (path / "bakery.py").write_text(APP)
@@ -120,4 +121,4 @@ def test_from_a_kill_to_the_end_with_nothing_but_the_printed_command(
     told = place.json(f"{program} explain {task_id} --json --show-values")
     assert (told["findings"], told["others"]) == ([], [])
     assert [s["outcome"] for s in told["steps"]] == ["ch_42", "shipped ch_42", "mailed shipped ch_42"]  # type: ignore[attr-defined]
-    assert told["steps"][0]["verdict"] == "ann: happened: how you know"  # type: ignore[index]
+    assert told["steps"][0]["verdict"] == f"{pwd.getpwuid(os.getuid()).pw_name}: happened: how you know"  # type: ignore[index]

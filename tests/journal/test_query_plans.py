@@ -348,6 +348,10 @@ def starting(journal: Journal) -> None:
     beside = [a_step("legacy", ref=ref, kind=Kind.UNMARKED)]
     assert journal.runs.join(late, ["charge", "legacy"], beside=beside) is StepStatus.PLANNED
     assert len(journal.reads.outline(ref)) == 3
+    mail = a_step("mail", ref=ref, safety=Safety.IDEMPOTENT)
+    for _ in range(2):
+        assert journal.runs.join(mail, ["charge"]) is StepStatus.PLANNED
+        journal.runs.leave(ref, "mail")
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
     assert journal.runs.not_begun("task-1", "it was given up") == 1
     assert journal.runs.not_begun("no such task", "it was given up") == 0

@@ -151,6 +151,9 @@ def test_f_horse_and_worker_die_before_the_success_is_committed(
     with shop.worker("tests.rq.test_deaths.DiesBeforeItCommits") as worker:
         assert worker.wait() == -signal.SIGKILL
     assert [shop.rq_status(job) for job in jobs] == [JobStatus.STARTED, JobStatus.DEFERRED, JobStatus.DEFERRED]
+    for row in shop.journal.workers.alive():
+        if row.pid == worker.pid:
+            assert shop.journal.workers.stood_still(row.id, row.beats, "its beat stood still")
     shop.sweep_and_work(70, 140)
     assert is_whole(shop, jobs, order)
 

@@ -20,10 +20,12 @@ from durable_adapter.model import Attention, StepStatus, WorkflowStatus, new_tok
 from durable_adapter.reconcile import look_for_trouble
 from durable_adapter.rq import leftovers
 from durable_adapter.rq.engine import HAND_BACK_AFTER, HAND_BACKS
-from durable_adapter.rq.leftovers import ROW, VERDICTS, Leftovers
+from durable_adapter.rq.leftovers import VERDICTS, Leftovers
 from durable_adapter.rq.notes import HANDED_BACK, once_more
+from durable_adapter.rq.rows import ROW
 from durable_adapter.runtime.values import encode
 from tests.celery.ledger import Ledger
+from tests.journal.making import a_worker
 from tests.rq.shop import functions, steps
 from tests.rq.world import Shop
 from tests.rq_versions import REPEATS, WAITING, since
@@ -229,14 +231,19 @@ def test_a_job_at_its_callbacks_is_left_to_its_worker_as_long_as_that_lives(
     behind = shop.queue.enqueue(steps.book, order, depends_on=job)
     ref, charge = shop.of(job).ref, shop.steps(job)[0]
     shop.redis.lrem(shop.queue.key, 0, job.id)
-    job.set_status(JobStatus.STARTED)
-    started = StartedJobRegistry(shop.name, connection=shop.redis)
-    member = f"{job.id}:1" if since("2.0") else job.id
-    shop.redis.zadd(started.key, {member: time.time() + (90 if lives else -1)})
     shop.binding.host.introduce()
-    assert shop.journal.claims.begin(ref, charge.key, new_token(), shop.binding.host.worker)
-    token = shop.steps(job)[0].token or ""
+    row = a_worker(shop.journal, f"w-{order}", engine="rq")
+    shop.redis.hset(f"rq:worker:{order}", ROW, row)
+    job.worker_name = order
+    job._status = JobStatus.STARTED
+    job.save()
+    started = StartedJobRegistry(shop.name, connection=shop.redis)
+    shop.redis.zadd(started.key, {f"{job.id}:1" if since("2.0") else job.id: time.time() + 90})
+    token = new_token()
+    assert shop.journal.claims.begin(ref, charge.key, token, row)
     assert shop.journal.ends.succeed(ref, charge.key, token, encode("ch-1"), last=True)
+    if not lives:
+        assert shop.journal.workers.stood_still(row, 0, "its beat stood still")
     for after in (70, 700):
         assert shop.sweep(after).errors == []
     assert shop.redis.zcard(started.key) == (1 if lives else 0)

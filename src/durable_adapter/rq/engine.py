@@ -35,6 +35,7 @@ from .identity import OVER, belongs, place_of, stamp_of
 from .jobs import fetched, made_again, serializer_kept
 from .notes import HANDED_BACK, PUT_ASIDE, count, once_more
 from .publishing import sending_again
+from .rows import rows_of
 from .versions import GROUPS, READY_REGISTRY, cannot_suspend, since
 
 if TYPE_CHECKING:
@@ -252,10 +253,9 @@ class RQEngine:
         return any((ref, key) == (step.ref, step.key) for ref, _token, key in names)
 
     def _is_at_its_end(self, job: Job) -> bool:
-        """Whether a worker that lives, as RQ has it, is at a job's callbacks, or writes its result: behind its body."""
-        started = StartedJobRegistry(job.origin, connection=self.connection)
-        scores = [self.connection.zscore(started.key, execution) for execution in self._executions(started, job)]
-        return any(score is not None and score > time.time() for score in scores)
+        """Whether a worker of ours that lives is at a started job's callbacks, or writes its result: behind its body."""
+        rows = rows_of([job.worker_name] if job.worker_name else [], self.connection, self._binding.journal)
+        return any(row.dead_at is None and row.stopped_at is None for row in rows.values())
 
     def _executions(self, started: StartedJobRegistry, job: Job) -> list[str]:
         """The members of a registry that belong to a job: its id, or its id with an execution's."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rq import Worker
 from rq.job import Job, JobStatus
 from rq.registry import BaseRegistry, FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 
@@ -24,12 +23,11 @@ from .identity import place_of
 from .jobs import fetched_many
 from .notes import PUT_ASIDE, counts
 from .publishing import sending_again
+from .rows import ROW, rows_of
 
 if TYPE_CHECKING:
     from .binding import Binding
 
-#: The field of RQ's own hash of a worker that names the worker's row in the journal.
-ROW = "durable_row"
 #: How many jobs of one registry are looked at in one round; the next round goes on behind them.
 BATCH = 200
 #: How RQ's own verdicts on a job begin, of which its body knows nothing.
@@ -153,17 +151,9 @@ class Leftovers:
         return {(step.ref, step.key): step for steps in found.values() for step in steps}
 
     def _dead(self, names: Sequence[str] | set[str]) -> set[str]:
-        """Which of several workers are ours, and over. Of any other RQ is the judge. One read."""
-        connection = self._binding.engine.connection
-        named = sorted(names)
-        with connection.pipeline(transaction=False) as pipe:
-            for name in named:
-                pipe.hget(f"{Worker.redis_worker_namespace_prefix}{name}", ROW)
-            given = dict(zip(named, pipe.execute(), strict=True)) if named else {}
-        rows = {name: _text(row) for name, row in given.items() if row is not None}
-        found = self._binding.journal.reads.workers(sorted(set(rows.values())))
-        over = {id for id, worker in found.items() if worker.dead_at is not None or worker.stopped_at is not None}
-        return {name for name, row in rows.items() if row in over}
+        """Which of several workers are ours, and over. Of any other RQ is the judge."""
+        found = rows_of(names, self._binding.engine.connection, self._binding.journal)
+        return {name for name, row in found.items() if row.dead_at is not None or row.stopped_at is not None}
 
 
 def _may_begin(step: StepRow, steps: Steps) -> bool:
