@@ -81,7 +81,7 @@ imports: $(VENV)/.for-development
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.for-development
-	@if [ -f mkdocs.yml ]; then NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site; else echo "docs: there is no mkdocs.yml yet"; fi
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 crash-matrix: $(VENV)/.for-development
 	$(BIN)/python -m tests.crash.matrix $(ARGS)
