@@ -416,6 +416,20 @@ def test_a_dispatched_step_that_is_reopened_is_counted_again(journal: Journal) -
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.SUCCEEDED, 0)
 
 
+def test_what_was_cancelled_stays_counted_where_only_compensations_are_reopened(journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", compensation="refund"), "ship", "mail")
+    succeed(journal, ref, "charge")
+    fail(journal, ref, "ship")
+    undo = journal.undo.advance(ref)
+    assert undo is not None
+    fail(journal, ref, "undo:charge", decides=False)
+    assert statuses(journal, ref)["run"] == "compensation_failed"
+    assert journal.runs.reopen(ref, ["undo:charge"], who="me", why="the bank is back", now=journal.time())
+    run = the_run(journal, ref)
+    assert (run.status, run.open_steps) == (WorkflowStatus.ROLLING_BACK, 1)
+    assert the(journal, ref, "mail").status is StepStatus.CANCELLED
+
+
 def test_compensations_and_other_steps_are_not_reopened_together(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", compensation="refund"), "ship")
     succeed(journal, ref, "charge")

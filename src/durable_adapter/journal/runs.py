@@ -578,6 +578,9 @@ class Runs:
                 )
             if not undoing:
                 self._take_back_cancellation(conn, ref)
+            going_on: dict[str, Any] = {}
+            if not undoing:  # else nothing goes forward, and what was cancelled stays counted
+                going_on = {"error": None, "open_steps": sum(_counts_still(s) for s in self._undo.steps(conn, ref))}
             status = WorkflowStatus.ROLLING_BACK if undoing else WorkflowStatus.RUNNING
             if run.status in FORWARD_WORKFLOWS:
                 status = run.status
@@ -588,9 +591,8 @@ class Runs:
                     status=status.value,
                     ended_at=None,
                     look_at=now,
-                    error=run.error if undoing else None,
                     attention=None,
-                    open_steps=sum(_counts_still(s) for s in self._undo.steps(conn, ref)),
+                    **going_on,
                 )
             )
             self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="retry", keys=list(keys))
