@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -137,10 +138,9 @@ class RQStage(Stage):
         StartedJobRegistry(QUEUE, connection=self.broker).cleanup(timestamp=time.time() + LATER)
 
     def requeue(self, task_id: str) -> None:
-        """What an operator types when a job has failed: `rq requeue`."""
-        registry = FailedJobRegistry(QUEUE, connection=self.broker)
-        if task_id in registry.get_job_ids():
-            registry.requeue(task_id)
+        """What an operator types when a job has failed: `rq requeue`. A sweeper may have been faster, which RQ says."""
+        with contextlib.suppress(InvalidJobOperation):
+            FailedJobRegistry(QUEUE, connection=self.broker).requeue(task_id)
 
     def stop_job(self, task_id: str) -> None:
         """`send_stop_job_command`."""
