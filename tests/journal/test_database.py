@@ -382,6 +382,8 @@ def test_a_sqlite_file_that_is_not_there_is_told_and_never_made_but_by_a_migrati
     url = f"sqlite:///{name.format(tmp_path)}"
     if not name.startswith("file:"):
         url = sa.URL.create("sqlite", database=str(tmp_path / name)).render_as_string()
+        if sa.make_url(url).database != str(tmp_path / name):
+            pytest.skip(f"SQLAlchemy {sa.__version__} cannot write such a path into a URL")
     for operation in (lambda j: j.check(), lambda j: j.time(), lambda j: a_run(j, "charge"), lambda j: j.reads.listed()):
         journal = Journal(url)
         with pytest.raises(JournalUnmigrated, match=r"is not there: the file .*\.db does not exist, and nothing was made\."):
