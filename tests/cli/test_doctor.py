@@ -35,13 +35,14 @@ def swept(journal: Journal) -> None:
 
 
 @pytest.mark.usefixtures("swept")
-def test_a_journal_in_order_is_clean(cli: Cli, dialect: str) -> None:
-    told = cli.json("doctor", code=0)
+def test_a_journal_in_order_is_clean(cli: Cli, journal: Journal, dialect: str) -> None:
+    # A PostgreSQL that the tests start themselves does not wait for the disk: exactly that is then told.
+    hasty = journal.reads.server().get("fsync") == "off"
+    told = cli.json("doctor", code=1 if hasty else 0)
     assert list(told) == ["checks", "settings"]
     found = checks(told)
-    assert {name: c["level"] for name, c in found.items() if c["level"] != "ok"} == (
-        {"sqlite": "note"} if dialect == "sqlite" else {}
-    )
+    expected = {"durability": "unsafe"} if hasty else {"sqlite": "note"} if dialect == "sqlite" else {}
+    assert {name: c["level"] for name, c in found.items() if c["level"] != "ok"} == expected
     assert found["revision"]["found"] == "0001, as this version of durable-adapter needs it"
     assert dialect in found["version"]["found"]
     assert found["workers"]["found"] == "1 on here (celery)"
