@@ -394,7 +394,7 @@ class Binding:
             kind=step.kind,
             args=tuple(args),
             kwargs=kwargs,
-            body=lambda: awaited(function(*args, **kwargs)),
+            body=lambda _: awaited(function(*args, **kwargs)),
             counts=bool(step.options.get("counts")),
             again=again,
         )

@@ -44,13 +44,16 @@ class Workplace:
     def call(self, ref: str, key: str, body: Callable[[], Any], policy: StepPolicy | None = None, **given: Any) -> Call:
         """The call that a delivery is."""
         values: dict[str, Any] = {"kind": Kind.STEP, "args": (), "kwargs": {}, "counts": False} | given
-        return Call(ref=ref, key=key, name=key, policy=policy or StepPolicy(), body=self.counted(key, body), **values)
+        counted = self.counted(key, body)
+        return Call(ref=ref, key=key, name=key, policy=policy or StepPolicy(), body=lambda _: counted(), **values)
 
     def function(self, ref: str, body: Callable[[], Any], **given: Any) -> Any:
         """Runs a workflow function from the top, as a delivery of its message does."""
         values: dict[str, Any] = {"kind": Kind.FUNCTION, "args": (), "kwargs": {}} | given
         policy = StepPolicy()
-        return run_function(self.host, Call(ref=ref, key="function", name="order", policy=policy, body=body, **values))
+        return run_function(
+            self.host, Call(ref=ref, key="function", name="order", policy=policy, body=lambda _: body(), **values)
+        )
 
     def leaves(self, ref: str, body: Callable[[], Any]) -> Left:
         """Runs a workflow function that suspends, and returns how."""

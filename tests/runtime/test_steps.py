@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import uuid
 
@@ -11,6 +12,7 @@ import durable_adapter as durable
 from durable_adapter.errors import NotInWorkflow, UnserialisableValue
 from durable_adapter.model import SECOND, Effect, StepStatus, idempotency_key, new_token
 from durable_adapter.runtime.alerts import Held
+from durable_adapter.runtime.calls import Call
 from durable_adapter.runtime.values import encode
 from durable_adapter.testing import Killed
 from tests.runtime import shop
@@ -30,6 +32,19 @@ def test_the_happy_path_writes_no_event(world: World) -> None:
     sent = world.chain((shop.charge, "42"), (shop.ship, "42"))
     assert world.workflow(sent).status == "succeeded"
     assert world.events(sent) == []
+
+
+def test_what_a_call_was_given_goes_when_it_is_over(world: World) -> None:
+    """Not when Python's collector comes by: until then a worker would keep the values of hundreds of calls."""
+    gc.collect()
+    gc.disable()
+    try:
+        world.chain((shop.charge, "42"), (shop.keyed, "42"), (shop.book, "42"))
+        world.send(shop.in_place, "42")
+        left = [it for it in gc.get_objects() if type(it) is Call]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 @pytest.mark.parametrize("function", [shop.charge, shop.keyed, shop.probed, shop.book], ids=lambda f: f.__name__)

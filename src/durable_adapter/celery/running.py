@@ -121,11 +121,11 @@ def _delivered(
         kind=kind_of(given, is_function=is_function),
         args=args,
         kwargs=kwargs,
-        body=_body(binding, delivery, original, args, kwargs, request, lambda: call),
+        body=_body(binding, delivery, original, args, kwargs, request),
         counts=not request.chain,
         again=again,
         wish=delivery.wish,
-        adopt=None if stamp is not None else lambda: _adopted(binding, task, request, args, kwargs, call),
+        adopt=None if stamp is not None else lambda call: _adopted(binding, task, request, args, kwargs, call),
     )
     if stamp is None and request.chain:
         # Adopted: what follows belongs to the run that is made of this message, on this delivery and on every other.
@@ -160,18 +160,17 @@ def _body(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     request: Context,
-    call: Callable[[], Call],
-) -> Callable[[], Any]:
+) -> Callable[[Call], Any]:
     """The user's code, with the delivery current, so that a retry is caught and a chain that it stops is noticed."""
 
-    def body() -> Any:
+    def body(call: Call) -> Any:
         had_chain = bool(request.chain)
         delivery.ran = True
         delivery.error, delivery.delay, delivery.send, delivery.given = None, 0, None, None
         with active(delivery):
             value = awaited(original(*args, **kwargs))
         if had_chain and not request.chain:
-            _stopped(binding, call())
+            _stopped(binding, call)
         return value
 
     return body

@@ -163,7 +163,7 @@ def _delivered(
     is_function = name in binding.registry.workflows and given is None
     delivery = Delivery(job)
 
-    def body() -> Any:
+    def body(call: Call) -> Any:
         delivery.asked = None
         value = awaited(run()) if whole else _below(binding, job, run)
         if not (isinstance(value, Retry) and since(RETURNED_RETRY)):
@@ -197,7 +197,7 @@ def _delivered(
         body=body,
         again=not is_next and (_came_again(job) if stamp is not None else _may_have_run(job)),
         wish=delivery.wish,
-        adopt=lambda: _adopted(binding, job, call),
+        adopt=lambda call: _adopted(binding, job, call),
     )
     if stamp is not None and repeats_left(job) is None and ref == base_of(job):
         call.adopt = None

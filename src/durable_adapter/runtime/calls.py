@@ -74,10 +74,11 @@ class Call:
         decides: the run fails when this step fails for good; not so with one whose function may catch its error.
         args: its arguments, as probes and compensations see them.
         kwargs: likewise.
-        body: runs the user's code.
+        body: runs the user's code. It is handed the call rather than keeping it: else the two, and the message that they stand
+            for with all its values, would wait for Python's collector.
         again: its message may have been run before: delivered again, or sent again.
         wish: the engine's wish to repeat the attempt that just ended, if there is one.
-        adopt: makes the run that a message without one belongs to; None where the message carries a run.
+        adopt: makes the run that a message without one belongs to; None where the message carries a run. Handed the call, too.
         new_row: the row of a call that the plan does not know; None for planned calls.
         row: the row as already read, if it was.
         attempts: how often its body was run here.
@@ -92,12 +93,12 @@ class Call:
     kind: Kind
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    body: Callable[[], Any]
+    body: Callable[[Call], Any]
     counts: bool = True
     decides: bool = True
     again: bool = False
     wish: Callable[[BaseException | None], Wish | None] = no_wish
-    adopt: Callable[[], tuple[WorkflowRow, list[StepRow]]] | None = None
+    adopt: Callable[[Call], tuple[WorkflowRow, list[StepRow]]] | None = None
     new_row: Callable[[], StepRow] | None = None
     row: StepRow | None = None
     attempts: int = 0

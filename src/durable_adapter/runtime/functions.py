@@ -193,7 +193,7 @@ class FunctionRun:
         RUNNING[self._thread] = self
         try:
             with carrying_nothing(), self._host.exposed():
-                value = awaited(self._call.body())
+                value = awaited(self._call.body(self._call))
         except Suspended:
             raise
         except Exception as error:
@@ -314,7 +314,7 @@ class FunctionRun:
             kind=Kind.STEP,
             args=args,
             kwargs=kwargs,
-            body=lambda: awaited(function(*args, **kwargs)),
+            body=lambda _: awaited(function(*args, **kwargs)),
             counts=False,
             decides=False,
             again=self._call.again,

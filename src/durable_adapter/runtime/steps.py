@@ -241,7 +241,7 @@ def _attempt(host: Host, call: Call, token: str, *, claimed: bool) -> Value | No
     running = RunningStep(host, call, token)
     try:
         with running.current(), host.exposed():
-            value = call.body()
+            value = call.body(call)
     except Suspended:
         raise
     except Exception as error:
@@ -430,7 +430,7 @@ def _look(host: Host, call: Call) -> StepRow:
     if row is not None:
         return row
     if call.adopt is not None:
-        run, steps = call.adopt()
+        run, steps = call.adopt(call)
         call.adopt = None
         host.patiently(lambda: host.journal.runs.start(run, steps), begins=True)
         return _look(host, call)

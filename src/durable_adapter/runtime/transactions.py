@@ -90,7 +90,7 @@ def run_transaction(host: Host, call: Call) -> Committed:
                 call.attempts += 1
                 with running.current(), host.exposed():
                     try:
-                        value = call.body()
+                        value = call.body(call)
                         session.flush()
                     except JournalUnreachable:
                         raise

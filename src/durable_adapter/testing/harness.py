@@ -364,10 +364,8 @@ class Harness:
         )  # fmt: skip
         row = StepRow(ref=ref, key=_CALLED, position=0, name=name, kind=Kind.FUNCTION, status=StepStatus.PLANNED)
         self.journal.runs.start(run, [row])
-        self._called[ref] = lambda: run_function(
-            self.host,
-            Call(ref=ref, key=_CALLED, name=name, policy=StepPolicy(), kind=Kind.FUNCTION, args=(), kwargs={}, body=body),
-        )
+        given: dict[str, Any] = {"policy": StepPolicy(), "kind": Kind.FUNCTION, "args": (), "kwargs": {}}
+        self._called[ref] = lambda: run_function(self.host, Call(ref=ref, key=_CALLED, name=name, body=lambda _: body(), **given))
         self.call_again(ref)
         self.settle()
         return self._outcome_of_call(ref)
