@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -24,7 +25,7 @@ from durable_adapter.journal import Journal
 from durable_adapter.journal.migrations import check, migrate
 from durable_adapter.journal.rows import step_values
 from durable_adapter.journal.schema import REVISIONS, metadata, step
-from durable_adapter.model import Stored, new_ref, new_token
+from durable_adapter.model import Event, Stored, new_ref, new_token
 from tests.journal.conftest import OpenJournal
 from tests.journal.interleaving import statements, together
 from tests.journal.making import ONE, a_run, a_step, a_worker, a_workflow, claim, statuses, succeed, the_run
@@ -84,10 +85,15 @@ def test_an_error_inside_a_transaction_leaves_nothing_of_it_behind(journal: Jour
 
 def test_a_forked_child_leaves_its_parents_connections_alone(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
+    assert journal.claims.look(ref, "charge") is not None
+    assert journal.db._at_hand, "a connection of the parent's is ready for its next statement"
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if journal.claims.begin(ref, "charge", "child", "w1") else 1)
+            begun = journal.claims.begin(ref, "charge", "child", "w1")
+            gc.collect()
+            journal.close()
+            os._exit(0 if begun else 1)
         except BaseException:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -124,6 +130,62 @@ def test_a_forked_child_asks_a_server_that_its_parent_has_met_nothing_again(url:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert journal.time() > 0
     journal.close()
+
+
+def test_one_thread_needs_one_connection_whatever_it_does(journal: Journal, url: str) -> None:
+    alone = Journal(url)
+    ref = a_run(alone, "charge", "ship")
+    for name in ("charge", "ship"):
+        assert alone.ends.succeed(ref, name, claim(alone, ref, name), ONE, last=False)  # straight through the driver
+        assert alone.reads.run(ref) is not None  # by way of SQLAlchemy
+        assert alone.events.note(Event.REFUSED, ref=ref, key=name, who="w1", why="a transaction") is None
+    pool: Any = alone.db.engine.pool
+    assert pool.checkedin() + pool.checkedout() == 1
+    alone.close()
+    assert not alone.db._at_hand
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_no_more_connections_stay_open_than_the_pool_may_have(journal: Journal, elsewhere: OpenJournal, size: int) -> None:
+    busy = elsewhere(pool_size=size)
+    names = [f"step{i}" for i in range(24)]
+    ref = a_run(busy, *names, open_steps=len(names))
+    ready = threading.Barrier(8)
+
+    def run(mine: list[str]) -> None:
+        ready.wait(30)
+        for name in mine:
+            claim(busy, ref, name)
+            assert busy.reads.run(ref) is not None
+
+    together(*[lambda part=part: run(names[part::8]) for part in range(8)])  # type: ignore[misc]
+    pool: Any = busy.db.engine.pool
+    assert pool.checkedin() + pool.checkedout() <= size
+    assert pool.checkedout() == len(busy.db._at_hand)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mariadb"])
+def test_connections_that_the_server_has_closed_cost_a_statement_one_repetition(
+    journal: Journal, elsewhere: OpenJournal, url: str
+) -> None:
+    idle = elsewhere(pool_size=4)
+    ref = a_run(idle, "charge")
+    together(*[lambda: idle.claims.look(ref, "charge") for _ in range(4)])
+    with journal.db.engine.connect() as conn:
+        close_all_but(conn)
+    assert idle.claims.begin(ref, "charge", "t", "w1")
+    together(*[lambda: idle.claims.look(ref, "charge") for _ in range(4)])
+
+
+def close_all_but(conn: sa.Connection) -> None:
+    """Ends every connection to its database but one, as a server that is started anew does."""
+    if conn.dialect.name == "postgresql":
+        others = "pid <> pg_backend_pid() AND datname = current_database()"
+        conn.exec_driver_sql(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
+        return
+    others = "id <> CONNECTION_ID() AND db = DATABASE()"
+    for (number,) in conn.exec_driver_sql(f"SELECT id FROM information_schema.processlist WHERE {others}").all():
+        conn.exec_driver_sql(f"KILL {number}")
 
 
 def test_many_threads_use_one_journal_at_once(journal: Journal) -> None:

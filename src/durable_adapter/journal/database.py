@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlencode, urlsplit
 
 import sqlalchemy as sa
@@ -29,6 +29,7 @@ from sqlalchemy.exc import (
     OperationalError,
     SQLAlchemyError,
 )
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import JournalBusy, JournalUnmigrated, JournalUnreachable, SettingError, UnserialisableValue
@@ -115,6 +116,18 @@ class Hot:
         return tuple([merged[name] for name in self._order])
 
 
+class AtHand(NamedTuple):
+    """A connection that is borrowed from the pool and ready for the next statement, with the cursor for it."""
+
+    connection: PoolProxiedConnection
+    cursor: Any
+
+    def give_back(self) -> None:
+        """Lets the pool have it."""
+        self.cursor.close()
+        self.connection.close()
+
+
 class Database:
     """One journal's database: makes connections when first used, and makes new ones after a fork.
 
@@ -163,6 +176,11 @@ class Database:
         self._has_met_server = False
         self._lock = threading.Lock()
         self._hot: dict[int, Hot] = {}
+        #: One connection is kept in front of the pool: its bookkeeping and a new cursor cost a short statement a quarter more.
+        #: Whoever runs a statement takes it away, and puts it back; it is one of the `pool_size` that stay open.
+        self._at_hand: list[AtHand] = []
+        #: Those of the process that this one was forked from: not to be used here, nor closed.
+        self._inherited: list[AtHand] = []
         #: Bytes that a value may have, once somebody had to ask.
         self._largest: int | None = None
         #: Counts commits, when a test asks: called with the number of commits that an operation made.
@@ -188,6 +206,8 @@ class Database:
                 self._lock = threading.Lock()  # a thread of the parent may have held the old one at the fork
             with self._lock:
                 if self._engine is None or self._pid != os.getpid():
+                    self._inherited += self._at_hand
+                    self._at_hand = []
                     if self._engine is not None:
                         self._engine.dispose(close=False)
                     if self._engine is None or not self._has_met_server:
@@ -207,7 +227,8 @@ class Database:
             options["isolation_level"] = "AUTOCOMMIT"
         else:
             arguments = {"connect_timeout": 10, **arguments}
-        options |= {"pool_size": self._pool_size, "max_overflow": 20, "pool_timeout": 30}
+        pooled = max(1, self._pool_size - 1)  # beside the one at hand; 0 would be no bound at all
+        options |= {"pool_size": pooled, "max_overflow": self._pool_size + 20 - pooled, "pool_timeout": 30}
         # The text of an error goes into logs and trackers: never with a user's values in it.
         options["hide_parameters"] = True
         try:
@@ -287,29 +308,56 @@ class Database:
         if engine.dispatch.before_cursor_execute:
             with self._connection() as connection:
                 return read(statement.run(connection, values))
-        driver, borrowed = engine.dialect.loaded_dbapi, None
+        driver, taken = engine.dialect.loaded_dbapi, None
         try:
-            borrowed = engine.raw_connection()
-            cursor = borrowed.cursor()
-            cursor.execute(statement.sql, statement.parameters(values))
-            found = read(cursor)
-            cursor.close()
+            taken = self._take(engine)
+            taken.cursor.execute(statement.sql, statement.parameters(values))
+            found = read(taken.cursor)
         except driver.Error as error:
-            lost = engine.dialect.is_disconnect(error, borrowed, None)
-            if lost and borrowed is not None:
-                borrowed.invalidate(error)
-                engine.dispose()  # its other connections are as old, and as dead
-            elif borrowed is not None:
-                borrowed.close()
+            lost = engine.dialect.is_disconnect(error, taken.connection if taken is not None else None, None)
+            if lost and taken is not None:
+                taken.connection.invalidate(error)
+                self._drop(engine)  # its other connections are as old, and as dead
+            elif taken is not None:
+                taken.give_back()
             raise sa.exc.DBAPIError.instance(
                 statement.sql, None, error, driver.Error, connection_invalidated=lost, dialect=engine.dialect
             ) from error
         except BaseException:
-            if borrowed is not None:
-                borrowed.invalidate()
+            if taken is not None:
+                taken.connection.invalidate()
             raise
-        borrowed.close()
+        self._at_hand.append(taken)
+        if len(self._at_hand) > 1 or self._pool_size < 2 or engine is not self._engine:
+            self._release()
         return found
+
+    def _take(self, engine: Engine) -> AtHand:
+        """The connection at hand, or one from the pool."""
+        try:
+            return self._at_hand.pop()
+        except IndexError:
+            connection = engine.raw_connection()
+            return AtHand(connection, connection.cursor())
+
+    def _drop(self, engine: Engine) -> None:
+        """Has all connections made anew; those that are in use, once they are done."""
+        while self._at_hand:
+            with contextlib.suppress(IndexError):  # another thread took it
+                self._at_hand.pop().connection.invalidate()
+        engine.dispose()
+
+    def _connect(self) -> Connection:
+        """A connection as SQLAlchemy has it: the one at hand, where there is one, by way of the pool."""
+        engine = self.engine
+        if self._at_hand:
+            self._release()
+        return engine.connect()
+
+    def _release(self) -> None:
+        """Lets the pool have what is at hand."""
+        with contextlib.suppress(IndexError):  # another thread took it
+            self._at_hand.pop().give_back()
 
     def select(self, statement: sa.Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[sa.Row[Any]]:
         """Runs a reading statement that is built where it is used: reports and the sweeper, not the hot path."""
@@ -356,7 +404,7 @@ class Database:
         A soft time limit is an exception out of a signal handler: it can leave a statement half answered, and whoever
         got that connection next would fail, or read what was meant for somebody else.
         """
-        with self._apart_from_forks(), self.engine.connect() as connection:
+        with self._apart_from_forks(), self._connect() as connection:
             try:
                 yield connection
             except SQLAlchemyError:
@@ -368,7 +416,7 @@ class Database:
     @contextlib.contextmanager
     def open_transaction(self) -> Iterator[Connection]:
         """One transaction as a block: commits at its end, rolls back when the block raises."""
-        with self._apart_from_forks(), self.engine.connect() as connection, self._lock_wait(connection) as only_here:
+        with self._apart_from_forks(), self._connect() as connection, self._lock_wait(connection) as only_here:
             try:
                 connection.exec_driver_sql(_BEGIN[self.dialect_name])
                 if only_here is not None:
@@ -514,9 +562,9 @@ class Database:
 
     def dispose(self) -> None:
         """Closes this process's connections."""
-        if self._engine is not None and self._pid == os.getpid():
-            self._engine.dispose()
-        self._engine = None
+        engine, self._engine = self._engine, None  # what is in the middle of a statement is not kept after it
+        if engine is not None and self._pid == os.getpid():
+            self._drop(engine)
 
 
 def _count(cursor: Any) -> int:

@@ -88,7 +88,7 @@ class Ends:
     def _in_one(self, ending: sa.Update) -> sa.Update:
         """The end of a step and of its run as one statement."""
         ended = ending.returning(step.c.ref).cte("ended")
-        return count_down(self._db, ended.c.ref)
+        return count_down(self._db, _P("b_ref")).where(sa.exists(sa.select(ended.c.ref)))
 
     def succeed(self, ref: str, key: str, token: str, outcome: Stored, *, last: bool) -> bool:
         """Records a claimed step's success. One commit.

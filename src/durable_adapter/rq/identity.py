@@ -45,13 +45,16 @@ def run_of_tick(job: Job, ref: str) -> str:
 def place_of(job: Job) -> tuple[str, str]:
     """The run and key that a job stands for; of one without a stamp, those that it has from its first delivery on."""
     stamp = stamp_of(job)
-    base = base_of(job)
+    base = _base(job, stamp)
     return ticks.run_now(job, base) if ticks.is_periodic(job) else base, (stamp and stamp[1]) or own_key(job)
 
 
 def base_of(job: Job) -> str:
     """The run that a job names; for one that rq-scheduler sends again and again, without its ticks."""
-    stamp = stamp_of(job)
+    return _base(job, stamp_of(job))
+
+
+def _base(job: Job, stamp: tuple[str, str | None] | None) -> str:
     if stamp is not None:
         return run_of_tick(job, stamp[0])
     # Not its id alone: a fixed id names a new job each time that it is enqueued.

@@ -199,7 +199,7 @@ def _delivered(
         wish=delivery.wish,
         adopt=lambda call: _adopted(binding, job, call),
     )
-    if stamp is not None and repeats_left(job) is None and ref == base_of(job):
+    if stamp is not None and repeats_left(job) is None and ref == stamp[0]:
         call.adopt = None
     if stamp is not None and job._dependency_ids:
         call.turn = lambda: _come_after(binding, ref, key)
