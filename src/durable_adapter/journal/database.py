@@ -221,7 +221,7 @@ class Database:
         if self.is_sqlite:
             arguments = {"timeout": SQLITE_BUSY, "check_same_thread": False, **arguments}
             options["poolclass"] = sa.pool.QueuePool
-            GATE.install()
+            GATE.install(self._close_idle)
         elif self.is_postgresql:
             arguments = {"connect_timeout": 10, **arguments}
             options["isolation_level"] = "AUTOCOMMIT"
@@ -339,6 +339,11 @@ class Database:
         except IndexError:
             connection = engine.raw_connection()
             return AtHand(connection, connection.cursor())
+
+    def _close_idle(self) -> None:
+        """Closes the connections that nobody uses. Each thread gets a new one when it needs it."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._drop(self._engine)
 
     def _drop(self, engine: Engine) -> None:
         """Has all connections made anew; those that are in use, once they are done."""

@@ -1,23 +1,29 @@
 """A fork and the use of SQLite, kept apart.
 
-SQLite keeps the locks of a file in the memory of its process. A child that is forked while another thread writes inherits
-them as held, and nobody in it will ever give them back: all that it wants to write finds the file locked. So a fork waits
-until no other thread is in the middle of something, and nothing begins meanwhile.
+SQLite keeps the locks of a file in the memory of its process, and the operating system does not hand them on to a child. One
+that is forked while another thread writes takes them for held, and nobody in it will ever give them back: all that it wants to
+write finds the file locked. And one that is forked while a connection is open takes that one's locks for its own and gets none:
+whoever is the last to close the file, as far as the locks tell, then takes the log away into which that child commits. So a
+fork waits until no other thread is in the middle of something, nothing begins meanwhile, and no connection is open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Final
+
+logger = logging.getLogger("durable_adapter")
 
 #: Seconds for which a fork waits at the most: a journal that is slow keeps no job waiting.
 LONGEST: Final = 5.0
 #: What a binding's list of patches says of it.
 WHERE: Final = "os.register_at_fork"
-WHY: Final = "lets a fork wait until no thread is in the middle of a statement to SQLite"
+WHY: Final = "lets a fork wait until no thread is in the middle of a statement to SQLite, and closes the connections to it"
 GUARD: Final = "with a journal in SQLite alone; Python cannot take it back, and without a journal in use it waits for nothing"
 
 
@@ -26,6 +32,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._installed = False
+        self._closes: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -33,8 +40,13 @@ class Gate:
         self._inside: dict[int, int] = {}
         self._closed = False
 
-    def install(self) -> None:
-        """Has every fork of this process close the gate. Repeated, it does nothing."""
+    def install(self, close: Callable[[], None]) -> None:
+        """Has every fork of this process close the gate, and then the connections of a database that nobody uses.
+
+        Args:
+            close: the method of the database that does; its database may go, and it goes with it.
+        """
+        self._closes = [known for known in self._closes if known() not in (None, close)] + [weakref.WeakMethod(close)]
         if not self._installed:
             self._installed = True
             os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._reset)
@@ -62,6 +74,13 @@ class Gate:
         self._condition.acquire()
         self._closed = True
         self._condition.wait_for(lambda: not self._inside.keys() - {me}, LONGEST)
+        for known in self._closes:
+            close = known()
+            try:
+                if close is not None:
+                    close()
+            except Exception:  # a fork cannot be refused here
+                logger.exception("a connection to SQLite stays open over a fork")
 
     def _open(self) -> None:
         self._closed = False
