@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.docs.pages import DOCS, blocks
 from tests.docs.reader import Reader, listing, patched, with_probe
@@ -16,14 +13,33 @@ PAGE = DOCS / "tutorial" / "quick-start.md"
 WORKER = ["-m", "celery", "-A", "shop", "worker", "--concurrency", "2", "--loglevel", "WARNING"]
 
 
-@pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    someone = Reader(tmp_path, WORKER)
-    yield someone
-    someone.stop_worker()
+#: How often the reader begins anew where kombu has read a message that was still being written.
+TRIES = 3
 
 
-def test_the_quick_start_goes_as_it_is_told(reader: Reader):
+def test_the_quick_start_goes_as_it_is_told(tmp_path: Path):
+    for number in range(1, TRIES + 1):
+        folder = tmp_path / f"try-{number}"
+        folder.mkdir()
+        reader = Reader(folder, WORKER)
+        try:
+            follow(reader)
+            return
+        except AssertionError:
+            if number == TRIES or not read_half_a_message(folder / "worker.log"):
+                raise
+        finally:
+            reader.stop_worker()
+
+
+def read_half_a_message(log: Path) -> bool:
+    """Whether a worker ended because kombu's `filesystem://` has a message in its folder before it is written."""
+    said = log.read_text(errors="replace")
+    return "kombu/transport/filesystem.py" in said and "JSONDecodeError" in said
+
+
+def follow(reader: Reader) -> None:
+    """Does what the page says, in its order."""
     plain = listing(PAGE, "shop.py")
     reader.write(plain)
     reader.start_worker()
