@@ -20,6 +20,8 @@ from tests.servers import eventually
 PATIENCE = 75.0
 #: Seconds for the broker to deliver again what a dead worker had taken, and for that to be let go of.
 QUIET = 30.0
+#: How often in a row the broker has to be found empty.
+LOOKS = 5
 
 
 class NotAsPromised(AssertionError):
@@ -173,10 +175,16 @@ def _is_told(play: Play) -> None:
 
 
 def _is_quiet(play: Play) -> None:
-    """Every message that could still make something run again has come and gone."""
+    """Every message that could still make something run again has come and gone.
+
+    One that a worker takes is for a moment neither in its queue nor among those that are taken.
+    """
+    looks = 0
 
     def is_quiet() -> bool:
-        return play.stage.messages() == 0
+        nonlocal looks
+        looks = 0 if play.stage.messages() else looks + 1
+        return looks == LOOKS
 
     eventually(is_quiet, QUIET, lambda: f"an empty broker; it still holds {play.stage.messages()} messages")
 
