@@ -319,7 +319,7 @@ class Database:
                 taken.connection.invalidate(error)
                 self._drop(engine)  # its other connections are as old, and as dead
             elif taken is not None:
-                taken.give_back()
+                taken.connection.close()  # not its cursor: a driver may raise again there, and this error is the one to tell
             raise sa.exc.DBAPIError.instance(
                 statement.sql, None, error, driver.Error, connection_invalidated=lost, dialect=engine.dialect
             ) from error

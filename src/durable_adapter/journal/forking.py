@@ -32,7 +32,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._installed = False
-        self._closes: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._closers: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -46,7 +46,7 @@ class Gate:
         Args:
             close: the method of the database that does; its database may go, and it goes with it.
         """
-        self._closes = [known for known in self._closes if known() not in (None, close)] + [weakref.WeakMethod(close)]
+        self._closers = [known for known in self._closers if known() not in (None, close)] + [weakref.WeakMethod(close)]
         if not self._installed:
             self._installed = True
             os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._reset)
@@ -74,7 +74,7 @@ class Gate:
         self._condition.acquire()
         self._closed = True
         self._condition.wait_for(lambda: not self._inside.keys() - {me}, LONGEST)
-        for known in self._closes:
+        for known in self._closers:
             close = known()
             try:
                 if close is not None:
