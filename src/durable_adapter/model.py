@@ -371,6 +371,22 @@ class StepRow:
     sent_at: int | None = None
     begun_at: int | None = None
     ended_at: int | None = None
+    #: The keys of the canvas members that it comes after; None in rows of revision 0001.
+    after: list[str] | None = None
+    #: How many of those are still open; None in rows of revision 0001.
+    pending: int | None = None
+    #: Whether the run ends with it; None in rows of revision 0001.
+    completes_run: bool | None = None
+    #: Why it is in doubt or held.
+    cause: str | None = None
+    #: Since when it may have happened twice; None once a person has acknowledged it.
+    twice_at: int | None = None
+    #: Of its idempotency key.
+    generation: int = 0
+    #: How often its message was sent, its probe asked, and its transaction lost since a person last decided about it.
+    sends: int = 0
+    probes: int = 0
+    losses: int = 0
 
 
 @dataclass(slots=True)
@@ -405,6 +421,13 @@ class WorkflowRow:
     created_at: int = 0
     ended_at: int | None = None
     pruned_at: int | None = None
+    #: What its suspended function waits for, and the key of the step or timer where it waits for one.
+    wait_kind: str | None = None
+    wait_key: str | None = None
+    #: When its start was taken back, because its message could not be sent.
+    taken_back_at: int | None = None
+    #: How often its function was woken since it last recorded anything.
+    wakes: int = 0
 
 
 @dataclass(slots=True)
@@ -428,6 +451,10 @@ class WorkerRow:
     stopped_at: int | None = None
     dead_at: int | None = None
     death: str | None = None
+    #: Whose workflows it runs; None in rows of revision 0001.
+    namespace: str | None = None
+    #: Microseconds between two of its beats; None in rows of revision 0001.
+    beat_every: int | None = None
 
 
 def attempt_name(ref: str, key: str, token: str | None) -> str:

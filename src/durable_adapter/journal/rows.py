@@ -80,6 +80,12 @@ def step_values(row: StepRow) -> dict[str, Any]:
         "verdict": row.verdict,
         "attention": row.attention,
         "sent_at": row.sent_at,
+        "after": None if row.after is None else json.dumps(row.after, separators=(",", ":"), ensure_ascii=False),
+        "pending": row.pending,
+        "completes_run": row.completes_run,
+        "cause": row.cause,
+        "twice_at": row.twice_at,
+        "generation": row.generation,
     }
 
 
@@ -108,6 +114,8 @@ def workflow_values(row: WorkflowRow) -> dict[str, Any]:
         "wake_at": row.wake_at,
         "resends": row.resends,
         "open_steps": row.open_steps,
+        "wait_kind": row.wait_kind,
+        "wait_key": row.wait_key,
     }
 
 
@@ -154,6 +162,15 @@ def step_row(row: Found) -> StepRow:
         sent_at=r["sent_at"],
         begun_at=r["begun_at"],
         ended_at=r["ended_at"],
+        after=_unjson(r["after"], None),
+        pending=r["pending"],
+        completes_run=None if r["completes_run"] is None else bool(r["completes_run"]),
+        cause=r["cause"],
+        twice_at=r["twice_at"],
+        generation=r["generation"],
+        sends=r["sends"],
+        probes=r["probes"],
+        losses=r["losses"],
     )
 
 
@@ -189,6 +206,10 @@ def workflow_row(row: Found) -> WorkflowRow:
         created_at=r["created_at"],
         ended_at=r["ended_at"],
         pruned_at=r["pruned_at"],
+        wait_kind=r["wait_kind"],
+        wait_key=r["wait_key"],
+        taken_back_at=r["taken_back_at"],
+        wakes=r["wakes"],
     )
 
 
@@ -213,6 +234,8 @@ def worker_row(row: Found) -> WorkerRow:
         stopped_at=r["stopped_at"],
         dead_at=r["dead_at"],
         death=r["death"],
+        namespace=r["namespace"],
+        beat_every=r["beat_every"],
     )
 
 

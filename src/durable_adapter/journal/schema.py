@@ -35,7 +35,7 @@ from ..codec import TAG_LENGTH
 from ..model import ID_LENGTH, KEY_LENGTH, LABEL_LENGTH, NAME_LENGTH, TASK_ID_LENGTH, stored_text
 
 #: The revisions of the migrations, oldest first. The last one is what this code writes.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 REVISION = REVISIONS[-1]
 #: Where Alembic keeps the journal's revision, apart from the user's own migrations.
 VERSION_TABLE = "durable_version"
@@ -127,6 +127,10 @@ workflow = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("pruned_at", BigInteger),
+    Column("wait_kind", _ascii(16)),
+    Column("wait_key", _name(KEY_LENGTH)),
+    Column("taken_back_at", BigInteger),
+    Column("wakes", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("ref"),
     UniqueConstraint("namespace", "id", "run"),
     **_MYSQL,
@@ -175,6 +179,15 @@ step = Table(
     Column("sent_at", BigInteger),
     Column("begun_at", BigInteger),
     Column("ended_at", BigInteger),
+    Column("after", _text()),
+    Column("pending", Integer),
+    Column("completes_run", Boolean),
+    Column("cause", _ascii(24)),
+    Column("twice_at", BigInteger),
+    Column("generation", SmallInteger, nullable=False, server_default=text("0")),
+    Column("sends", SmallInteger, nullable=False, server_default=text("0")),
+    Column("probes", SmallInteger, nullable=False, server_default=text("0")),
+    Column("losses", SmallInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("ref", "key"),
     **_MYSQL,
 )
@@ -200,6 +213,9 @@ worker = Table(
     Column("death", _text()),
     # 1 while the process is neither stopped nor known to be dead, and NULL afterwards: what the index covers.
     Column("alive", SmallInteger),
+    Column("namespace", _name(LABEL_LENGTH)),
+    # Microseconds between two of its beats, by which its silence is judged.
+    Column("beat_every", BigInteger),
     PrimaryKeyConstraint("id"),
     **_MYSQL,
 )
