@@ -23,6 +23,7 @@ from .errors import DeclarationError, InstallConflict, Left, NotFinished, NotIns
 from .journal import Journal
 from .model import Kind, Mode, Shape, StepRow, StepStatus, WorkflowRow, new_ref
 from .policy import StepPolicy
+from .recovery import Sweeper
 from .runtime.calls import Call
 from .runtime.contexts import afresh
 from .runtime.deliveries import awaited, unmarked_ended
@@ -47,7 +48,6 @@ from .runtime.starting import (
 from .runtime.steps import run_step
 from .runtime.values import read_failure
 from .settings import NAMES, Settings, load
-from .sweeper import Sweeper
 
 __all__ = ["Handle", "Planned", "call", "enqueue", "handle", "install", "installed", "start", "uninstall", "work"]
 

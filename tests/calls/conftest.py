@@ -12,12 +12,12 @@ from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Kind, StepRow
 from durable_adapter.policy import StepPolicy
+from durable_adapter.recovery import Sweeper
 from durable_adapter.runtime.alerts import Held, on_held
 from durable_adapter.runtime.calls import Call
 from durable_adapter.runtime.functions import run_function
 from durable_adapter.runtime.host import Host
 from durable_adapter.runtime.steps import run_step
-from durable_adapter.sweeper import Sweeper
 from tests.journal.conftest import dialect, elsewhere, journal, meanwhile, migrated, url
 from tests.sweeper.conftest import Clock, NotingEngine
 

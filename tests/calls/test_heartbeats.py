@@ -16,7 +16,7 @@ from durable_adapter.policy import StepPolicy
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.shown import Values
 from durable_adapter.reconcile.story import tell
-from durable_adapter.sweeper import Sweeper
+from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace
 from tests.journal.counting import cost
 from tests.journal.making import ONE, a_function, a_run, a_step, about, age, change, in_doubt, the, the_run

@@ -14,7 +14,7 @@ import durable_adapter as durable
 from durable_adapter.celery import install, uninstall
 from durable_adapter.celery.worker import SweeperStep
 from durable_adapter.journal.migrations import migrate
-from durable_adapter.sweeper import SweeperThread
+from durable_adapter.recovery import SweeperThread
 
 pytestmark = pytest.mark.usefixtures("declarations")
 

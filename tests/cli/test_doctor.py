@@ -13,8 +13,8 @@ from durable_adapter.cli.checks.journal import _clock, _server, journal_checks
 from durable_adapter.journal import Journal
 from durable_adapter.model import SECOND, Kind
 from durable_adapter.reconcile.commands import Caller
+from durable_adapter.recovery.lost import RAN_ELSEWHERE
 from durable_adapter.settings import Settings
-from durable_adapter.sweeper import RAN_ELSEWHERE
 from tests.cli.conftest import Cli, Shop
 from tests.journal.making import ONE, a_run, a_step, a_worker, the
 

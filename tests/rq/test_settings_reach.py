@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from durable_adapter.sweeper import SweeperThread
+from durable_adapter.recovery import SweeperThread
 from tests.rq.shop import steps
 from tests.rq.world import Shop
 

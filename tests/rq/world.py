@@ -22,9 +22,9 @@ from durable_adapter.journal import Journal
 from durable_adapter.journal.migrations import migrate
 from durable_adapter.journal.schema import event, step, workflow
 from durable_adapter.model import SECOND, StepRow, StepStatus, WorkflowRow, WorkflowStatus
+from durable_adapter.recovery import Report, Sweeper
 from durable_adapter.rq.binding import Binding
 from durable_adapter.rq.facts import status_of
-from durable_adapter.sweeper import Report, Sweeper
 from tests.celery.ledger import DIRECTORY, Ledger
 from tests.rq import shop
 from tests.rq.shop import chains

@@ -10,8 +10,8 @@ import pytest
 
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepRow, WorkflowRow
+from durable_adapter.recovery import Sweeper
 from durable_adapter.runtime.engine import EngineOutcome
-from durable_adapter.sweeper import Sweeper
 from tests.journal.conftest import dialect, elsewhere, journal, meanwhile, migrated, url
 
 __all__ = ["dialect", "elsewhere", "journal", "meanwhile", "migrated", "url"]

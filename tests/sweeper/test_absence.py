@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from durable_adapter.absence import LOOK_EVERY, Absence
 from durable_adapter.errors import JournalUnreachable
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import SECOND
-from durable_adapter.sweeper import Sweeper, SweeperThread
+from durable_adapter.recovery import Sweeper, SweeperThread
+from durable_adapter.recovery.absence import LOOK_EVERY, Absence
 from tests.journal.counting import cost
 from tests.journal.making import a_worker
 from tests.sweeper.conftest import Clock, NotingEngine

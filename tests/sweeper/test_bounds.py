@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from durable_adapter import sweeper as module
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import SECOND, WorkflowStatus
-from durable_adapter.sweeper import FORGET_EVERY, RESENDS, Sweeper
+from durable_adapter.recovery import Sweeper, lost
+from durable_adapter.recovery import sweeper as module
+from durable_adapter.recovery.lost import RESENDS
+from durable_adapter.recovery.sweeper import FORGET_EVERY
 from tests.journal.making import a_run, a_step, a_worker, age, change, succeed, the_run
 from tests.sweeper.conftest import Clock, NotingEngine
 
@@ -21,7 +23,7 @@ def test_of_many_lost_messages_a_sweep_sends_so_many_again_and_the_next_ones_the
     journal: Journal, sweeper: Sweeper, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert RESENDS < module.BATCH, "else it would be no bound"
-    monkeypatch.setattr(module, "RESENDS", 3)
+    monkeypatch.setattr(lost, "RESENDS", 3)
     refs = [a_run(journal, a_step("one", queue="celery"), a_step("two", queue="celery")) for _ in range(7)]
     a_worker(journal, "listener", queues=["celery"])
     journal.workers.beat("listener", [])

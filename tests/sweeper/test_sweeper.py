@@ -22,9 +22,9 @@ from durable_adapter.model import (
     attempt_name,
     new_token,
 )
+from durable_adapter.recovery import Sweeper
 from durable_adapter.runtime.alerts import Held, on_held
 from durable_adapter.runtime.engine import EngineOutcome
-from durable_adapter.sweeper import Sweeper
 from tests.journal.making import (
     DECLINED,
     ONE,

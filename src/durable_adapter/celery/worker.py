@@ -14,8 +14,8 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
 from ..errors import DurableError, JournalError
 from ..model import StepStatus
+from ..recovery import Sweeper, SweeperThread
 from ..runtime.engine import installed_beside
-from ..sweeper import Sweeper, SweeperThread
 
 if TYPE_CHECKING:
     from .binding import Binding

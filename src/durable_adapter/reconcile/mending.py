@@ -15,8 +15,8 @@ from .finding import Finding, Trouble
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..recovery import Report
     from ..runtime.engine import Engine
-    from ..sweeper import Report
 
 #: Sweeps that one order makes at the most; each takes a bounded batch.
 SWEEPS = 50
@@ -80,7 +80,7 @@ def mend(
 
 def sweep_until_done(journal: Journal, engines: Sequence[Engine], *, stale: float = 60.0) -> list[Report]:
     """Sweeps until a sweep finds nothing to do; each sweep takes a bounded batch."""
-    from ..sweeper import Sweeper
+    from ..recovery import Sweeper
 
     sweeper = Sweeper(journal, engines, stale=stale)
     reports: list[Report] = []

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..journal.undo import undecided
 from ..model import AFTER, FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Kind, Shape, StepRow, StepStatus, WorkflowStatus
+from ..recovery.lost import GONE
 from ..runtime.order import behind, may_fail
-from ..sweeper import GONE
 from .case import Case, Look
 from .commands import VALUE
 from .finding import Finding, Remedy, Trouble

@@ -24,9 +24,9 @@ from rq import SimpleWorker as RQSimpleWorker
 from rq import Worker as RQWorker
 
 from ..errors import JournalError, Left, PutAside
+from ..recovery import Sweeper, SweeperThread
 from ..runtime.doubt import attempt_lost
 from ..runtime.engine import installed_beside
-from ..sweeper import Sweeper, SweeperThread
 from .binding import Binding
 from .identity import stamp_of
 from .installing import install

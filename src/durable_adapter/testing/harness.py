@@ -35,12 +35,12 @@ from ..model import (
     new_ref,
 )
 from ..policy import StepPolicy
+from ..recovery import Sweeper
 from ..runtime.calls import Call
 from ..runtime.contexts import afresh
 from ..runtime.functions import run_function
 from ..runtime.host import Host
 from ..runtime.values import decode, read_failure
-from ..sweeper import Sweeper
 
 if TYPE_CHECKING:
     from ..journal import Journal

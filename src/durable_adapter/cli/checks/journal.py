@@ -211,7 +211,7 @@ def _planned_queues(journal: Journal, living: list[WorkerRow], now: int) -> Iter
 
 def _ran_elsewhere(journal: Journal, now: int) -> Iterator[Check]:
     """Steps of the last days that a worker without the plugin ran: what is known of them is told with each, why it was is not."""
-    from ...sweeper import RAN_ELSEWHERE
+    from ...recovery.lost import RAN_ELSEWHERE
 
     events = (event for kind in (Event.VERDICT, Event.IN_DOUBT) for event in journal.events.since(kind, now - RECENT))
     places = {(e["ref"], e["key"]): e["at"] for e in events if (e["why"] or "").startswith(RAN_ELSEWHERE)}

@@ -14,7 +14,7 @@ import click
 from ..session import CLEAN, FINDINGS, Session, durable_command
 
 if TYPE_CHECKING:
-    from ...sweeper import Report, Sweeper
+    from ...recovery import Report, Sweeper
 
 #: Unfinished runs that are looked through for engines that were not named.
 LOOKED_AT = 500
@@ -45,7 +45,7 @@ def command(session: Session, once: bool, seconds: float | None, every: float | 
     (-A), RQ's Redis (-u, -c), or both; it runs no task. A dead worker is declared dead only after its beat was watched standing
     still, so --once finds only deaths that are known already.
     """
-    from ...sweeper import Sweeper
+    from ...recovery import Sweeper
 
     if once and seconds is not None:
         raise click.UsageError("--once and --for exclude each other")

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
-from .errors import JournalError
+from ..errors import JournalError
 
 if TYPE_CHECKING:
-    from .journal import Journal
+    from ..journal import Journal
 
 logger = logging.getLogger("durable_adapter")
 

@@ -1,0 +1,258 @@
+"""What is due: what becomes of a step, or of an unfinished run, whose next look has come."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Sequence
+from functools import partial
+
+from ..errors import CannotSendAgain, DependencyFailed, MessageExpired, UnserialisableValue
+from ..model import (
+    AFTER,
+    FORWARD_WORKFLOWS,
+    OPEN_STEPS,
+    UNSETTLED_STEPS,
+    Attention,
+    Kind,
+    Safety,
+    Shape,
+    StepRow,
+    StepStatus,
+    Stored,
+    WorkflowRow,
+    WorkflowStatus,
+)
+from ..runtime import alerts
+from ..runtime.engine import engine_of
+from ..runtime.order import ALLOW_FAILURE, behind, concerns_nobody, elsewhere, has_its_turn, is_done, is_joined, may_fail
+from ..runtime.values import encode
+from .lost import GONE, LostMessages, stored_outcome
+from .sweep import Sweep
+
+
+class Due:
+    """Looks after what is due in one sweep.
+
+    Args:
+        sweep: the sweep.
+        now: its time, in microseconds.
+        running: the run and key of every attempt that a beat names.
+    """
+
+    def __init__(self, sweep: Sweep, now: int, running: set[tuple[str, str]]) -> None:
+        self._sweep = sweep
+        self._now = now
+        self._running = running
+        self._messages = LostMessages(sweep, now, running)
+
+    def step(self, row: StepRow) -> None:
+        """A step whose next look has come; its following look is committed already."""
+        journal = self._sweep.journal
+        if row.status is StepStatus.CANCELLED:
+            run = journal.reads.run(row.ref)
+            if run is not None:
+                self._sweep.withdraw(run, [row])
+            return
+        if row.status is StepStatus.IN_DOUBT and row.safety is Safety.PROTECTED:
+            why = row.doubt or "its attempt began and its outcome is unknown"
+            run = journal.reads.run(row.ref)
+            engine = engine_of(run, row, self._sweep.engines) if run is not None else None
+            if alerts.hold(journal, engine, row, why, who=self._sweep.who):
+                self._sweep.report.held += 1
+            return
+        sleep = row.status is StepStatus.WAITING and row.kind is Kind.SLEEP
+        if sleep:
+            journal.ends.succeed_first(row.ref, row.key, uuid.uuid4().hex[:16], self._sweep.who, encode(None), last=False)
+        run = journal.reads.run(row.ref)
+        if run is None:
+            return
+        if sleep and run.look_at is not None and run.look_at <= self._now:
+            journal.runs.look_again(row.ref, self._now + journal.runs.resend_after)  # overdue as well: it is woken by this look
+        steps = journal.reads.steps(row.ref)
+        if self._comes_too_early(run, row, steps):
+            return
+        try:
+            sent = self._sweep.send(run, row, steps)
+        except CannotSendAgain:
+            journal.doubts.wish_is_over(row)
+            raise
+        except MessageExpired as expired:
+            self._messages.never_begins(run, row, expired)
+            return
+        except Exception:
+            if sleep:  # it has no look of its own any more: its run has
+                journal.runs.look_again(row.ref, self._now + GONE)
+            raise
+        if sent:
+            journal.doubts.wish_is_over(row)
+        self._sweep.report.woken += 1
+
+    def run(self, run: WorkflowRow, steps: list[StepRow]) -> None:
+        """An unfinished run whose next look has come."""
+        match run.status:
+            case WorkflowStatus.ROLLING_BACK | WorkflowStatus.FAILING:
+                decision = self._sweep.journal.undo.reconsider(run.ref)
+                self._sweep.withdraw(run, steps)
+                if decision is not None and decision.undo is not None:
+                    self._sweep.send(run, decision.undo, self._sweep.journal.reads.steps(run.ref))
+                    self._sweep.report.undone += 1
+            case WorkflowStatus.RUNNING | WorkflowStatus.SUSPENDED if run.shape is Shape.FUNCTION:
+                self._function(run, steps)
+            case WorkflowStatus.RUNNING:
+                self._canvas(run, steps)
+
+    def _function(self, run: WorkflowRow, steps: list[StepRow]) -> None:
+        function = next((s for s in steps if s.kind is Kind.FUNCTION), None)
+        if function is None or function.status not in (StepStatus.PLANNED, StepStatus.WAITING):
+            return
+        if (run.ref, function.key) in self._running:
+            return
+        if run.wake_at is not None and run.wake_at <= self._now:
+            if not any(s.kind is Kind.SLEEP and s.status is StepStatus.WAITING for s in steps):  # its own look is due as well
+                self._sweep.send(run, function, steps)
+                self._sweep.report.woken += 1
+            return
+        sent = [s for s in steps if s.kind is Kind.DISPATCH and s.status in OPEN_STEPS]
+        for step in sent:
+            if step.status is StepStatus.PLANNED and not self._waits(run, step):
+                self._messages.send_again_if_lost(run, step, steps, step.created_at)
+        if any(_wakes(s) for s in steps):
+            if run.wake_at is not None and not sent:
+                self._sweep.journal.runs.look_again(run.ref, run.wake_at + self._sweep.journal.runs.resend_after)
+            return
+        if run.status is WorkflowStatus.SUSPENDED and sent and run.waiting_for in ("steps", *(f"step:{s.key}" for s in sent)):
+            return
+        if function.status is StepStatus.WAITING and function.look_at is not None:
+            self._sweep.journal.runs.look_again(run.ref, max(self._now, function.look_at) + self._sweep.journal.runs.resend_after)
+            return  # its own retry: a due step like any other
+        since = max([run.created_at, *(s.ended_at or 0 for s in steps)])
+        self._messages.send_again_if_lost(run, function, steps, since)
+
+    def _canvas(self, run: WorkflowRow, steps: list[StepRow]) -> None:
+        """Finds where a canvas stands, and sends what was lost."""
+        members = [s for s in steps if s.kind is not Kind.COMPENSATION]
+        if all(s.status in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) for s in members):
+            self._sweep.journal.runs.complete(run.ref)
+            return
+        if is_joined(members):
+            self._joined(run, members, steps)
+            return
+        seen = [s for s in members if s.status is not StepStatus.PLANNED]
+        last = seen[-1] if seen else None
+        if last is not None and last.status is not StepStatus.SUCCEEDED:
+            return
+        following = [s for s in members if s.position > (last.position if last is not None else -1)]
+        if not following:
+            return
+        step = following[0]
+        if not has_its_turn(step, steps):
+            return
+        since = (last.ended_at if last is not None else None) or run.created_at
+        if step.kind is Kind.UNMARKED:
+            if self._now - since >= self._sweep.journal.runs.resend_after:
+                self._sweep.journal.runs.mark(run.ref, Attention.UNMARKED.value)
+                self._sweep.report.reported += 1
+            return
+        self._messages.send_again_if_lost(run, step, steps, since, before=last)
+
+    def _joined(
+        self,
+        run: WorkflowRow,
+        members: list[StepRow],
+        steps: list[StepRow],
+    ) -> None:
+        """As `_canvas`, where each member names those that it comes after."""
+        by_key = {s.key: s for s in members}
+        for step in members:
+            if step.status is not StepStatus.PLANNED or concerns_nobody(step, members):
+                continue
+            if self._will_never_come(run, step):
+                continue
+            outside = elsewhere(self._sweep.journal, step)
+            done = partial(self._is_done, run)
+            if not has_its_turn(step, steps, done) or not all(done(step, s) for s in outside):
+                continue
+            before = [by_key[key] for key in step.options.get(AFTER, ()) if key in by_key] + outside
+            since = max([step.created_at, *(s.ended_at or 0 for s in before)])
+            if step.kind is not Kind.UNMARKED:
+                self._messages.send_again_if_lost(run, step, steps, since)
+            else:
+                self._stands_at(run, step, behind(step, members), since, self._now)
+
+    def _is_done(self, run: WorkflowRow, step: StepRow, before: StepRow) -> bool:
+        """Whether what a step waits for is done; of what nobody reports, whether it failed, where that is enough."""
+        if is_done(step, before):
+            return True
+        if before.kind is not Kind.UNMARKED or not step.options.get(ALLOW_FAILURE):
+            return False
+        engine = engine_of(run, before, self._sweep.engines)
+        outcome = stored_outcome(engine, before) if engine is not None else None
+        return outcome is not None
+
+    def _stands_at(self, run: WorkflowRow, step: StepRow, following: Sequence[StepRow], since: int, now: int) -> None:
+        """A canvas stands at a member that is not marked: its engine may know of an end that nobody reported."""
+        engine = engine_of(run, step, self._sweep.engines)
+        outcome = stored_outcome(engine, step) if engine is not None else None
+        if outcome is not None and outcome.succeeded:
+            self._learn(step, outcome.value)
+            return
+        if outcome is None:
+            waits = engine is not None and engine.is_gone(step) is False
+            stands = now - since >= self._sweep.journal.runs.resend_after and not waits
+        else:
+            stands = not may_fail(following)
+        if stands:
+            self._sweep.journal.runs.mark(run.ref, Attention.UNMARKED.value)
+            self._sweep.report.reported += 1
+
+    def _learn(self, step: StepRow, value: object) -> None:
+        """Records the end of an unmarked member that its engine knows of; what it returned, if that can be written down."""
+        stored: Stored | None = None
+        with contextlib.suppress(UnserialisableValue):
+            stored = encode(value)
+        last = bool(step.options.get("counts"))
+        if self._sweep.journal.runs.record_unmarked(step.ref, step.key, stored, failed=None, last=last):
+            self._sweep.journal.runs.look_again(step.ref, self._sweep.journal.time())
+            self._sweep.report.adopted += 1
+
+    def _comes_too_early(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
+        """Whether a due step comes after another that has not succeeded: after a restore, or by a person's verdict on it.
+
+        In a run that is over, or is being undone, nothing begins any more: its message only lets a worker settle it.
+        """
+        if run.status not in FORWARD_WORKFLOWS:
+            return False
+        if step.status is StepStatus.WAITING and self._will_never_come(run, step):
+            return True
+        if run.shape is Shape.CANVAS and step.kind is Kind.STEP and not has_its_turn(step, steps, partial(self._is_done, run)):
+            return True
+        return not all(self._is_done(run, step, s) for s in elsewhere(self._sweep.journal, step))
+
+    def _waits(self, run: WorkflowRow, step: StepRow) -> bool:
+        """Whether a dispatched step comes after another that has not succeeded."""
+        if self._will_never_come(run, step):
+            return True
+        for before in elsewhere(self._sweep.journal, step):
+            if before.kind is Kind.UNMARKED and before.status is StepStatus.PLANNED:
+                self._stands_at(run, before, [step], before.created_at, before.created_at)
+            if not self._is_done(run, step, before):
+                return True
+        return False
+
+    def _will_never_come(self, run: WorkflowRow, step: StepRow) -> bool:
+        """Fails a planned step that comes after one of another run, or of its function, which has failed for good."""
+        over = (StepStatus.FAILED, StepStatus.CANCELLED, StepStatus.UNDONE)
+        if step.options.get(ALLOW_FAILURE):
+            return False
+        failed = next((s for s in elsewhere(self._sweep.journal, step) if s.status in over), None)
+        if failed is None:
+            return False
+        why = f"it comes after {failed.name} of run {failed.ref}, which is {failed.status}"
+        self._messages.never_begins(run, step, DependencyFailed(f"{step.name} never began: {why}"))
+        return True
+
+
+def _wakes(step: StepRow) -> bool:
+    """Whether a call in place has a look of its own to come, which wakes its function."""
+    return step.kind in (Kind.STEP, Kind.SLEEP) and (step.status in UNSETTLED_STEPS or step.status is StepStatus.WAITING)

@@ -1,0 +1,175 @@
+"""Lost messages: whether a planned step's message is to be sent again, and what speaks against it.
+
+A message counts as lost only where it was not begun in time, no beat lists its step, and its queue is empty or has moved
+past it. What somebody without the plugin may have run is in doubt instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import DurableError, MessageExpired, UnserialisableValue
+from ..model import SECOND, Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..runtime.engine import Engine, EngineOutcome, engine_of
+from ..runtime.values import encode, write_failure
+from .sweep import Sweep
+
+#: How long an engine's own failure must have stood before it counts as somebody else's: a worker of ours that Celery gave
+#: up before the body began says so itself, a moment later.
+VERDICT = 5 * SECOND
+#: By how much the clock of a result store may differ from the journal's.
+SKEW = 60 * SECOND
+#: How long after it should have been sent a message that is certainly nowhere counts as lost: its publication may be under
+#: way.
+GONE = 15 * SECOND
+#: How often the wait before a message is sent once more is doubled at the most.
+DOUBLINGS = 10
+#: How many messages a sweep sends again at the most, so that an outage does not end in a flood.
+RESENDS = 100
+#: How the log tells of a step that nobody with the plugin ran, and that has run all the same.
+RAN_ELSEWHERE = "a worker without the plugin ran it"
+
+
+class LostMessages:
+    """Judges the messages of one sweep.
+
+    Args:
+        sweep: the sweep.
+        now: its time, in microseconds.
+        running: the run and key of every attempt that a beat names.
+    """
+
+    def __init__(self, sweep: Sweep, now: int, running: set[tuple[str, str]]) -> None:
+        self._sweep = sweep
+        self._now = now
+        self._running = running
+
+    def never_begins(self, run: WorkflowRow, step: StepRow, error: DurableError) -> None:
+        """Fails a step that never began and never will, and begins what that decides.
+
+        That an idempotent step did not happen is not certain: its first attempt takes no claim.
+        """
+        effect = (
+            Effect.UNKNOWN if step.safety is Safety.IDEMPOTENT and isinstance(error, MessageExpired) else Effect.DID_NOT_HAPPEN
+        )
+        failure, decides = write_failure(error), step.kind is not Kind.DISPATCH
+        ended = self._sweep.journal.ends.fail(step, None, failure, effect, decides=decides, why=str(error))
+        if not ended.recorded:
+            return
+        steps = self._sweep.journal.reads.steps(run.ref)
+        self._sweep.withdraw(run, [*steps, replace(step, status=StepStatus.CANCELLED)])
+        if ended.decision is not None and ended.decision.undo is not None:
+            self._sweep.send(run, ended.decision.undo, steps)
+        self._sweep.report.failed += 1
+
+    def send_again_if_lost(
+        self,
+        run: WorkflowRow,
+        step: StepRow,
+        steps: list[StepRow],
+        since: int,
+        before: StepRow | None = None,
+    ) -> None:
+        """Sends a planned step's message again if it is lost; in doubt if somebody without the plugin may have run it."""
+        journal = self._sweep.journal
+        engine = engine_of(run, step, self._sweep.engines)
+        if engine is None or self._sweep.report.sent_again >= RESENDS or (run.ref, step.key) in self._running:
+            return
+        gone = engine.is_gone(step)
+        patience = min(GONE, journal.runs.resend_after) if gone else journal.runs.resend_after
+        due = since + patience + int(step.options.get("delay", 0))
+        if self._ran_elsewhere(run, step, engine, before, due=due) or gone is False:
+            return
+        if self._now < due:
+            journal.runs.look_again(run.ref, due)
+            return
+        empty = gone or engine.queue_is_empty(step.queue)
+        if not empty and not self._overtaken(run, step, since):
+            return
+        protected = step.safety in (Safety.PROTECTED, Safety.PROBE) and step.kind is not Kind.FUNCTION
+        if protected and empty and not journal.reads.hooked_since(step.queue, since, engine=engine.name):
+            why = "its message is gone, and no worker with the plugin has listened on its queue since it was sent"
+            if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
+                self._sweep.report.doubts += 1
+            return
+        again = step
+        if before is not None and before.kind is not Kind.UNMARKED and stored_outcome(engine, before) is None:
+            again = before  # its result was never stored: as a memo hit it stores it, and sends what follows
+        if run.resends and self._too_soon(run.ref, [step.key, again.key]):
+            return
+        journal.runs.count_resend(run.ref, again.key, "its message was lost")
+        try:
+            self._sweep.send(run, again, steps)
+        except MessageExpired as expired:
+            self.never_begins(run, again, expired)
+            return
+        self._sweep.report.sent_again += 1
+
+    def _overtaken(self, run: WorkflowRow, step: StepRow, sent_at: int) -> bool:
+        """Whether one that was sent to the same queue later has begun."""
+        engine = step.engine or run.engine
+        reads = self._sweep.journal.reads
+        return step.queue is not None and reads.queue_moved_past(step.queue, sent_at, engine=engine, namespace=run.namespace)
+
+    def _too_soon(self, ref: str, keys: Sequence[str]) -> bool:
+        """Whether a message was sent again so lately that it is not to be once more: each wait is twice as long as the last."""
+        times, at = self._sweep.journal.runs.resent(ref, keys)
+        # Its look was set a moment before it was sent: one that comes a moment early is on time.
+        return times > 0 and self._now < at + self._sweep.journal.runs.resend_after * 2 ** min(times - 1, DOUBLINGS) - GONE
+
+    def _ran_elsewhere(
+        self,
+        run: WorkflowRow,
+        step: StepRow,
+        engine: Engine,
+        before: StepRow | None,
+        *,
+        due: int,
+    ) -> bool:
+        """A worker without the plugin ran it: its stored result is the evidence, and what follows it was sent.
+
+        A failure is none of a function that began here: where its process dies, it is the engine that calls it failed.
+        Nor is it where the task before it failed for the engine: that one then calls the whole rest of the chain failed.
+        """
+        outcome = stored_outcome(engine, step)
+        if outcome is None:
+            return False
+        if not outcome.succeeded and before is not None:
+            earlier = stored_outcome(engine, before)
+            if earlier is not None and not earlier.succeeded:
+                return False
+        if not outcome.succeeded and (self._now < due or (step.kind is Kind.FUNCTION and self._has_calls(run))):
+            return False
+        if not outcome.succeeded and self._now < due + VERDICT:
+            self._sweep.journal.runs.look_again(run.ref, due + VERDICT)
+            return True
+        why = f"{RAN_ELSEWHERE}: the result store has its result"
+        if outcome.at is not None and outcome.at < step.created_at:
+            why = (
+                "the result store has a result of that task id, stored just before this workflow was started, as its clock has it"
+            )
+        elif outcome.succeeded and self._adopt(step, outcome.value, why):
+            return True
+        if self._sweep.journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
+            self._sweep.report.doubts += 1
+        return True
+
+    def _adopt(self, step: StepRow, value: object, why: str) -> bool:
+        """Takes over the result store's value, in one transition; False where it cannot be written down."""
+        try:
+            stored = encode(value)
+        except UnserialisableValue:
+            return False
+        if self._sweep.journal.doubts.happened(step, stored, who="result store", why=why, send=False).recorded:
+            self._sweep.report.adopted += 1
+        return True
+
+    def _has_calls(self, run: WorkflowRow) -> bool:
+        return any(s.kind is not Kind.FUNCTION for s in self._sweep.journal.reads.steps(run.ref))
+
+
+def stored_outcome(engine: Engine, step: StepRow) -> EngineOutcome | None:
+    """What the result store has for a step. An older result is another task's, which had the same id before."""
+    found = engine.outcome(step)
+    return None if found is not None and found.at is not None and found.at < step.created_at - SKEW else found

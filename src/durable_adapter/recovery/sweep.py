@@ -1,0 +1,87 @@
+"""One sweep under way: what it works with, what it has done so far, and the guard around each run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import CannotSendAgain, JournalBusy, JournalError
+from ..model import Attention, StepRow, StepStatus, WorkflowRow
+from ..runtime.engine import Engine, engine_of
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+
+logger = logging.getLogger("durable_adapter")
+
+
+@dataclass
+class Report:
+    """What one sweep did."""
+
+    deaths: int = 0
+    doubts: int = 0
+    held: int = 0
+    woken: int = 0
+    sent_again: int = 0
+    undone: int = 0
+    adopted: int = 0
+    reported: int = 0
+    failed: int = 0
+    pruned: int = 0
+    busy: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def did_anything(self) -> bool:
+        """Whether the sweep changed or sent something."""
+        return any(v for k, v in vars(self).items() if k not in ("busy", "errors")) or bool(self.errors)
+
+
+@dataclass
+class Sweep:
+    """What one sweep works with.
+
+    Attributes:
+        journal: the journal.
+        engines: the bindings that can send messages, by name.
+        who: the sweeper's own row, for events.
+        report: what the sweep has done so far.
+    """
+
+    journal: Journal
+    engines: Mapping[str, Engine]
+    who: str
+    report: Report = field(default_factory=Report)
+
+    def guarded(self, ref: str, action: Callable[[], None]) -> None:
+        """One run's trouble is its own: the others are still looked at, also where somebody keeps its rows locked."""
+        try:
+            with self.journal.db.in_a_hurry():
+                action()
+        except JournalBusy as error:
+            logger.info("run %s is looked at later: %s", ref, error)
+            self.report.busy += 1
+        except JournalError:
+            raise
+        except CannotSendAgain as error:
+            logger.error("%s", error)
+            self.journal.runs.mark(ref, Attention.UNMARKED.value)
+            self.report.reported += 1
+        except Exception as error:
+            logger.exception("the sweeper could not help run %s", ref)
+            self.report.errors.append(f"{ref}: {error!r}")
+
+    def send(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
+        """Publishes a step's message; False where this process does not know its engine."""
+        engine = engine_of(run, step, self.engines)
+        if engine is not None:
+            engine.send_step(run, step, list(steps))
+        return engine is not None
+
+    def withdraw(self, run: WorkflowRow, steps: Sequence[StepRow]) -> None:
+        """Takes back the messages of those steps that were cancelled."""
+        for name, engine in self.engines.items():
+            engine.withdraw([s for s in steps if s.status is StepStatus.CANCELLED and (s.engine or run.engine) == name])

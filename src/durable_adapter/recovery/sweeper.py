@@ -1,0 +1,169 @@
+"""The loop that makes good what was missed: due timers, deaths, doubt, lost messages, unfinished rollbacks.
+
+Safe in any number of places at once: what is due is taken with its next look already committed, and every repair is the
+same compare-and-set that a worker would make. It knows bindings only by the `Engine` protocol, and runs no user code.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import JournalBusy, JournalError
+from ..model import SECOND, WorkerRow
+from ..runtime.engine import Engine
+from .absence import Absence
+from .deaths import Deaths
+from .due import Due
+from .sweep import Report, Sweep
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+
+logger = logging.getLogger("durable_adapter")
+
+#: How many rows of one sort a sweep takes at the most, so that one sweep stays short.
+BATCH = 200
+#: Seconds between two looks for runs to forget, once there are none left.
+FORGET_EVERY = 600.0
+
+
+class Sweeper:
+    """One process's sweeper. What it watches (beats that stand still) it remembers between sweeps.
+
+    Args:
+        journal: the journal.
+        engines: the bindings that can send messages, or what tells them: it is asked at each sweep.
+        stale: seconds for which a beat counter must stand still under this sweeper's own eyes.
+        beat: seconds between two beats of the sweeper itself.
+        retention: days after its end for which a run is kept; None keeps everything.
+        queues: the queues that the worker around this sweeper listens on with the plugin.
+        monotonic: the clock by which it watches; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        engines: Iterable[Engine] | Callable[[], Iterable[Engine]],
+        *,
+        stale: float = 60.0,
+        beat: float = 10.0,
+        retention: float | None = None,
+        queues: Callable[[], Sequence[str]] = lambda: (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._journal = journal
+        given = () if callable(engines) else tuple(engines)
+        self._told: Callable[[], Iterable[Engine]] = engines if callable(engines) else lambda: given
+        self._engines: dict[str, Engine] = {}
+        self._stale = stale
+        self._beat = beat
+        self._retention = retention
+        self._queues = queues
+        self._forgot = float("-inf")
+        self._monotonic = monotonic
+        self._deaths = Deaths(stale, monotonic)
+        self._id = uuid.uuid4().hex
+        self._registered = False
+        self._beaten = float("-inf")
+
+    def absence(self) -> Absence:
+        """What tells that nobody sweeps in this one's place."""
+        return Absence(self._journal, self._engines, stale=self._stale, monotonic=self._monotonic)
+
+    def safely(self) -> Report:
+        """One sweep that never raises: for threads and loops. What went wrong is logged and in the report."""
+        try:
+            return self.sweep()
+        except JournalError as error:
+            self._deaths.forget()
+            logger.warning("no sweep: %s", error)
+            return Report(errors=[str(error)])
+        except Exception as error:
+            self._deaths.forget()
+            logger.exception("a sweep failed")
+            return Report(errors=[repr(error)])
+
+    def sweep(self, now: int | None = None) -> Report:
+        """One sweep.
+
+        Args:
+            now: the time in microseconds; the database's own if not given.
+
+        Returns:
+            What it did.
+        """
+        journal = self._journal
+        self._engines = {engine.name: engine for engine in self._told()}
+        #: Whose due work is taken: another engine's is left to those who can send its messages, and so is another namespace's.
+        mine = tuple(self._engines) or None
+        living = journal.workers.alive()
+        self._say_alive()
+        sweep = Sweep(journal, self._engines, self._id)
+        self._deaths.declare(living, sweep)
+        self._deaths.doubt_the_dead(sweep)
+        self._deaths.doubt_the_forgotten(sweep)
+        # Read only now: what has just been put in doubt is due in this sweep already, not in the next one.
+        at = journal.time() if now is None else now
+        running = {_without_token(name) for worker in living for name in worker.running}
+        due = Due(sweep, at, running)
+        for row in journal.doubts.take_due(at, BATCH, mine, namespace=journal.namespace):
+            sweep.guarded(row.ref, partial(due.step, row))
+        for run, steps in journal.runs.take_due(at, BATCH, mine, namespace=journal.namespace):
+            sweep.guarded(run.ref, partial(due.run, run, steps))
+        self._forget(at, sweep.report)
+        return sweep.report
+
+    def _forget(self, now: int, report: Report) -> None:
+        """Retention, a batch at a time; looks again soon while there is more, and rarely when there is not."""
+        if self._retention is None or self._monotonic() - self._forgot < FORGET_EVERY:
+            return
+        before = now - int(self._retention * 86_400 * SECOND)
+        try:
+            with self._journal.db.in_a_hurry():
+                forgotten = self._journal.retention.forget(before, limit=BATCH)
+        except JournalBusy as error:
+            logger.info("what ended long ago is forgotten later: %s", error)
+            report.busy += 1
+            return
+        report.pruned += forgotten.total
+        if forgotten.total < BATCH:
+            self._forgot = self._monotonic()
+            self._journal.workers.forget_ended(min(before, now - 86_400 * SECOND))
+
+    def _say_alive(self) -> None:
+        """Beats the sweeper's own row, so that workers and `doctor` can tell when nobody sweeps."""
+        if self._monotonic() - self._beaten < self._beat:
+            return
+        workers = self._journal.workers
+        if not self._registered or not workers.beat(self._id, []):
+            if self._registered:
+                self._id = uuid.uuid4().hex
+            workers.register(
+                WorkerRow(
+                    id=self._id, role="sweeper", parent=None, host=socket.gethostname(), pid=os.getpid(),
+                    engine=",".join(sorted(self._engines)) or "none", queues=list(self._queues()), code_version=None,
+                    beats=0, beat_at=0,
+                    previous_beat_at=0, running=[], previously_running=[], started_at=0,
+                )
+            )  # fmt: skip
+            self._registered = True
+        self._beaten = self._monotonic()
+
+    def stop(self) -> None:
+        """Says that this sweeper ended by itself."""
+        if self._registered:
+            self._journal.workers.stop(self._id)
+            self._registered = False
+
+
+def _without_token(name: str) -> tuple[str, str]:
+    """The run and key in an attempt's name."""
+    ref, _token, key = name.split(" ", 2)
+    return ref, key
