@@ -15,7 +15,8 @@ from durable_adapter.model import SECOND, Safety, StepRow, StepStatus
 from durable_adapter.policy import StepPolicy
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.shown import Values
-from durable_adapter.reconcile.story import tell
+from durable_adapter.reconcile.story import read_story
+from durable_adapter.reconcile.telling import Telling
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace
 from tests.journal.counting import cost
@@ -218,11 +219,11 @@ def test_explain_shows_where_a_body_stands_and_masks_it(journal: Journal, at_wor
     def body() -> None:
         durable.heartbeat({"card": "4242424242424242"})
         for show, expected in ((False, "and said {card: str(16)}"), (True, "and said {'card': '4242424242424242'}")):
-            told = tell(journal, the_run(journal, ref), values=Values(show=show), caller=Caller(), stale=60)
+            told = Telling(read_story(journal, the_run(journal, ref), caller=Caller(), stale=60), Values(show=show))
             lines = told.step_lines(the(journal, ref, "charge"))
             assert any("its body was heard" in line and expected in line for line in lines), lines
         change(journal, ref, "charge", options='{"redact": true}')
-        told = tell(journal, the_run(journal, ref), values=Values(show=True), caller=Caller(), stale=60)
+        told = Telling(read_story(journal, the_run(journal, ref), caller=Caller(), stale=60), Values(show=True))
         assert "4242" not in str(told.step_lines(the(journal, ref, "charge")))
 
     during(at_work, ref, body)

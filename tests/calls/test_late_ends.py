@@ -16,7 +16,8 @@ from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
 from durable_adapter.reconcile.looking import look_for_trouble
 from durable_adapter.reconcile.shown import Values
-from durable_adapter.reconcile.story import tell
+from durable_adapter.reconcile.story import read_story
+from durable_adapter.reconcile.telling import Telling
 from tests.calls.conftest import Workplace
 from tests.journal.making import ONE, TWO, a_function, a_run, a_step, claim, events, the, the_run
 
@@ -38,7 +39,7 @@ def decided_meanwhile(journal: Journal, ref: str, how: str = "happened") -> None
 
 def story(journal: Journal, ref: str) -> list[str]:
     """What `explain` tells."""
-    told = tell(journal, the_run(journal, ref), values=Values(), caller=Caller(), stale=60)
+    told = Telling(read_story(journal, the_run(journal, ref), caller=Caller(), stale=60), Values())
     return [moment.says for moment in told.moments]
 
 

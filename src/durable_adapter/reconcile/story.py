@@ -1,6 +1,6 @@
-"""The story of one run: what ran, where, when and how often, what is in doubt and why, who decided what, and what is next.
+"""The facts of one run: its rows, its events, the processes that they name, and what is wrong with it now.
 
-Told from the run's rows and its events, for somebody who reads it in the middle of the night.
+Data only. `telling` says it in English, `story_json` as JSON.
 """
 
 from __future__ import annotations
@@ -9,58 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..model import (
-    FORWARD_WORKFLOWS,
-    OPEN_WORKFLOWS,
-    Attention,
-    Effect,
-    Event,
-    Kind,
-    Safety,
-    Shape,
-    StepRow,
-    StepStatus,
-    WorkerRow,
-    WorkflowRow,
-    WorkflowStatus,
-)
+from ..model import Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
 from .case import Case, Look, Witness, look_around
-from .commands import Caller, workflow_word
-from .finding import Finding, Remedy
+from .commands import Caller
+from .finding import Finding
 from .looking import findings_of
-from .shown import Values
-from .words import Tongue, fate, iso, moment, process, since, span, tongue, with_places
 
 if TYPE_CHECKING:
     from ..journal import Journal
-
-#: What makes a step safe to repeat, said to a person.
-_SAFETY = {
-    Safety.PROTECTED: "nothing makes it safe to repeat",
-    Safety.IDEMPOTENT: "idempotent",
-    Safety.TRANSACTIONAL: "transactional",
-    Safety.PROBE: "has a probe",
-}
-_STATUS = {
-    StepStatus.PLANNED: "not begun",
-    StepStatus.WAITING: "to be tried again",
-    StepStatus.BEGUN: "RUNNING",
-    StepStatus.IN_DOUBT: "IN DOUBT",
-    StepStatus.HELD: "HELD",
-    StepStatus.SUCCEEDED: "succeeded",
-    StepStatus.FAILED: "FAILED",
-    StepStatus.CANCELLED: "cancelled",
-    StepStatus.UNDONE: "undone",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One thing that happened."""
-
-    at: int
-    says: str
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,8 +30,6 @@ class Story:
         workers: the processes that are named.
         findings: what is wrong with it now.
         now: when it was read.
-        values: how values are shown.
-        caller: how printed commands are called.
         look: what holds around it.
         said: what the run's engine holds of each step's message now, by key; empty where it cannot be asked.
     """
@@ -85,7 +39,6 @@ class Story:
     events: list[dict[str, Any]]
     workers: Mapping[str, WorkerRow]
     findings: list[Finding]
-    values: Values
     look: Look
     said: Mapping[str, str] = field(default_factory=dict)
 
@@ -95,324 +48,15 @@ class Story:
         return self.look.now
 
     @property
-    def title(self) -> str:
-        """The workflow's own name and id."""
-        name = self.run.id if self.run.declared else self.run.ref
-        return f"{name} · {self.run.name}"
-
-    @property
-    def state(self) -> str:
-        """Where it stands, in one sentence."""
-        run = self.run
-        if self.findings:
-            first = self.findings[0]
-            waits = not all(f.safe for f in self.findings)
-            what = first.kind.value.replace("_", " ")
-            who = "a person must decide" if waits else "a sweep mends it"
-            return f"{_words(run.status)}, in trouble: {what}{f' ({first.step})' if first.step else ''}; {who}"
-        running = [s for s in self.steps if s.status is StepStatus.BEGUN]
-        if run.status in OPEN_WORKFLOWS and running:
-            return f"{_words(run.status)}: {running[0].name} runs on {self._where(running[0])}"
-        asleep = next((s for s in self.steps if s.kind is Kind.SLEEP and s.status is StepStatus.WAITING), None)
-        if run.status in FORWARD_WORKFLOWS and asleep is not None:
-            return f"sleeping until {since(asleep.look_at, self.now)}; no worker is held"
-        if run.status is WorkflowStatus.SUSPENDED:
-            until = f", until {since(run.wake_at, self.now)}" if run.wake_at is not None else ""
-            return f"waiting for {run.waiting_for or 'its next wake-up'}{until}; no worker is held"
-        waiting = next((s for s in self.steps if s.status is StepStatus.WAITING), None)
-        if run.status in OPEN_WORKFLOWS and waiting is not None:
-            return f"{_words(run.status)}: {waiting.name} is tried again {since(waiting.look_at, self.now)}"
-        if run.status in OPEN_WORKFLOWS:
-            following = next((s for s in self.steps if s.status is StepStatus.PLANNED), None)
-            return f"{_words(run.status)}: {following.name} is next" if following is not None else _words(run.status)
-        took = f" after {span(run.ended_at - run.created_at)}" if run.ended_at is not None else ""
-        return f"{_words(run.status)}{took}"
-
-    @property
-    def remedies(self) -> list[Remedy]:
-        """What can be done: what mends the findings; else, for a run that ended short of its end, how to take it up again."""
-        found = [remedy for finding in self.findings for remedy in finding.remedies]
-        if found or not self.steps:
-            return found
-        word, caller = workflow_word(self.run), self.look.caller
-        if self.run.status in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
-            again = caller.change("retry", word, why="what made it stop is mended")
-            found.append(Remedy("to go on where it stopped, once what made it stop is mended", again))
-        undoable = any(s.compensation and s.status is StepStatus.SUCCEEDED for s in self.steps)
-        if undoable and self.run.status in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
-            found.append(Remedy("to undo what happened", caller.change("rollback", word, why="it is not to go on")))
-        return found
-
-    @property
-    def facts(self) -> list[str]:
-        """What it is, line by line."""
-        run = self.run
-        shape = "workflow function" if run.shape is Shape.FUNCTION else "chain"
-        if run.shape is Shape.CANVAS and self._members:
-            shape = f"chain of {len(self._members)} steps" if len(self._members) > 1 else f"single {self._tongue.task}"
-        lines = [
-            f"a {shape} on {'RQ' if run.engine == 'rq' else run.engine}, started {since(run.created_at, self.now)}",
-            f"run {run.run}, reference {run.ref}",
-        ]
-        if run.pruned_at is not None:
-            kept = "only its id, its status and its fingerprint are kept, so that it is not started twice"
-            lines.append(f"its steps were forgotten {since(run.pruned_at, self.now)}: {kept}")
-        if run.code_version:
-            lines.append(f"started by code version {run.code_version}")
-        if run.parent:
-            lines.append(f"started by run {run.parent}")
-        if run.attributes:
-            shown = ", ".join(f"{k}={v}" for k, v in run.attributes.items())
-            lines.append(f"attributes: {shown}" if self.values.show else f"attributes: {', '.join(run.attributes)} (masked)")
-        if (error := self.values.error(run.error)) is not None:
-            lines.append(f"failed with {_error(error)}")
-        return lines
-
-    @property
-    def _tongue(self) -> Tongue:
-        return tongue(self.run.engine)
-
-    def _mark(self, attention: str) -> str:
-        """What a person should look at, in the words of the run's engine."""
-        if attention == Attention.UNMARKED:
-            return f"the chain stands at an unmarked {self._tongue.task}"
-        return _MARKS.get(attention, attention)
-
-    @property
-    def _members(self) -> list[StepRow]:
+    def members(self) -> list[StepRow]:
+        """Its steps without the compensations."""
         return [s for s in self.steps if s.kind is not Kind.COMPENSATION]
 
-    def _where(self, step: StepRow) -> str:
-        return process(self.workers.get(step.worker or ""), step.worker)
 
-    def step_lines(self, step: StepRow) -> list[str]:
-        """One step: what became of it, and below it the reasons and the values."""
-        head = f"{step.name}: {_STATUS[step.status]}"
-        if step.kind is Kind.COMPENSATION:
-            target = next((s.name for s in self.steps if s.key == step.target), step.target)
-            head = f"{step.name} (undoes {target}): {_STATUS[step.status]}"
-        lines = [f"{head}{self._circumstances(step)}"]
-        if step.task_id is not None and step.kind is not Kind.SLEEP:
-            lines[0] += f", {tongue(step.engine or self.run.engine).task} {step.task_id}"
-        if step.kind is Kind.UNMARKED:
-            lines.append("not marked durable: only its end is recorded; it is never sent again by itself")
-        settled = step.status in (StepStatus.SUCCEEDED, StepStatus.UNDONE, StepStatus.CANCELLED)
-        because = "it was in doubt because" if settled else "in doubt because"
-        for label, text in ((because, step.doubt), ("evidence", step.evidence), ("decided by", step.verdict)):
-            if text and not (
-                label == "evidence" and (text == step.doubt or step.status in (StepStatus.BEGUN, StepStatus.WAITING))
-            ):
-                lines.append(f"{label}: {with_places(text, self.workers)}")
-        if step.status in (StepStatus.FAILED, StepStatus.WAITING, StepStatus.IN_DOUBT, StepStatus.HELD):
-            error = self.values.error(step.error)
-            if error is not None:
-                effect = f"; its effect {_EFFECT[step.effect]}" if step.effect is not None else ""
-                lines.append(f"it raised {_error(error)}{effect}")
-        if step.attention:
-            lines.append(f"in front of a person: {self._mark(step.attention)}")
-        if step.heartbeat_at is not None:
-            said = self.values.details(step)
-            says = f", and said {self._readable(repr(said))}" if said is not None else ""
-            lines.append(f"its body was heard {since(step.heartbeat_at, self.now)}{says}")
-        if step.reference:
-            lines.append(f"the provider calls it {step.reference}")
-        if step.key in self.said:
-            lines.append(f"seen now: {self.said[step.key]}")
-        if step.status in (StepStatus.IN_DOUBT, StepStatus.HELD, StepStatus.BEGUN, StepStatus.WAITING, StepStatus.FAILED):
-            lines.append(f"safety: {_SAFETY[step.safety]}")
-        arguments = self.values.arguments(self.run, step)
-        if arguments is not None and (arguments["args"] or arguments["kwargs"]):
-            lines.append(f"given: {self._readable(_call(arguments))}")
-        if step.outcome is not None and step.kind is not Kind.SLEEP:
-            lines.append(f"returned: {self._readable(repr(self.values.outcome(step)))}")
-        return lines
-
-    def _readable(self, text: str) -> str:
-        """Shapes stand without quotes, so that nobody takes them for values."""
-        return text if self.values.show else text.replace("'", "")
-
-    def _circumstances(self, step: StepRow) -> str:
-        parts = []
-        if step.ended_at is not None and step.begun_at is not None and step.status is not StepStatus.CANCELLED:
-            took = step.ended_at - step.begun_at
-            parts.append(f"at {moment(step.ended_at)}" + (f", {span(took)} after it began" if took >= 1000 else ""))
-        elif step.ended_at is not None:
-            parts.append(f"at {moment(step.ended_at)}")
-        elif step.status is StepStatus.BEGUN:
-            parts.append(f"since {since(step.begun_at, self.now)}")
-        elif step.status in (StepStatus.IN_DOUBT, StepStatus.HELD):
-            parts.append(f"since {since(step.doubt_at, self.now)}")
-        elif step.status is StepStatus.WAITING:
-            parts.append(f"due {since(step.look_at, self.now)}")
-        if step.attempt:
-            parts.append(f"attempt {step.attempt}")
-        if step.worker is not None and step.kind is not Kind.SLEEP:
-            where = f"on {self._where(step)}"
-            if step.status in (StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD):
-                where += f"; {fate(self.workers.get(step.worker), self.now)}"
-            parts.append(where)
-        return " " + ", ".join(parts) if parts else ""
-
-    @property
-    def moments(self) -> list[Moment]:
-        """What happened, in order: from the rows what they tell, from the events the rest."""
-        told = [Moment(self.run.created_at, "it was started")]
-        names = {s.key: s.name for s in self.steps}
-        failures = {e["key"] for e in self.events if e["kind"] == Event.STEP_FAILED}
-        for step in self.steps:
-            told += self._of_step(step, told_by_event=step.status is StepStatus.FAILED and step.key in failures)
-        told += [Moment(e["at"], *self._of_event(e, names)) for e in self.events]
-        if self.run.ended_at is not None:
-            told.append(Moment(self.run.ended_at, f"the workflow ended: {_words(self.run.status)}"))
-        return sorted(told, key=lambda m: m.at)
-
-    def _of_step(self, step: StepRow, *, told_by_event: bool) -> list[Moment]:
-        if step.kind is Kind.SLEEP:
-            told = [
-                Moment(step.created_at, f"it went to sleep until {moment(step.look_at)}" if step.look_at else "it went to sleep")
-            ]
-            return told + ([Moment(step.ended_at, "it woke up")] if step.ended_at is not None else [])
-        told = []
-        on = f" on {self._where(step)}" if step.worker is not None else ""
-        ended = step.ended_at is not None and step.status is not StepStatus.CANCELLED and not told_by_event
-        quick = ended and step.begun_at is not None and (step.ended_at or 0) - step.begun_at < 1_000_000
-        if step.begun_at is not None and not quick:
-            told.append(Moment(step.begun_at, f"{step.name}: attempt {step.attempt} began{on}"))
-        if ended:
-            what = "ran, and was undone later" if step.status is StepStatus.UNDONE else _STATUS[step.status].lower()
-            attempt = f", attempt {step.attempt}{on}" if quick else ""
-            told.append(Moment(step.ended_at or 0, f"{step.name} {what}{attempt}"))
-        return told
-
-    def _of_event(self, event: dict[str, Any], names: Mapping[str, str]) -> tuple[str, str]:
-        """An event as a sentence, and its reason."""
-        kind, detail = event["kind"], self.values.detail(event["detail"])
-        name = names.get(event["key"] or "", event["key"] or "the workflow")
-        who, why = self._who(event["who"]), with_places(event["why"] or "", self.workers)
-        match kind:
-            case Event.OPERATOR:
-                return f"{who} ordered: {detail.get('action', 'something')}", why
-            case Event.VERDICT:
-                return f"{who} decided: {name} {detail.get('verdict', '')}", why
-            case Event.ATTEMPT_FAILED:
-                wait = detail.get("next_in_seconds")
-                return f"{name}: an attempt ended, the next is due" + (f" {float(wait):g} s later" if wait else ""), why
-            case Event.IN_DOUBT:
-                return f"{name} was put in doubt", why
-            case Event.HELD:
-                return f"{name} was held for a person", why
-            case Event.TAKEN_OVER:
-                return f"{name}: a new attempt was allowed", why
-            case Event.LATE_SUCCESS:
-                shown = f", and returned {detail['outcome']!r}" if "outcome" in detail else ""
-                return f"{name}: an attempt reported success too late{shown}", why
-            case Event.LATE_FAILURE:
-                return f"{name}: an attempt reported a failure too late", why
-            case Event.SUPPRESSED:
-                return f"{name}: another {self._tongue.message} of it came, and was left alone", why
-            case Event.SENT_AGAIN:
-                return f"{name}: its {self._tongue.message} was sent again", why
-            case Event.STEP_FAILED:
-                effect = _EFFECT.get(detail.get("effect"), "is not known")
-                return f"{name} failed for good; its effect {effect}", why
-            case Event.ROLLBACK:
-                return "the rollback began", why
-            case Event.DRIFT:
-                return f"{name} was stopped: the code no longer fits what is recorded", why
-            case Event.VALUE_MISSING:
-                return f"{name} happened, but its value could not be recorded", why
-            case Event.REFUSED:
-                return f"a {self._tongue.message} of {detail.get('name', name)} was refused", why
-            case _:
-                return f"{name}: {str(kind).replace('_', ' ')}", why
-
-    def _who(self, who: str | None) -> str:
-        """A person, or the process behind an id."""
-        if not who:
-            return "somebody"
-        worker = self.workers.get(who)
-        return process(worker, who) if worker is not None else who
-
-    def shown(self) -> dict[str, Any]:
-        """The story as JSON."""
-        run = self.run
-        return {
-            "workflow": {
-                "id": run.id,
-                "ref": run.ref,
-                "run": run.run,
-                "declared": run.declared,
-                "namespace": run.namespace,
-                "name": run.name,
-                "shape": run.shape.value,
-                "engine": run.engine,
-                "status": run.status.value,
-                "state": self.state,
-                "attributes": run.attributes if self.values.show else sorted(run.attributes),
-                "parent": run.parent,
-                "code_version": run.code_version,
-                "waiting_for": run.waiting_for,
-                "wake_at": iso(run.wake_at),
-                "created_at": iso(run.created_at),
-                "ended_at": iso(run.ended_at),
-                "attention": run.attention,
-                "pruned_at": iso(run.pruned_at),
-                "error": self.values.error(run.error),
-            },
-            "steps": [self._step_shown(step) for step in self.steps],
-            "events": [
-                {
-                    "at": iso(e["at"]),
-                    "kind": e["kind"],
-                    "key": e["key"],
-                    "who": e["who"],
-                    "why": e["why"],
-                    "detail": self.values.detail(e["detail"]),
-                }
-                for e in self.events
-            ],
-            "findings": [f.shown() for f in self.findings],
-            "next": [{"when": r.when, "command": r.command} for r in self.remedies],
-        }
-
-    def _step_shown(self, step: StepRow) -> dict[str, Any]:
-        return {
-            "key": step.key,
-            "position": step.position,
-            "name": step.name,
-            "kind": step.kind.value,
-            "status": step.status.value,
-            "safety": step.safety.value,
-            "attempt": step.attempt,
-            "takeovers": step.takeovers,
-            "task_id": step.task_id,
-            "queue": step.queue,
-            "worker": self._where(step) if step.worker is not None else None,
-            "begun_at": iso(step.begun_at),
-            "ended_at": iso(step.ended_at),
-            "look_at": iso(step.look_at),
-            "doubt": step.doubt,
-            "doubt_at": iso(step.doubt_at),
-            "evidence": step.evidence,
-            "verdict": step.verdict,
-            "effect": step.effect.value if step.effect is not None else None,
-            "attention": step.attention,
-            "reference": step.reference,
-            "heartbeat_at": iso(step.heartbeat_at),
-            "details": self.values.details(step),
-            "undoes": step.target,
-            "arguments": self.values.arguments(self.run, step),
-            "outcome": self.values.outcome(step),
-            "error": self.values.error(step.error),
-            "engine_says": self.said.get(step.key),
-        }
-
-
-def tell(
+def read_story(
     journal: Journal,
     run: WorkflowRow,
     *,
-    values: Values,
     caller: Caller,
     stale: int,
     witnesses: Mapping[str, Witness] | None = None,
@@ -424,7 +68,7 @@ def tell(
     named = {s.worker for s in steps if s.worker} | {e["who"] for e in events if e["who"]}
     workers = {**look.living, **journal.reads.workers(sorted(named - look.living.keys()))}
     case = Case(run, steps, workers, look)
-    return Story(run, steps, events, workers, list(findings_of(case)), values, look, _said(case))
+    return Story(run, steps, events, workers, list(findings_of(case)), look, _said(case))
 
 
 def _said(case: Case) -> dict[str, str]:
@@ -446,34 +90,3 @@ def _against(case: Case, key: str) -> str:
     if end is None or end.succeeded:
         return ""
     return "; the journal has its result, and that is what counts: run again, it is found and handed back"
-
-
-def _words(status: WorkflowStatus) -> str:
-    return status.value.replace("_", " ")
-
-
-def _error(error: Mapping[str, str]) -> str:
-    lines = error["message"].strip().splitlines()
-    name = error["type"].rpartition(".")[2]
-    return f"{name}: {lines[0][:300]}" if lines else name
-
-
-def _call(arguments: Mapping[str, Any]) -> str:
-    args = arguments["args"] if isinstance(arguments["args"], list) else [arguments["args"]]
-    kwargs = arguments["kwargs"] if isinstance(arguments["kwargs"], dict) else {}
-    return ", ".join([*(repr(a) for a in args), *(f"{k}={v!r}" for k, v in kwargs.items())])
-
-
-_EFFECT: dict[Any, str] = {
-    Effect.UNKNOWN: "is not known",
-    Effect.DID_NOT_HAPPEN: "did not happen",
-    Effect.HAPPENED: "happened",
-}
-_MARKS: dict[str, str] = {
-    Attention.TWICE.value: "it may have happened twice",
-    Attention.EFFECT_UNKNOWN.value: "it failed, and its effect may have happened",
-    Attention.VALUE_MISSING.value: "it happened, and its value is missing",
-    Attention.DRIFT.value: "the code may not fit what is recorded",
-    Attention.UNDO_FAILED.value: "it could not be undone",
-    Attention.CALLBACK.value: "it succeeded, and its job fails behind it",
-}

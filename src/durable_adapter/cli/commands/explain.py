@@ -12,6 +12,7 @@ from ..session import CLEAN, FINDINGS, Session, durable_command
 
 if TYPE_CHECKING:
     from ...reconcile.story import Story
+    from ...reconcile.telling import Telling
 
 
 EXAMPLES = (
@@ -31,7 +32,9 @@ def command(session: Session, id: str, show_values: bool) -> int:
     it. With -u or -c it also says what Redis holds of each job of an RQ workflow.
     """
     from ...reconcile.shown import Values
-    from ...reconcile.story import tell
+    from ...reconcile.story import read_story
+    from ...reconcile.story_json import shown
+    from ...reconcile.telling import Telling
     from ..find import find_run
 
     journal = session.checked()
@@ -39,34 +42,34 @@ def command(session: Session, id: str, show_values: bool) -> int:
     run = journal.reads.run(found.run.ref) or found.run
     values = Values(show=show_values, parameters=session.values_by_name)
     stale = int(session.settings.stale * SECOND)
-    story = tell(journal, run, values=values, caller=session.caller, stale=stale, witnesses=session.witnesses)
+    story = read_story(journal, run, caller=session.caller, stale=stale, witnesses=session.witnesses)
     session.warn_of_silence()
     if session.out.as_json:
-        session.out.json(story.shown() | {"others": found.others})
+        session.out.json(shown(story, values) | {"others": found.others})
     else:
-        _print(session, story)
+        _print(session, story, Telling(story, values))
         if found.others:
             session.out.say(f"\nThe same task id names other runs too: {', '.join(found.others)}")
     return FINDINGS if story.findings else CLEAN
 
 
-def _print(session: Session, story: Story) -> None:
+def _print(session: Session, story: Story, telling: Telling) -> None:
     from ...reconcile.words import moment
 
     out = session.out
-    out.say(story.title, bold=True)
-    out.say(_wrapped(story.state, "  "), fg="red" if story.findings else None)
-    for line in story.facts:
+    out.say(telling.title, bold=True)
+    out.say(_wrapped(telling.state, "  "), fg="red" if story.findings else None)
+    for line in telling.facts:
         out.say(_wrapped(line, "  "))
     if story.steps:
         out.say("\nSteps", bold=True)
     for number, step in enumerate(story.steps, 1):
-        first, *rest = story.step_lines(step)
+        first, *rest = telling.step_lines(step)
         out.say(_wrapped(first, f"  {number:>2}. ", "      "))
         for line in rest:
             out.say(_wrapped(line, "        "))
     out.say("\nWhat happened", bold=True)
-    for event in story.moments:
+    for event in telling.moments:
         out.say(_wrapped(event.says, f"  {moment(event.at)}  ", " " * 27))
         if event.why:
             out.say(_wrapped(event.why, " " * 29))
@@ -76,7 +79,7 @@ def _print(session: Session, story: Story) -> None:
         if finding.uncertain:
             out.say(_wrapped(finding.uncertain, "  not known: ", "             "))
     out.say("\nNext", bold=True)
-    remedies = story.remedies
+    remedies = telling.remedies
     if not remedies:
         out.say("  Nothing is to be done.")
     for remedy in remedies:
