@@ -1,24 +1,154 @@
-"""Showing changes, and carrying them out when asked: the same for one and for many."""
+"""The one shell of the commands that change runs: choose them, show what would be done, do it with --apply, say what became.
+
+`changing_command` gives such a command its arguments and options, `give` does the rest. The commands themselves say which
+runs fit and what change each gets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import NotResolvable
-from .options import When
-from .session import CLEAN, FINDINGS, Session
+from .options import When, bulk, changing, check_changing
+from .session import CLEAN, FINDINGS, Session, durable_command
 
 if TYPE_CHECKING:
     from ..model import StepRow, WorkflowRow
     from ..reconcile.changes import Change, Outcome
+    from ..reconcile.sending import Sending
+    from .find import Searched
 
 T = TypeVar("T")
 
 #: Runs that are read at a time.
 BATCH = 500
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command that changes runs was given.
+
+    Attributes:
+        id: which run: a workflow's id, a run's reference, or a task's id; None for many.
+        step: which step of it, where that was named.
+        task: in bulk: the name that chooses.
+        since: in bulk: since when.
+        limit: in bulk: how many at the most.
+        apply: do it; else only say what would be done.
+        who: the person.
+        why: their reason.
+    """
+
+    id: str | None
+    step: str | None
+    task: str | None
+    since: When | None
+    limit: int
+    apply: bool
+    who: str
+    why: str
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether many runs are chosen by a name and a time."""
+        return self.id is None
+
+
+def changing_command(
+    name: str, *, task: str, since: str, step: bool = False, **settings: Any
+) -> Callable[[Callable[..., int]], click.Command]:
+    """Makes a command of a function of a session, a `Given` and its own options; it returns the exit code.
+
+    Args:
+        name: the command's name.
+        task: what --task chooses, for its help.
+        since: what --since leaves out, for its help.
+        step: one step of a run may be named.
+        **settings: see `durable_command`.
+    """
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        def run(
+            session: Session,
+            id: str | None,
+            task: str | None,
+            since: When | None,
+            limit: int,
+            apply_: bool,
+            by: str | None,
+            why: str | None,
+            step: str | None = None,
+            **own: Any,
+        ) -> int:
+            check_bulk(id, task, since)
+            who, reason = check_changing(apply_, by, why)
+            return function(session, Given(id, step, task, since, limit, apply_, who, reason), **own)
+
+        own: list[click.Parameter] = getattr(function, "__click_params__", [])
+        wrapped: Callable[..., int] = update_wrapper(run, function)
+        wrapped.__dict__["__click_params__"] = []
+        made = bulk(task=task, since=since)(changing(wrapped))
+        # click lists them in reverse: the command's own options come first in its help.
+        made.__dict__["__click_params__"] += own
+        if step:
+            made = click.argument("step", required=False)(made)
+        return durable_command(name, **settings)(click.argument("id", required=False)(made))
+
+    return decorate
+
+
+def give(
+    session: Session,
+    given: Given,
+    make: Callable[[WorkflowRow, Sequence[StepRow], StepRow | None], Change],
+    fits: Callable[[WorkflowRow, list[StepRow]], Iterable[StepRow | None]],
+    *,
+    pick: Callable[[Searched, list[StepRow]], StepRow | None] | None = None,
+    among: Callable[[Session, int], Iterable[tuple[WorkflowRow, list[StepRow]]]] | None = None,
+    sending: Sending | None = None,
+) -> int:
+    """Gives one order for the run that was named, or for every run that fits.
+
+    Args:
+        session: the session.
+        given: what was given.
+        make: makes the change of one run, or of one step of it.
+        fits: in bulk: yields the steps of a run that are chosen; None in place of a step chooses the run as a whole.
+        pick: which step of the one run that was named; by default the one that the user named, if any.
+        among: in bulk: the runs that are looked through; by default those that were started since the given time.
+        sending: sends what many orders made due, behind the last of them.
+
+    Returns:
+        The exit code.
+    """
+    from .find import find_run
+
+    if given.id is not None:
+        found = find_run(session.journal, session.namespace, given.id, single=True)
+        steps = session.journal.reads.steps(found.run.ref)
+        step = (pick or partial(_named, given))(found, steps)
+        return carry_out(session, [make(found.run, steps, step)], apply=given.apply)
+    assert given.since is not None
+    runs = (among or started_since)(session, given.since.on(session.journal.time()))
+    fitting = ((run, steps, step) for run, steps in runs for step in fits(run, steps))
+    chosen = list(islice(fitting, given.limit))
+    changes, refused = gather(partial(make, *each) for each in chosen)
+    at_the_end = sending.at_the_end if sending is not None else str
+    more = len(chosen) >= given.limit
+    return carry_out(session, changes, apply=given.apply, refused=refused, more=more, at_the_end=at_the_end)
+
+
+def _named(given: Given, found: Searched, steps: list[StepRow]) -> StepRow | None:
+    """The step that the user named, if any."""
+    from .find import find_step
+
+    return find_step(found.run, steps, given.step) if given.step is not None else None
 
 
 def carry_out(

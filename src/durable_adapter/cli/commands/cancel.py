@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import click
+from ..changing import Given, changing_command, give
+from ..session import Session
 
-from ..changing import carry_out, check_bulk, gather, started_since
-from ..options import When, bulk, changing, check_changing
-from ..session import Session, durable_command
+if TYPE_CHECKING:
+    from ...model import StepRow, WorkflowRow
 
 EXAMPLES = (
     ("Celery", 'durable-adapter -A shop cancel order-42 --by ann --why "a test order" --apply'),
@@ -17,20 +18,13 @@ EXAMPLES = (
 )
 
 
-@durable_command("cancel", examples=EXAMPLES)
-@click.argument("id", required=False)
-@bulk(task="unfinished workflows of this name, or with an open step of this name", since="workflows started")
-@changing
-def command(
-    session: Session,
-    id: str | None,
-    task: str | None,
-    since: When | None,
-    limit: int,
-    apply_: bool,
-    by: str | None,
-    why: str | None,
-) -> int:
+@changing_command(
+    "cancel",
+    examples=EXAMPLES,
+    task="unfinished workflows of this name, or with an open step of this name",
+    since="workflows started",
+)
+def command(session: Session, given: Given) -> int:
     """End a workflow: what has not begun never will. Undoes nothing; `rollback` does that.
 
     What is running, in doubt or held stays to be settled, and is named. ID is a workflow's id, a run's reference, or a
@@ -38,22 +32,13 @@ def command(
     """
     from ...model import FORWARD_WORKFLOWS, OPEN_STEPS, WorkflowStatus
     from ...reconcile.orders import Orders
-    from ..find import find_run
 
-    check_bulk(id, task, since)
-    who, reason = check_changing(apply_, by, why)
     journal = session.checked()
-    orders = Orders(journal, who=who, why=reason, engines=session.engines, caller=session.caller)
-    if id is not None:
-        run = find_run(journal, session.namespace, id, single=True).run
-        return carry_out(session, [orders.cancel(run, journal.reads.steps(run.ref))], apply=apply_)
-    assert since is not None
-    chosen = []
-    for run, steps in started_since(session, since.on(journal.time())):
+    orders = Orders(journal, who=given.who, why=given.why, engines=session.engines, caller=session.caller)
+
+    def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[None]:
         unfinished = run.status in FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
-        if unfinished and (run.name == task or any(s.name == task and s.status in OPEN_STEPS for s in steps)):
-            chosen.append((run, steps))
-        if len(chosen) >= limit:
-            break
-    changes, refused = gather(partial(orders.cancel, run, steps) for run, steps in chosen)
-    return carry_out(session, changes, apply=apply_, refused=refused, more=len(chosen) >= limit)
+        if unfinished and (run.name == given.task or any(s.name == given.task and s.status in OPEN_STEPS for s in steps)):
+            yield None
+
+    return give(session, given, lambda run, steps, _: orders.cancel(run, steps), fits)

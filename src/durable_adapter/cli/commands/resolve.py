@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..changing import carry_out, check_bulk, gather, troubled
-from ..options import When, bulk, changing, check_changing
-from ..session import Session, durable_command
+from ..changing import Given, changing_command, give, troubled
+from ..session import Session
 
 if TYPE_CHECKING:
     from ...codec import Stored
     from ...model import StepRow, WorkflowRow
     from ...reconcile.changes import Change
-    from ...reconcile.verdicts import Judge, Verdict
+    from ..find import Searched
 
 
 EXAMPLES = (
@@ -32,30 +31,18 @@ EXAMPLES = (
 )
 
 
-@durable_command("resolve", examples=EXAMPLES)
-@click.argument("id", required=False)
-@click.argument("step", required=False)
+@changing_command(
+    "resolve",
+    examples=EXAMPLES,
+    step=True,
+    task="every open step of this name",
+    since="what came into doubt, or failed,",
+)
 @click.option("--happened", metavar="VALUE", help="It happened; VALUE is what the step returned, as JSON.")
 @click.option("--did-not-happen", is_flag=True, help="It did not happen; it is tried again.")
 @click.option("--failed", is_flag=True, help="It did not happen, and is not tried again: the step fails for good.")
 @click.option("--acknowledge", is_flag=True, help="Take a finding that needs nothing more off the list; no outcome changes.")
-@bulk(task="every open step of this name", since="what came into doubt, or failed,")
-@changing
-def command(
-    session: Session,
-    id: str | None,
-    step: str | None,
-    happened: str | None,
-    did_not_happen: bool,
-    failed: bool,
-    acknowledge: bool,
-    task: str | None,
-    since: When | None,
-    limit: int,
-    apply_: bool,
-    by: str | None,
-    why: str | None,
-) -> int:
+def command(session: Session, given: Given, happened: str | None, did_not_happen: bool, failed: bool, acknowledge: bool) -> int:
     """Decide what happened to a step in doubt.
 
     ID is a workflow's id, a run's reference, or a task's id. STEP is a step's name or key; it may be left out where only one
@@ -64,38 +51,43 @@ def command(
     The verdict is recorded only if nothing was decided meanwhile: if the step's own attempt, a probe or another person was
     first, that stands, and it is told.
     """
-    check_bulk(id, task, since)
     said = [happened is not None, did_not_happen, failed, acknowledge]
     if sum(said) != 1:
         raise click.UsageError(
             "say what happened, with exactly one of --happened VALUE, --did-not-happen, --failed and --acknowledge"
         )
     value = None if happened is None else read_value(happened)
-    who, reason = check_changing(apply_, by, why)
     session.checked()
     if acknowledge:
-        return _acknowledge(session, id, step, who, reason, apply=apply_)
-    from ...reconcile.verdicts import Judge, Verdict
+        return _acknowledge(session, given)
+    from ...reconcile.verdicts import Judge, Verdict, decidable
 
     verdict = Verdict.HAPPENED if happened is not None else Verdict.FAILED if failed else Verdict.DID_NOT_HAPPEN
     judge = Judge(
         session.journal,
-        who=who,
-        why=reason,
+        who=given.who,
+        why=given.why,
         engines=session.engines,
         caller=session.caller,
         stale=session.settings.stale,
-        in_bulk=id is None,
+        in_bulk=given.in_bulk,
     )
-    if id is None:
-        assert task is not None
-        assert since is not None
-        chosen = _in_bulk(session, task, since.on(session.journal.time()), limit)
-        changes, refused = gather(partial(judge.verdict, run, steps, row, verdict, value) for run, steps, row in chosen)
-        return carry_out(
-            session, changes, apply=apply_, refused=refused, more=len(chosen) >= limit, at_the_end=judge.sending.at_the_end
-        )
-    return carry_out(session, [_single(session, judge, id, step, verdict, value)], apply=apply_)
+    since = given.since.on(session.journal.time()) if given.since is not None else 0
+
+    def make(run: WorkflowRow, steps: Sequence[StepRow], row: StepRow | None) -> Change:
+        assert row is not None
+        return judge.verdict(run, steps, row, verdict, value)
+
+    def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[StepRow]:
+        """Every step of the name that waits for a verdict and came to that since the time."""
+        for row in decidable(run, steps):
+            if row.name == given.task and (row.doubt_at or row.ended_at or 0) >= since:
+                yield row
+
+    def pick(found: Searched, steps: list[StepRow]) -> StepRow:
+        return _the_step(session, given, found, steps)
+
+    return give(session, given, make, fits, pick=pick, among=lambda session, _since: troubled(session), sending=judge.sending)
 
 
 def read_value(text: str) -> Stored:
@@ -120,63 +112,48 @@ def read_value(text: str) -> Stored:
         raise click.BadParameter(str(error), param_hint="--happened") from error
 
 
-def _single(session: Session, judge: Judge, id: str, word: str | None, verdict: Verdict, value: Stored | None) -> Change:
+def _the_step(session: Session, given: Given, found: Searched, steps: list[StepRow]) -> StepRow:
+    """The step that was named, or the only one that waits for a verdict.
+
+    Raises:
+        NotResolvable: none waits, or several do; says which.
+    """
     from ...errors import NotResolvable
     from ...reconcile.commands import workflow_word
     from ...reconcile.verdicts import decidable
-    from ..find import find_run, find_step
+    from ..find import find_step
 
-    found = find_run(session.journal, session.namespace, id, single=True)
-    run, steps = found.run, session.journal.reads.steps(found.run.ref)
-    if word is not None:
-        return judge.verdict(run, steps, find_step(run, steps, word), verdict, value)
+    run = found.run
+    if given.step is not None:
+        return find_step(run, steps, given.step)
     open_ones = decidable(run, steps)
     if len(open_ones) > 1 and found.task_id is not None:
         open_ones = [s for s in open_ones if s.task_id == found.task_id] or open_ones
     if len(open_ones) == 1:
-        return judge.verdict(run, steps, open_ones[0], verdict, value)
+        return open_ones[0]
     explain = session.caller.command("explain", workflow_word(run))
     if open_ones:
         names = ", ".join(f"{s.name} ({s.key})" for s in open_ones)
         raise NotResolvable(f"{len(open_ones)} steps of {workflow_word(run)} wait for a verdict; name one: {names}")
     if len(steps) == 1:
-        return judge.verdict(run, steps, steps[0], verdict, value)
+        return steps[0]
     raise NotResolvable(
         f"no step of {workflow_word(run)} is in doubt, held, or failed with its effect unknown; it is "
         f"{run.status.value.replace('_', ' ')}. See `{explain}`."
     )
 
 
-def _in_bulk(session: Session, task: str, since: int, limit: int) -> list[tuple[WorkflowRow, list[StepRow], StepRow]]:
-    """Every step of a name that waits for a verdict and came to that since a time."""
-    from ...reconcile.verdicts import decidable
-
-    chosen = []
-    for run, steps in troubled(session):
-        for row in decidable(run, steps):
-            at = row.doubt_at or row.ended_at or 0
-            if row.name == task and at >= since:
-                chosen.append((run, steps, row))
-            if len(chosen) >= limit:
-                return chosen
-    return chosen
-
-
-def _acknowledge(session: Session, id: str | None, word: str | None, who: str, why: str, *, apply: bool) -> int:
+def _acknowledge(session: Session, given: Given) -> int:
     from ...errors import UnknownWorkflow
     from ...reconcile.orders import Orders
-    from ..find import find_run, find_step
 
-    if id is None:
+    if given.id is None:
         raise click.UsageError("--acknowledge is for one workflow at a time: give its ID")
+    orders = Orders(session.journal, who=given.who, why=given.why, engines=session.engines, caller=session.caller)
     try:
-        found = find_run(session.journal, session.namespace, id, single=True)
+        return give(session, given, orders.acknowledge, lambda _run, _steps: ())
     except UnknownWorkflow:
-        return _acknowledge_refused(session, id, who, why, apply=apply)
-    orders = Orders(session.journal, who=who, why=why, engines=session.engines, caller=session.caller)
-    steps = session.journal.reads.steps(found.run.ref)
-    step = find_step(found.run, steps, word) if word is not None else None
-    return carry_out(session, [orders.acknowledge(found.run, steps, step)], apply=apply)
+        return _acknowledge_refused(session, given.id, given.who, given.why, apply=given.apply)
 
 
 def _acknowledge_refused(session: Session, ref: str, who: str, why: str, *, apply: bool) -> int:
