@@ -93,15 +93,7 @@ class Undo:
             return None
         self.cancel_planned(conn, ref)
         steps = self.steps(conn, ref)
-        pivots = [s for s in steps if s.pivot]
-        if any(undecided(s) for s in pivots):
-            status = WorkflowStatus.FAILING
-        elif any(s.status is StepStatus.SUCCEEDED for s in pivots):
-            status = WorkflowStatus.FAILED
-        elif any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
-            status = WorkflowStatus.ROLLING_BACK
-        else:
-            status = WorkflowStatus.FAILED
+        status = outcome_of_failure(steps)
         ended = status is WorkflowStatus.FAILED
         conn.execute(
             sa.update(workflow)
@@ -281,52 +273,96 @@ class Undo:
                 here = sa.and_(step.c.ref == ref, step.c.key == s.key)
                 conn.execute(sa.update(step).where(here).values(status=StepStatus.SUCCEEDED.value))
                 s.status = StepStatus.SUCCEEDED
-        undos = {s.target: s for s in steps if s.kind is Kind.COMPENSATION}
-        done = [s for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
-        for target in sorted(done, key=lambda s: (s.ended_at or 0, s.position), reverse=True):
-            undo = undos.get(target.key)
-            if undo is None:
-                undo = self._plan(conn, target)
-                conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now + UNSENT))
-                return Decision(WorkflowStatus.ROLLING_BACK, undo, target)
-            if undo.status in (StepStatus.PLANNED, StepStatus.WAITING):
-                return Decision(WorkflowStatus.ROLLING_BACK, undo, target)
-            if undo.status in OPEN_STEPS and undo.status is not StepStatus.HELD:
-                return Decision(WorkflowStatus.ROLLING_BACK)
-        if any(s.compensation and undecided(s) for s in steps) or any(u.status in OPEN_STEPS for u in undos.values()):
-            return Decision(WorkflowStatus.ROLLING_BACK)
-        failed = bool(done)  # each of these has a compensation that ended without undoing it
-        status = WorkflowStatus.COMPENSATION_FAILED if failed else WorkflowStatus.COMPENSATED
+        following = next_of_rollback(steps)
+        if following.target is not None and following.undo is None:
+            planned = self._plan(conn, following.target)
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now + UNSENT))
+            return Decision(following.status, planned, following.target)
+        if following.status is WorkflowStatus.ROLLING_BACK:
+            return following
+        failed = following.status is WorkflowStatus.COMPENSATION_FAILED
         conn.execute(
             sa.update(workflow)
             .where(workflow.c.ref == ref, workflow.c.status.in_([s.value for s in OPEN_WORKFLOWS]))
             .values(
-                status=status.value,
+                status=following.status.value,
                 ended_at=self._db.now,
                 look_at=None,
                 attention=Attention.UNDO_FAILED.value if failed else None,
             )
         )
-        return Decision(status)
+        return following
 
     def _plan(self, conn: Connection, target: StepRow) -> StepRow:
         """Writes the row of the compensation of *target*; its task id follows from the step that it undoes."""
-        undo = StepRow(
-            ref=target.ref,
-            key=bounded_key(undo_key(target.key)),
-            position=target.position,
-            name=target.compensation or "",
-            engine=target.engine,
-            kind=Kind.COMPENSATION,
-            status=StepStatus.PLANNED,
-            safety=Safety(target.options.get("undo_safety", Safety.PROTECTED.value)),
-            queue=target.queue,
-            task_id=derive("undo", target.ref, target.key),
-            target=target.key,
-            options=target.options.get("undo_options", {}),
-        )
+        undo = planned_undo(target)
         conn.execute(sa.insert(step).values(**step_values(undo), created_at=self._db.now))
         return undo
+
+
+def planned_undo(target: StepRow) -> StepRow:
+    """Returns the row of the compensation that undoes a step, before it is written."""
+    return StepRow(
+        ref=target.ref,
+        key=bounded_key(undo_key(target.key)),
+        position=target.position,
+        name=target.compensation or "",
+        engine=target.engine,
+        kind=Kind.COMPENSATION,
+        status=StepStatus.PLANNED,
+        safety=Safety(target.options.get("undo_safety", Safety.PROTECTED.value)),
+        queue=target.queue,
+        task_id=derive("undo", target.ref, target.key),
+        target=target.key,
+        options=target.options.get("undo_options", {}),
+    )
+
+
+def outcome_of_failure(steps: Sequence[StepRow]) -> WorkflowStatus:
+    """Returns what a run becomes whose forward part is over, from its steps after the planned ones were cancelled."""
+    pivots = [s for s in steps if s.pivot]
+    if any(undecided(s) for s in pivots):
+        return WorkflowStatus.FAILING
+    if any(s.status is StepStatus.SUCCEEDED for s in pivots):
+        return WorkflowStatus.FAILED
+    if any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
+        return WorkflowStatus.ROLLING_BACK
+    return WorkflowStatus.FAILED
+
+
+def still_to_undo(steps: Sequence[StepRow]) -> list[StepRow]:
+    """Returns the steps that happened and have a compensation, in the order in which they are undone."""
+    done = [s for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
+    return sorted(done, key=lambda s: (s.ended_at or 0, s.position), reverse=True)
+
+
+def next_of_rollback(steps: Sequence[StepRow]) -> Decision:
+    """Returns what a rollback does next: send a compensation, plan the one of `target`, wait, or end."""
+    undos = {s.target: s for s in steps if s.kind is Kind.COMPENSATION}
+    done = still_to_undo(steps)
+    for target in done:
+        undo = undos.get(target.key)
+        if undo is None or undo.status in (StepStatus.PLANNED, StepStatus.WAITING):
+            return Decision(WorkflowStatus.ROLLING_BACK, undo, target)
+        if undo.status in OPEN_STEPS and undo.status is not StepStatus.HELD:
+            return Decision(WorkflowStatus.ROLLING_BACK)
+    if any(s.compensation and undecided(s) for s in steps) or any(u.status in OPEN_STEPS for u in undos.values()):
+        return Decision(WorkflowStatus.ROLLING_BACK)
+    # Each step that is still to be undone has a compensation that ended without undoing it.
+    return Decision(WorkflowStatus.COMPENSATION_FAILED if done else WorkflowStatus.COMPENSATED)
+
+
+def given_up(row: StepRow) -> StepStatus:
+    """Returns what a step becomes when its run no longer goes forward; the twin of `Undo.cancel_planned`.
+
+    A failure here is one with its effect unknown.
+    """
+    if row.kind is Kind.COMPENSATION or row.status not in (StepStatus.PLANNED, StepStatus.WAITING):
+        return row.status
+    repeated = row.kind in (Kind.STEP, Kind.DISPATCH) and row.safety is Safety.IDEMPOTENT and row.attempt > 0
+    if row.status is StepStatus.WAITING and repeated and row.effect is not Effect.DID_NOT_HAPPEN:
+        return StepStatus.FAILED
+    return StepStatus.CANCELLED
 
 
 def passed_pivot(steps: Sequence[StepRow]) -> StepRow | None:
