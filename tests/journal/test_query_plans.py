@@ -520,7 +520,7 @@ def sweeping(journal: Journal) -> None:
             journal.runs.take_due(at, 200, engines, namespace=namespace)
     assert journal.reads.queue_moved_past("celery", 0, engine="celery", namespace="default")
     assert not journal.reads.queue_moved_past("no such queue", 0, engine="celery", namespace="default")
-    journal.reads.hooked_since("celery", now - MINUTE, engine="celery")
+    journal.reads.hooked_since("celery", now - MINUTE, engine="celery", namespace="default")
     journal.doubts.wish_is_over(a_step("charge", ref=new_ref(), status=StepStatus.SUCCEEDED, look_at=now))
     journal.runs.mark(new_ref(), None)
     journal.events.note(Event.SUPPRESSED, ref=new_ref())

@@ -159,8 +159,8 @@ def test_a_worker_with_the_plugin_has_been_on_a_queue_if_it_lives_and_serves_it(
     a_worker(journal, "w2", queues=["money", "parcels", "zahlungen-ä"])
     at = journal.time() - MINUTE
 
-    def hooked(queue: str | None, at: int = at, engine: str = "celery") -> bool:
-        return journal.reads.hooked_since(queue, at, engine=engine)
+    def hooked(queue: str | None, at: int = at, engine: str = "celery", namespace: str = "default") -> bool:
+        return journal.reads.hooked_since(queue, at, engine=engine, namespace=namespace)
 
     assert hooked("money")
     assert hooked("parcels")
@@ -173,17 +173,28 @@ def test_a_worker_with_the_plugin_has_been_on_a_queue_if_it_lives_and_serves_it(
     a_worker(journal, "w3", queues=[])
     assert hooked("mail"), "a worker that does not say what it serves may serve everything"
     assert not hooked("mail", engine="rq")
+    assert hooked("mail", namespace="another"), "a worker of an earlier release, which did not say its namespace"
+
+
+def test_a_worker_of_another_namespace_listens_to_another_broker_perhaps(journal: Journal) -> None:
+    journal.workers.stop("w1")
+    at = journal.time() - MINUTE
+    a_worker(journal, "w2", queues=["money"], namespace="another")
+    assert not journal.reads.hooked_since("money", at, engine="celery", namespace="default")
+    assert journal.reads.hooked_since("money", at, engine="celery", namespace="another")
+    assert not [found for found in journal.reads.ever_listened("default") if found[2] == ["money"]]
+    assert [found for found in journal.reads.ever_listened("another") if found[2] == ["money"]]
 
 
 def test_a_sweeper_speaks_for_the_queues_of_the_worker_around_it_and_for_none_without_one(journal: Journal) -> None:
     journal.workers.stop("w1")
     at = journal.time() - MINUTE
     a_worker(journal, "alone", role="sweeper", engine="celery,rq", queues=[])
-    assert not journal.reads.hooked_since("money", at, engine="celery")
+    assert not journal.reads.hooked_since("money", at, engine="celery", namespace="default")
     a_worker(journal, "inside", role="sweeper", engine="celery,rq", queues=["money"])
     for engine in ("celery", "rq"):
-        assert journal.reads.hooked_since("money", at, engine=engine)
-    assert not journal.reads.hooked_since("money", at, engine="cel")
+        assert journal.reads.hooked_since("money", at, engine=engine, namespace="default")
+    assert not journal.reads.hooked_since("money", at, engine="cel", namespace="default")
 
 
 def test_events_of_a_run_come_oldest_first_with_what_they_tell(journal: Journal) -> None:

@@ -105,7 +105,7 @@ def test_it_is_one_small_read_a_minute(journal: Journal, absence: Absence, clock
 def test_a_journal_that_is_away_is_no_absence(
     journal: Journal, absence: Absence, clock: Clock, said: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_engines: Any) -> float:
+    def away(_engines: Any, **_: Any) -> float:
         raise JournalUnreachable("away")
 
     monkeypatch.setattr(journal.workers, "sweepers_silent_for", away)

@@ -92,7 +92,7 @@ class TestDeath:
         sweeper.sweep()
         watch(sweeper, clock, 50)
 
-        def away() -> Any:
+        def away(**_: Any) -> Any:
             raise JournalUnreachable("away")
 
         with monkeypatch.context() as patch:
@@ -438,7 +438,7 @@ class TestLostMessages:
         assert engine.sent == []
 
     def test_each_resend_doubles_the_wait(self, journal: Journal, sweeper: Sweeper, engine: NotingEngine) -> None:
-        ref = a_run(journal, a_step("one", queue="celery"))
+        ref = a_run(journal, a_step("one", queue="celery", safety=Safety.IDEMPOTENT))
         listening(journal)
         patience = journal.runs.resend_after
         sent_at = [later(journal)]

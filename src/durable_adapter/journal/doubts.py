@@ -117,6 +117,7 @@ class Doubts:
                 doubt_at=now,
                 over_at=over_at,
                 look_at=now + SOON,
+                sends=0,
                 deadline_at=None,
                 error=error,
                 attempt=step.c.attempt + (1 if token is None else 0),
@@ -182,6 +183,7 @@ class Doubts:
                     doubt_at=self._db.now,
                     over_at=self._db.now,
                     look_at=self._db.now,
+                    sends=0,
                     ended_at=None,
                     attention=None,
                 )
@@ -224,7 +226,7 @@ class Doubts:
 
     def ask_later(self, row: StepRow, at: int, evidence: str | None = None) -> bool:
         """Sets when a step in doubt is looked at again. One commit."""
-        values: dict[str, Any] = {"look_at": at if at < NOT_OVER else self._db.now + AGAIN}
+        values: dict[str, Any] = {"look_at": at if at < NOT_OVER else self._db.now + AGAIN, "sends": 0}
         if evidence:
             values["evidence"] = evidence
         return bool(
@@ -262,6 +264,7 @@ class Doubts:
                     effect=Effect.UNKNOWN.value if row.safety is Safety.IDEMPOTENT else None,
                     look_at=self._db.now + delay,
                     sent_at=None,
+                    sends=0,
                     evidence=why,
                 )
             ).rowcount
@@ -341,7 +344,7 @@ class Doubts:
                 "attention": None,
             }
             if not failed:
-                values |= {"status": StepStatus.WAITING.value, "look_at": self._db.now + delay, "sent_at": None}
+                values |= {"status": StepStatus.WAITING.value, "look_at": self._db.now + delay, "sent_at": None, "sends": 0}
             changed = conn.execute(
                 sa.update(step)
                 .where(
@@ -446,6 +449,11 @@ class Doubts:
 
         return self._db.transaction(write)
 
+    def count_send(self, row: StepRow, by: int = 1) -> None:
+        """Counts that the message of a step is about to be sent; -1 takes that back, where it could not be. One commit."""
+        here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == row.status.value, _same_token(row))
+        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(sends=step.c.sends + by)))
+
     def wish_is_over(self, row: StepRow) -> None:
         """The message that a verdict on a finished step wanted sent was sent, or never can be. One commit.
 
@@ -545,6 +553,7 @@ class Doubts:
                     status=StepStatus.WAITING.value,
                     look_at=self._db.now,
                     sent_at=None,
+                    sends=0,
                     attention=None,
                     doubt=None,
                     doubt_at=None,

@@ -334,6 +334,7 @@ class Ends:
                     status=StepStatus.WAITING.value,
                     look_at=self._db.now + delay,
                     sent_at=self._db.now + delay if sent else None,
+                    sends=1 if sent else 0,
                     deadline_at=None,
                     error=error,
                     effect=_all_attempts(effect),

@@ -132,22 +132,25 @@ class Reads:
         )
         return bool(self._db.select(later.limit(1)))
 
-    def hooked_since(self, queue: str | None, at: int, *, engine: str) -> bool:
-        """Whether a worker of an engine with the plugin has been listening on *queue* since a time.
+    def hooked_since(self, queue: str | None, at: int, *, engine: str, namespace: str) -> bool:
+        """Whether a worker of an engine and a namespace, with the plugin, has been listening on *queue* since a time.
 
-        A worker that has begun nothing yet is known by the sweeper in its parent.
+        A worker that has begun nothing yet is known by the sweeper in its parent. One of an earlier release did not say
+        its namespace, and counts for each.
         """
         columns = (worker.c.queues, worker.c.role, worker.c.engine)
-        for row in self._db.select(sa.select(*columns).where(worker.c.alive == 1, worker.c.beat_at >= at)):
+        here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
+        for row in self._db.select(sa.select(*columns).where(worker.c.alive == 1, worker.c.beat_at >= at, here)):
             queues = json.loads(row.queues)
             listens = bool(queues) or row.role == "worker"
             if listens and engine in row.engine.split(",") and (queue is None or not queues or queue in queues):
                 return True
         return False
 
-    def ever_listened(self) -> list[tuple[str, str, list[str]]]:
-        """The role, engine and queues of every process that the journal knows of, living or not; each combination once."""
-        rows = self._db.select(sa.select(worker.c.role, worker.c.engine, worker.c.queues).distinct())
+    def ever_listened(self, namespace: str) -> list[tuple[str, str, list[str]]]:
+        """Returns the role, engine and queues of every process of a namespace, living or not; each combination once."""
+        here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
+        rows = self._db.select(sa.select(worker.c.role, worker.c.engine, worker.c.queues).where(here).distinct())
         return [(row.role, row.engine, json.loads(row.queues)) for row in rows]
 
     def unfinished_refs(

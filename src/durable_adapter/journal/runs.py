@@ -440,10 +440,21 @@ class Runs:
         rows = self._db.select(sa.select(event.c.at).where(sent).order_by(event.c.at))
         return len(rows), int(rows[-1].at) if rows else 0
 
-    def count_resend(self, ref: str, key: str, why: str) -> None:
-        """Commits that a message is about to be sent again. One commit, before the publication."""
+    def count_resend(self, ref: str, key: str, why: str, *, lost: str | None = None) -> None:
+        """Commits that a message is about to be sent again. One commit, before the publication.
+
+        Args:
+            ref: the run.
+            key: the step whose message is sent.
+            why: in words, for people.
+            lost: the step whose message was lost: the one that is sent, or one that follows it. None where no message was,
+                and a person sends it.
+        """
 
         def write(conn: Connection) -> None:
+            if lost is not None:
+                here = sa.and_(step.c.ref == ref, step.c.key == lost)
+                conn.execute(sa.update(step).where(here).values(sends=step.c.sends + 1))
             conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(resends=workflow.c.resends + 1))
             self._events.write(conn, Event.SENT_AGAIN, ref=ref, key=key, why=why)
 
@@ -506,7 +517,7 @@ class Runs:
                 return False
             waits = sa.and_(step.c.ref == ref, step.c.status == StepStatus.WAITING.value, step.c.kind != Kind.SLEEP.value)
             due = sa.and_(waits, step.c.look_at <= self._db.now)
-            conn.execute(sa.update(step).where(due).values(sent_at=None))
+            conn.execute(sa.update(step).where(due).values(sent_at=None, sends=0))
             conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now))
             self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="look now")
             return True
@@ -569,7 +580,7 @@ class Runs:
             conn.execute(
                 sa.update(step)
                 .where(step.c.ref == ref, step.c.key.in_([s.key for s in failed]))
-                .values(status=StepStatus.WAITING.value, look_at=now, sent_at=None, attention=None, ended_at=None)
+                .values(status=StepStatus.WAITING.value, look_at=now, sent_at=None, sends=0, attention=None, ended_at=None)
             )
             if run.status not in FORWARD_WORKFLOWS:  # else its function was told that it failed, and goes on from that
                 done = [s.key for s in named if happened_after_all(s)]

@@ -68,6 +68,8 @@ class Workers:
                     previously_running="[]",
                     started_at=self._db.now,
                     alive=1,
+                    namespace=row.namespace,
+                    beat_every=row.beat_every,
                 )
             )
 
@@ -125,15 +127,30 @@ class Workers:
             self._events.write(conn, Event.DIED, who=row.id, why=why)
         return len(rows)
 
-    def alive(self, *, limit: int = 10_000) -> list[WorkerRow]:
-        """Every process that has neither stopped nor been declared dead, longest silent first."""
-        rows = self._db.select(sa.select(worker).where(worker.c.alive == 1).order_by(worker.c.beat_at).limit(limit))
+    def alive(self, *, namespace: str | None = None, limit: int = 10_000) -> list[WorkerRow]:
+        """Returns every process that has neither stopped nor been declared dead, longest silent first.
+
+        Args:
+            namespace: only processes of this one, and those of earlier releases, which did not say theirs; None for all.
+            limit: how many at the most.
+        """
+        rows = self._db.select(
+            sa.select(worker).where(worker.c.alive == 1, *_of(namespace)).order_by(worker.c.beat_at).limit(limit)
+        )
         return [worker_row(row) for row in rows]
 
-    def sweepers_silent_for(self, engines: Collection[str]) -> float | None:
-        """For how many seconds every sweeper that can send for one of these engines has been silent; None without any."""
+    def sweepers_silent_for(self, engines: Collection[str], *, namespace: str | None = None) -> float | None:
+        """Returns for how many seconds every sweeper that can send for one of these engines has been silent.
+
+        Args:
+            engines: their names.
+            namespace: only its sweepers count, and those of earlier releases; None for all.
+
+        Returns:
+            The seconds; None where there is no such sweeper.
+        """
         silence = (self._db.now - worker.c.beat_at).label("silence")
-        living = sa.select(worker.c.engine, silence).where(worker.c.alive == 1, worker.c.role == "sweeper")
+        living = sa.select(worker.c.engine, silence).where(worker.c.alive == 1, worker.c.role == "sweeper", *_of(namespace))
         rows = self._db.select(living.order_by(worker.c.beat_at.desc()).limit(1000))
         return next((row.silence / SECOND for row in rows if set(row.engine.split(",")) & set(engines)), None)
 
@@ -157,3 +174,8 @@ class Workers:
         if ids:
             self._db.transaction(lambda conn: conn.execute(sa.delete(worker).where(worker.c.id.in_(ids))))
         return len(ids)
+
+
+def _of(namespace: str | None) -> list[sa.ColumnElement[bool]]:
+    """The condition that a process works in a namespace, as far as it said so."""
+    return [] if namespace is None else [sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)]

@@ -52,7 +52,7 @@ class Sending:
 
     def _told(self, engine: str) -> str:
         if engine not in self._engines:
-            beat = last_swept(self._journal.workers.alive()).get(engine)
+            beat = last_swept(self._journal.workers.alive(namespace=self._journal.namespace)).get(engine)
             if beat is None:
                 sweep = self._caller.sweep(engines=[engine])
                 return f"No sweeper is alive: start {tongue(engine).worker}, or run `{sweep}`."

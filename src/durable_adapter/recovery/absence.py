@@ -54,7 +54,7 @@ class Absence:
             return
         self._looks_at = self._monotonic() + LOOK_EVERY
         try:
-            silent_for = self._journal.workers.sweepers_silent_for(self._engines)
+            silent_for = self._journal.workers.sweepers_silent_for(self._engines, namespace=self._journal.namespace)
         except JournalError as error:
             logger.debug("whether anybody sweeps is not known: %s", error)
             return

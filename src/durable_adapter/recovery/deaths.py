@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ..model import Death, StepRow, WorkerRow
+from ..model import SECOND, Death, StepRow, WorkerRow
 from .sweep import Sweep
 
+#: How many of its own beats a worker must have missed before it is declared dead.
+BEATS = 4
 #: How many attempts of the dead one sweep puts in doubt at the most.
 BATCH = 200
 
@@ -26,12 +28,15 @@ class Deaths:
     """What one sweeper has seen of the others' beats; it remembers between sweeps.
 
     Args:
-        stale: seconds for which a beat counter must stand still under this sweeper's own eyes.
+        stale: seconds for which a beat counter must stand still under this sweeper's own eyes, or longer: `BEATS` of that
+            worker's beats.
+        beat: seconds between two beats of a worker of an earlier release, whose row does not say so.
         monotonic: the clock by which it watches; tests pass their own.
     """
 
-    def __init__(self, stale: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stale: float, beat: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._stale = stale
+        self._beat = beat
         self._monotonic = monotonic
         self._watched: dict[str, tuple[int, float]] = {}
         #: Attempts that their living workers do not name, and how often those had beaten when that was first seen.
@@ -51,16 +56,21 @@ class Deaths:
         self._looked = at
         watched: dict[str, tuple[int, float]] = {}
         for worker in living:
-            if worker.id == sweep.who:
+            if worker.id == sweep.who or worker.namespace not in (None, sweep.journal.namespace):
                 continue
             beats, still = self._watched.get(worker.id, (None, 0.0))
             still = still + seen if beats == worker.beats else 0.0
-            if still >= self._stale:
+            if still >= self._patience(worker):
                 why = f"its beat stood still for {still:.0f} s"
                 sweep.report.deaths += sweep.journal.workers.stood_still(worker.id, worker.beats, why)
             else:
                 watched[worker.id] = (worker.beats, still)
         self._watched = watched
+
+    def _patience(self, worker: WorkerRow) -> float:
+        """Returns for how many seconds a worker must have been silent: several of its own beats at least."""
+        beat = self._beat if worker.beat_every is None else worker.beat_every / SECOND
+        return max(self._stale, BEATS * beat)
 
     def doubt_the_dead(self, sweep: Sweep) -> None:
         """Puts in doubt what dead and stopped workers had begun."""

@@ -27,7 +27,7 @@ from ..runtime import alerts
 from ..runtime.engine import engine_of
 from ..runtime.order import ALLOW_FAILURE, behind, concerns_nobody, elsewhere, has_its_turn, is_done, is_joined, may_fail
 from ..runtime.values import encode
-from .lost import GONE, LostMessages, stored_outcome
+from .lost import GONE, LostMessages, is_guarded, stored_outcome
 from .sweep import Sweep
 
 
@@ -72,6 +72,13 @@ class Due:
         steps = journal.reads.steps(row.ref)
         if self._comes_too_early(run, row, steps):
             return
+        counted = self._is_counted(run, row)
+        vanished = self._messages.vanished(run, row, _since(row)) if counted and row.sends else None
+        if vanished is not None:
+            self._no_more(run, row, vanished)
+            return
+        if counted:
+            journal.doubts.count_send(row)
         try:
             sent = self._sweep.send(run, row, steps)
         except CannotSendAgain:
@@ -81,12 +88,33 @@ class Due:
             self._messages.never_begins(run, row, expired)
             return
         except Exception:
+            if counted:
+                journal.doubts.count_send(row, -1)
             if sleep:  # it has no look of its own any more: its run has
                 journal.runs.look_again(row.ref, self._now + GONE)
             raise
         if sent:
             journal.doubts.wish_is_over(row)
         self._sweep.report.woken += 1
+
+    @staticmethod
+    def _is_counted(run: WorkflowRow, row: StepRow) -> bool:
+        """Whether the messages of a due step are counted: each of them might be run by a worker without the plugin.
+
+        The message of a call in place is its function's.
+        """
+        in_place = run.shape is Shape.FUNCTION and row.kind is Kind.STEP
+        return row.status in (StepStatus.WAITING, StepStatus.IN_DOUBT) and is_guarded(row) and not in_place
+
+    def _no_more(self, run: WorkflowRow, row: StepRow, why: str) -> None:
+        """Does not send a due step's message once more; puts the step in doubt, or holds it, where there is a reason to."""
+        if not why:
+            return
+        if row.status is StepStatus.WAITING:
+            self._sweep.report.doubts += self._sweep.journal.doubts.doubt_waiting(row, why, who=self._sweep.who)
+            return
+        engine = engine_of(run, row, self._sweep.engines)
+        self._sweep.report.held += alerts.hold(self._sweep.journal, engine, row, why, who=self._sweep.who)
 
     def run(self, run: WorkflowRow, steps: list[StepRow]) -> None:
         """An unfinished run whose next look has come."""
@@ -256,3 +284,9 @@ class Due:
 def _wakes(step: StepRow) -> bool:
     """Whether a call in place has a look of its own to come, which wakes its function."""
     return step.kind in (Kind.STEP, Kind.SLEEP) and (step.status in UNSETTLED_STEPS or step.status is StepStatus.WAITING)
+
+
+def _since(row: StepRow) -> int:
+    """Since when a step waits for a message to be begun: as far as its row says."""
+    since = row.doubt_at if row.status is StepStatus.IN_DOUBT else row.look_at
+    return since or row.created_at

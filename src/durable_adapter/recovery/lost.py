@@ -27,6 +27,10 @@ GONE = 15 * SECOND
 DOUBLINGS = 10
 #: How many messages a sweep sends again at the most, so that an outage does not end in a flood.
 RESENDS = 100
+#: How often a guarded step's message is sent again: if that one vanishes unbegun as well, the step is in doubt.
+SENT_AGAIN = 1
+#: How a step's doubt tells of that.
+VANISHED = "its message was sent again, and that one vanished unbegun as well: whatever took it may have run it unrecorded"
 #: How the log tells of a step that nobody with the plugin ran, and that has run all the same.
 RAN_ELSEWHERE = "a worker without the plugin ran it"
 
@@ -87,24 +91,53 @@ class LostMessages:
         empty = gone or engine.queue_is_empty(step.queue)
         if not empty and not self._overtaken(run, step, since):
             return
-        protected = step.safety in (Safety.PROTECTED, Safety.PROBE) and step.kind is not Kind.FUNCTION
-        if protected and empty and not journal.reads.hooked_since(step.queue, since, engine=engine.name):
-            why = "its message is gone, and no worker with the plugin has listened on its queue since it was sent"
-            if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
-                self._sweep.report.doubts += 1
-            return
         again = step
         if before is not None and before.kind is not Kind.UNMARKED and stored_outcome(engine, before) is None:
             again = before  # its result was never stored: as a memo hit it stores it, and sends what follows
         if run.resends and self._too_soon(run.ref, [step.key, again.key]):
             return
-        journal.runs.count_resend(run.ref, again.key, "its message was lost")
+        if is_guarded(step) and (why := self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))):
+            if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
+                self._sweep.report.doubts += 1
+            return
+        journal.runs.count_resend(run.ref, again.key, "its message was lost", lost=step.key)
         try:
             self._sweep.send(run, again, steps)
         except MessageExpired as expired:
             self.never_begins(run, again, expired)
             return
         self._sweep.report.sent_again += 1
+
+    def _taken_by_others(
+        self, run: WorkflowRow, step: StepRow, engine: Engine, since: int, *, again: int, gone: bool
+    ) -> str | None:
+        """Why what took a guarded step's message may have run it without the plugin; None where nothing says so."""
+        hooked = self._sweep.journal.reads.hooked_since
+        if gone and not hooked(step.queue, since, engine=engine.name, namespace=run.namespace):
+            return "its message is gone, and no worker with the plugin has listened on its queue since it was sent"
+        if again >= SENT_AGAIN:
+            return VANISHED
+        return None
+
+    def vanished(self, run: WorkflowRow, step: StepRow, since: int) -> str | None:
+        """Why a due step's message must not be sent once more, where what took the last one may have run it unrecorded.
+
+        Args:
+            run: the step's run.
+            step: the step, which waits for its next attempt or has a probe to be asked, and whose message was sent.
+            since: when it was first sent.
+
+        Returns:
+            The reason, empty where it is only too early to say; None where the message may be sent again.
+        """
+        engine = engine_of(run, step, self._sweep.engines)
+        if engine is None or (run.ref, step.key) in self._running or (gone := engine.is_gone(step)) is False:
+            return ""
+        empty = gone or engine.queue_is_empty(step.queue)
+        if empty is False and not self._overtaken(run, step, since):
+            return ""
+        why = self._taken_by_others(run, step, engine, since, again=step.sends - 1, gone=bool(empty))
+        return why if why is None or self._now - since >= self._sweep.journal.runs.resend_after else ""
 
     def _overtaken(self, run: WorkflowRow, step: StepRow, sent_at: int) -> bool:
         """Whether one that was sent to the same queue later has begun."""
@@ -173,3 +206,8 @@ def stored_outcome(engine: Engine, step: StepRow) -> EngineOutcome | None:
     """What the result store has for a step. An older result is another task's, which had the same id before."""
     found = engine.outcome(step)
     return None if found is not None and found.at is not None and found.at < step.created_at - SKEW else found
+
+
+def is_guarded(step: StepRow) -> bool:
+    """Whether a step's message is sent again only so often: nothing but the journal keeps the step from running twice."""
+    return step.safety in (Safety.PROTECTED, Safety.PROBE) and step.kind in (Kind.STEP, Kind.DISPATCH, Kind.COMPENSATION)

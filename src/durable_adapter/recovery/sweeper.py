@@ -68,7 +68,7 @@ class Sweeper:
         self._queues = queues
         self._forgot = float("-inf")
         self._monotonic = monotonic
-        self._deaths = Deaths(stale, monotonic)
+        self._deaths = Deaths(stale, beat, monotonic)
         self._id = uuid.uuid4().hex
         self._registered = False
         self._beaten = float("-inf")
@@ -151,6 +151,7 @@ class Sweeper:
                     engine=",".join(sorted(self._engines)) or "none", queues=list(self._queues()), code_version=None,
                     beats=0, beat_at=0,
                     previous_beat_at=0, running=[], previously_running=[], started_at=0,
+                    namespace=self._journal.namespace, beat_every=int(self._beat * SECOND),
                 )
             )  # fmt: skip
             self._registered = True

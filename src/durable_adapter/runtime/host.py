@@ -1,7 +1,7 @@
 """This process as the journal sees it: its worker row, its beat, the attempts it runs, its patience with an absent database.
 
 Keeps the liveness half of P3 and P10: a process that is dead in the journal registers anew and begins nothing under the
-old row; one that could not beat for half of `stale` begins nothing new; while the journal is away nothing begins and
+old row; one that has missed two of its own beats begins nothing new; while the journal is away nothing begins and
 nothing that was done is forgotten.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import JournalUnmigrated, JournalUnreachable, Left
-from ..model import WorkerRow, attempt_name
+from ..model import SECOND, WorkerRow, attempt_name
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -31,6 +31,8 @@ T = TypeVar("T")
 STALE = 60.0
 #: Seconds between two beats: six fit into `STALE`, so that a slow database does not look like a death.
 BEAT = 10.0
+#: How many of its own beats a process may miss before it begins nothing new without beating first.
+MISSED = 2
 #: Seconds up to which a worker waits for the next attempt itself; for longer it gives its slot back.
 NEAR = 1.0
 #: Seconds between two tries while the journal is away: first and longest.
@@ -135,6 +137,8 @@ class Host:
                 running=[],
                 previously_running=[],
                 started_at=0,
+                namespace=self.journal.namespace,
+                beat_every=int(self.beat_every * SECOND),
             )
             if patient:
                 self.patiently(lambda: self.journal.workers.register(row), begins=True)
@@ -192,9 +196,9 @@ class Host:
         self._worker = None
 
     def fit_to_begin(self) -> None:
-        """Makes sure that this process may begin something: its last beat is recent, and its row is alive."""
+        """Makes sure that this process may begin something: it missed fewer than two of its beats, and its row is alive."""
         _ = self.worker
-        if time.monotonic() - self._beaten > self.stale / 2:
+        if time.monotonic() - self._beaten > MISSED * self.beat_every:
             self.prove_alive()
 
     def prove_alive(self) -> None:

@@ -235,7 +235,9 @@ def _queues(app: Any, marked: list[Any], journal: Journal | None) -> Iterator[Ch
     """Queues that marked tasks go to, and that no living worker with the plugin serves."""
     if journal is None or not marked:
         return
-    served = [w.queues for w in journal.workers.alive() if listens(w.role, w.engine, w.queues, "celery")]
+    served = [
+        w.queues for w in journal.workers.alive(namespace=journal.namespace) if listens(w.role, w.engine, w.queues, "celery")
+    ]
     if any(not queues for queues in served):
         return  # a process that does not say what it serves may serve anything
     known = {queue for queues in served for queue in queues}

@@ -54,7 +54,8 @@ def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str],
     yield ok("revision", f"{journal.revision()}, as this version of durable-adapter needs it")
     yield from _server(journal.reads.server())
     yield from _clock(journal)
-    living = journal.workers.alive()
+    every = journal.workers.alive()
+    living = [w for w in every if w.namespace in (None, journal.namespace)]
     now = journal.time()
     unfinished = {run.engine for run in journal.reads.unfinished(limit=RUNS)}
     for engine in sorted({*engines, *unfinished, *(w.engine for w in living if w.role == "worker")}) or ["celery"]:
@@ -62,7 +63,7 @@ def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str],
     yield from _workers(living, now, settings)
     yield from _planned_queues(journal, living, now)
     yield from _ran_elsewhere(journal, now)
-    yield from _connections(journal.reads.server(), living, settings)
+    yield from _connections(journal.reads.server(), every, settings)
 
 
 def _server(server: dict[str, Any]) -> Iterator[Check]:
@@ -189,7 +190,7 @@ def _planned_queues(journal: Journal, living: list[WorkerRow], now: int) -> Iter
     waiting = _waiting(journal, now)
     if not waiting:
         return
-    ever = journal.reads.ever_listened()
+    ever = journal.reads.ever_listened(journal.namespace)
     alive = [(w.role, w.engine, w.queues) for w in living]
     never = {place: steps for place, steps in waiting.items() if not _served(ever, *place)}
     if never:

@@ -43,7 +43,7 @@ def rq_checks(rq: RQ, settings: Settings, journal: Journal | None) -> Iterator[C
         yield failed("rq_redis", f"{rq.where} does not answer: {type(error).__name__}: {error}", cure)
         return
     yield from _redis(rq, server)
-    living = journal.workers.alive() if journal is not None else None
+    living = journal.workers.alive(namespace=journal.namespace) if journal is not None else None
     workers = rq.command.workers(rq.connection)
     queues = rq.command.queues(rq.binding, rq.queues)
     hooked = [w for w in workers if living is not None and _is_hooked(w, living)]
