@@ -188,6 +188,8 @@ LEGAL: dict[StepStatus, frozenset[StepStatus]] = {
 OPEN_STEPS: frozenset[StepStatus] = frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD})
 #: A step in one of these has an attempt whose outcome is not known.
 UNSETTLED_STEPS: frozenset[StepStatus] = frozenset({_S.BEGUN, _S.IN_DOUBT, _S.HELD})
+#: A step in one of these is over: at most its message is sent or taken back once, for its engine to know.
+NEVER_DUE: frozenset[StepStatus] = frozenset({_S.FAILED, _S.CANCELLED, _S.UNDONE})
 #: A claim may take a step in one of these.
 CLAIMABLE: frozenset[StepStatus] = LEGAL[_S.BEGUN]
 

@@ -553,7 +553,7 @@ def reconciling(journal: Journal) -> None:
         reads.with_task(batch, "no such task")
         reads.acknowledged(batch)
     reads.workers(["living-1", "dead-1"])
-    reads.ever_listened()
+    reads.ever_listened("default")
     assert reads.unsettled()
     for asleep in (False, True):
         walked: list[tuple[int, str]] = []

@@ -433,6 +433,9 @@ class Doubts:
             taken = []
             for row in sorted(rows, key=lambda r: (r.ref, r.key)):
                 here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
+                if row.status is StepStatus.UNDONE:  # never due; an earlier release left it so
+                    conn.execute(sa.update(step).where(here).values(look_at=None))
+                    continue
                 if row.status is StepStatus.BEGUN:
                     self._raise(conn, row, row.token, _overdue(row), over=None)
                     continue

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import UNSETTLED_STEPS, WorkflowStatus
+from ..model import NEVER_DUE, UNSETTLED_STEPS, WorkflowStatus
 from .database import Database
 from .schema import event, literals, step, workflow
 
@@ -117,5 +117,6 @@ def _over(before: int) -> list[Any]:
 
 
 def _shown() -> Any:
-    """The condition that a step is not settled, is due, or is in front of a person."""
-    return sa.or_(step.c.attention.is_not(None), step.c.status.in_(literals(UNSETTLED_STEPS)), step.c.look_at.is_not(None))
+    """The condition that a step is not settled, is due, or is in front of a person. What is over is never due."""
+    due = sa.and_(step.c.look_at.is_not(None), step.c.status.not_in(literals(NEVER_DUE)))
+    return sa.or_(step.c.attention.is_not(None), step.c.status.in_(literals(UNSETTLED_STEPS)), due)

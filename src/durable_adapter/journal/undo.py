@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -174,7 +175,9 @@ class Undo:
 
     def settle(self, conn: Connection, ref: str, target: str, *, undone: bool) -> Decision | None:
         """A compensation ended: writes that its target is undone, or that undoing it failed, and goes on."""
-        values = {"status": StepStatus.UNDONE.value, "attention": None} if undone else {"attention": Attention.UNDO_FAILED.value}
+        values: dict[str, Any] = {"attention": Attention.UNDO_FAILED.value}
+        if undone:  # nothing of it is to be sent any more, whatever a verdict had wanted sent
+            values = {"status": StepStatus.UNDONE.value, "attention": None, "look_at": None}
         conn.execute(
             sa.update(step)
             .where(step.c.ref == ref, step.c.key == target, step.c.status == StepStatus.SUCCEEDED.value)
