@@ -123,6 +123,14 @@ class Attention(enum.StrEnum):
     UNDO_FAILED = "undo_failed"
     UNMARKED = "unmarked"
     CALLBACK = "callback"
+    ENDED_BY_ENGINE = "ended_by_engine"
+
+
+class Cause(enum.StrEnum):
+    """Why a step stands where it stands, where a rule asks for it."""
+
+    #: The engine ended its task on purpose before it began: revoked, expired, rejected.
+    ENDED_BY_ENGINE = "ended_by_engine"
 
 
 class Event(enum.StrEnum):
@@ -144,6 +152,7 @@ class Event(enum.StrEnum):
     ROLLBACK = "rollback"
     OPERATOR = "operator"
     VALUE_MISSING = "value_missing"
+    ENDED_BY_ENGINE = "ended_by_engine"
 
 
 class Start(enum.IntEnum):
@@ -379,7 +388,7 @@ class StepRow:
     pending: int | None = None
     #: Whether the run ends with it; None in rows of revision 0001.
     completes_run: bool | None = None
-    #: Why it is in doubt or held.
+    #: Why it is in doubt, held or cancelled (`Cause`).
     cause: str | None = None
     #: Since when it may have happened twice; None once a person has acknowledged it.
     twice_at: int | None = None

@@ -352,6 +352,11 @@ def starting(journal: Journal) -> None:
     for _ in range(2):
         assert journal.runs.join(mail, ["charge"]) is StepStatus.PLANNED
         journal.runs.leave(ref, "mail")
+    ref = a_run(journal, a_step("charge", task_id="task-0"), "ship")
+    assert journal.engine_ends.end(the(journal, ref, "charge"), "it was revoked")
+    assert journal.engine_ends.ordered_again_at(ref) is None
+    assert journal.runs.reopen(ref, ["charge"], who="me", why="it is to run", now=1)
+    journal.engine_ends.send_again(ref, "task-0")
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
     assert journal.runs.not_begun("task-1", "it was given up") == 1
     assert journal.runs.not_begun("no such task", "it was given up") == 0

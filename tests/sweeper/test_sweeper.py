@@ -14,6 +14,7 @@ from durable_adapter.journal.schema import event, worker
 from durable_adapter.model import (
     SECOND,
     Attention,
+    Cause,
     Effect,
     Kind,
     Safety,
@@ -528,7 +529,7 @@ class TestLostMessages:
 
 
 class TestExpiry:
-    """A step that never began fails where its message was to be discarded by now."""
+    """A step that never began is ended where its message was to be discarded by now."""
 
     @pytest.fixture(autouse=True)
     def expired(self, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,7 +542,7 @@ class TestExpiry:
 
         monkeypatch.setattr(engine, "send_step", send_step)
 
-    def test_one_whose_message_is_gone_fails_and_what_happened_before_it_is_undone(
+    def test_one_whose_message_is_gone_is_shown_and_what_happened_before_it_stays_until_a_person_decides(
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine
     ) -> None:
         ref = a_run(
@@ -550,18 +551,18 @@ class TestExpiry:
         succeed(journal, ref, "charge")
         engine.outcomes["t-1"] = EngineOutcome(succeeded=True)
         listening(journal)
-        assert sweeper.sweep(later(journal)).failed == 1
+        assert sweeper.sweep(later(journal)).ended == 1
         row = the(journal, ref, "ship")
-        assert (row.status, row.effect, row.attention) == (StepStatus.FAILED, Effect.DID_NOT_HAPPEN, None)
-        assert b"MessageExpired" in (row.error or b"")
-        assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK
-        assert engine.sent == ["undo:charge"]
+        assert (row.status, row.cause, row.attention) == (StepStatus.CANCELLED, Cause.ENDED_BY_ENGINE, None)
+        run = the_run(journal, ref)
+        assert (run.status, run.attention) == (WorkflowStatus.CANCELLED, Attention.ENDED_BY_ENGINE)
+        assert engine.sent == []
 
-    def test_one_that_a_worker_gave_back_fails_as_well(self, journal: Journal, sweeper: Sweeper) -> None:
+    def test_one_that_a_worker_gave_back_is_ended_as_well(self, journal: Journal, sweeper: Sweeper) -> None:
         ref = a_run(journal, a_step("ship", task_id="t-1"))
         journal.runs.not_begun("t-1", "its worker was lost")
-        assert sweeper.sweep(later(journal, SECOND)).failed == 1
-        assert the_run(journal, ref).status is WorkflowStatus.FAILED
+        assert sweeper.sweep(later(journal, SECOND)).ended == 1
+        assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
 
     def test_of_an_idempotent_one_it_is_not_certain_that_it_did_not_begin(self, journal: Journal, sweeper: Sweeper) -> None:
         ref = a_run(journal, a_step("ship", queue="celery", safety=Safety.IDEMPOTENT))

@@ -1,4 +1,4 @@
-"""When a result was stored, as each of Celery's result backends says it."""
+"""What Celery's result backends say of a task: when its result was stored, and whether its body ran at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
+from kombu.exceptions import ContentDisallowed, EncodeError
 
 from durable_adapter.celery.engine import CeleryEngine
 from durable_adapter.model import SECOND, Kind, StepRow, StepStatus
@@ -46,9 +48,41 @@ def test_it_is_told_in_the_journals_unit(done: Any, at: dt.datetime | None) -> N
     assert found.at == (None if at is None else int(at.timestamp() * SECOND))
 
 
-@pytest.mark.parametrize("status", ["PENDING", "STARTED", "RETRY", "REVOKED", "HELD"])
+@pytest.mark.parametrize("status", ["PENDING", "STARTED", "RETRY", "HELD"])
 def test_what_is_not_an_outcome_is_none(status: str) -> None:
     assert CeleryEngine(Backend(status=status)).outcome(CHARGE) is None  # type: ignore[arg-type]
+
+
+def test_a_revoked_task_was_ended_on_purpose() -> None:
+    revoked = Backend(status="REVOKED", result=TaskRevokedError("expired"), date_done=NOON.isoformat())
+    found = CeleryEngine(revoked).outcome(CHARGE)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.ended is not None
+    assert (found.succeeded, found.ended.word, found.ended.at) == (False, "Celery says: expired", found.at)
+
+
+BEFORE_THE_BODY = "in trace_task_ret\n    loads(body)\nkombu.exceptions.ContentDisallowed: yaml"
+IN_THE_BODY = "in trace_task\n    R = retval = fun(*args, **kwargs)\nkombu.exceptions.ContentDisallowed: yaml"
+
+
+@pytest.mark.parametrize(
+    ("error", "traceback", "refused"),
+    [
+        (NotRegistered("charge"), None, True),
+        (NotRegistered("another"), IN_THE_BODY, False),
+        (NotRegistered("another"), None, False),
+        (ContentDisallowed("yaml"), BEFORE_THE_BODY, True),
+        (ContentDisallowed("yaml"), IN_THE_BODY, False),
+        (InvalidTaskError("no id"), None, True),
+        (EncodeError("a set"), None, False),
+        (ValueError("declined"), IN_THE_BODY, False),
+    ],
+)
+def test_only_some_failures_prove_that_no_body_ran(error: Exception, traceback: str | None, refused: bool) -> None:
+    stored = Backend(status="FAILURE", result=error, traceback=traceback)
+    found = CeleryEngine(stored).outcome(CHARGE)  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.refused is not None) is refused
 
 
 def test_a_step_that_has_no_task_has_no_outcome() -> None:

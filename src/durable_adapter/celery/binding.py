@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.app.task import Task
 
+    from .ended import Heard
     from .inprocess import InProcess
 
 logger = logging.getLogger("durable_adapter")
@@ -78,6 +79,8 @@ class Binding:
         self.queues: list[str] = []
         #: Ids of tasks that Celery called failed because their process is gone.
         self.given_up: deque[str] = deque()
+        #: Tasks that this worker ended on purpose, until that is written down.
+        self.ended: deque[Heard] = deque()
         self.host = Host(
             self.journal,
             self.engine,

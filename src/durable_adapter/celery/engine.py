@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from celery.states import FAILURE, SUCCESS
+from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
+from celery.states import FAILURE, REVOKED, SUCCESS
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from ..model import SECOND, Kind, Shape, StepRow, WorkflowRow
 from ..policy import StepPolicy
-from ..runtime.engine import EngineOutcome
+from ..runtime.engine import EngineEnd, EngineOutcome
 from ..runtime.plans import compensation_options
 from .plans import dispatched_message, message_for, undo_message
 from .states import HELD
@@ -79,10 +82,16 @@ class CeleryEngine:
         except Exception as error:
             logger.debug("the result of task %s is not known: %s", task_id, error)
             return None
-        if meta.get("status") not in (SUCCESS, FAILURE):
+        at, status, result = _stored_at(meta.get("date_done")), meta.get("status"), meta.get("result")
+        if status == REVOKED:
+            word = str(result) if result is not None and str(result) else "revoked"
+            revoked = result if isinstance(result, BaseException) else TaskRevokedError(word)
+            return EngineOutcome(succeeded=False, at=at, ended=EngineEnd(f"Celery says: {word}", revoked, at))
+        if status not in (SUCCESS, FAILURE):
             return None
-        succeeded = meta["status"] == SUCCESS
-        return EngineOutcome(succeeded, meta.get("result") if succeeded else None, at=_stored_at(meta.get("date_done")))
+        if status == FAILURE:
+            return EngineOutcome(succeeded=False, at=at, refused=_refused(step.name, result, meta.get("traceback")))
+        return EngineOutcome(succeeded=True, value=result, at=at)
 
     def compensation(self, policy: StepPolicy) -> dict[str, Any]:
         """What a step's row keeps of its compensation."""
@@ -102,6 +111,23 @@ class CeleryEngine:
     def knows(self, name: str) -> bool:
         """Whether this app has a task of that name."""
         return name in self._binding.app._tasks
+
+
+#: The errors by which a worker says that it cannot read a task's message. A body may raise them as well.
+_UNREADABLE = (ContentDisallowed, DecodeError, InvalidTaskError)
+#: The frame in a stored traceback in which Celery calls a task's body.
+_BODY = re.compile(r"\bin trace_task$", re.MULTILINE)
+
+
+def _refused(name: str, error: Any, traceback: Any) -> str | None:
+    """Why a worker called a task failed without running it; None where it may have run."""
+    if isinstance(traceback, str) and _BODY.search(traceback):
+        return None
+    if isinstance(error, NotRegistered) and name in (str(error), *error.args):
+        return "no worker on its queue knows it"
+    if isinstance(error, _UNREADABLE):
+        return f"its worker could not read its message ({type(error).__name__})"
+    return None
 
 
 def _stored_at(done: Any) -> int | None:

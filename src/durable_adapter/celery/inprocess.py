@@ -24,6 +24,7 @@ from kombu.messaging import Producer
 from kombu.serialization import dumps, prepare_accept_content
 
 from ..errors import NotFinished
+from . import ended
 from .active import ACTIVE
 from .engine import CeleryEngine
 from .results import HeldTimeout, held_reason
@@ -194,6 +195,7 @@ class InProcess:
         self._delivered[id(message)] = message
         request = Request(message, app=self.app, hostname="in process")
         if request.revoked():
+            ended.write(self.binding)
             return
         _, _, embed = message.payload
         task = request.task

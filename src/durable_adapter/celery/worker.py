@@ -16,6 +16,7 @@ from ..errors import DurableError, JournalError
 from ..model import StepStatus
 from ..recovery import Sweeper, SweeperThread
 from ..runtime.engine import installed_beside
+from . import ended
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -53,6 +54,7 @@ class SweeperStep(bootsteps.StartStopStep):
         def watch() -> bool:
             buried = self._bury(binding, worker)
             self._return_unbegun(binding)
+            ended.write(binding)
             return buried
 
         self.thread = SweeperThread(sweeper, every=settings.sweep_every if settings.sweeper else None, watch=watch)
@@ -140,6 +142,10 @@ def install(binding: Binding) -> None:
         if isinstance(exception, (WorkerLostError, TimeLimitExceeded)) and binding.registry.is_marked(sender.name):
             binding.given_up.append(task_id)
 
+    def revoked(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
+        if request is not None:
+            ended.hear(binding, request, terminated=terminated, expired=expired)
+
     def shutting_down(**_: Any) -> None:
         binding.stop_children()
 
@@ -149,6 +155,7 @@ def install(binding: Binding) -> None:
     binding.listen(signals.celeryd_after_setup, after_setup)
     binding.listen(signals.worker_process_init, process_init)
     binding.listen(signals.task_failure, given_up)
+    binding.listen(signals.task_revoked, revoked)
     binding.listen(signals.worker_shutting_down, shutting_down)
     binding.listen(signals.worker_process_shutdown, process_shutdown)
     binding.listen(signals.worker_shutdown, process_shutdown)

@@ -19,6 +19,7 @@ from .claims import Claims
 from .database import Database, missing_text
 from .doubts import Doubts
 from .ends import Ended, Ends
+from .engine_ends import EngineEnds
 from .events import Events
 from .reads import Reads
 from .retention import Retention
@@ -59,6 +60,7 @@ class Journal:
         self.runs = Runs(self.db, self.events, self.undo, int(resend_after * SECOND))
         self.claims = Claims(self.db)
         self.ends = Ends(self.db, self.events, self.undo)
+        self.engine_ends = EngineEnds(self.db, self.events, self.undo)
         self.doubts = Doubts(self.db, self.events, self.undo)
         self.workers = Workers(self.db, self.events)
         self.reads = Reads(self.db)

@@ -21,6 +21,7 @@ from ..model import (
     TAKEN_BACK,
     UNSENT_MEMBER,
     Attention,
+    Cause,
     Event,
     Kind,
     Safety,
@@ -33,6 +34,7 @@ from ..model import (
     WorkflowStatus,
 )
 from .database import Database
+from .engine_ends import is_ended_by_engine
 from .events import Events
 from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, step_row, step_values, workflow_row, workflow_values
 from .schema import event, literals, step, workflow
@@ -577,6 +579,8 @@ class Runs:
             if len(undoing) not in (0, len(named)) or run.status not in _REOPENED_FROM[bool(undoing)]:
                 return False
             failed = [s for s in named if s.status is StepStatus.FAILED and not happened_after_all(s)]
+            # Of an unmarked one, the member before it sends the message: planned again, like what was cancelled behind it.
+            failed += [s for s in named if _is_to_begin(s)]
             conn.execute(
                 sa.update(step)
                 .where(step.c.ref == ref, step.c.key.in_([s.key for s in failed]))
@@ -587,6 +591,7 @@ class Runs:
                 conn.execute(
                     sa.update(step).where(step.c.ref == ref, step.c.key.in_(done)).values(status=StepStatus.SUCCEEDED.value)
                 )
+            self._forget_engine_ends(conn, ref)
             if not undoing:
                 self._take_back_cancellation(conn, ref)
             going_on: dict[str, Any] = {}
@@ -624,19 +629,32 @@ class Runs:
                 return False
             if any(s.status not in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) for s in steps):
                 return False
-            self._complete(conn, ref)
+            self._complete(conn, ref, as_ended=any(is_ended_by_engine(s) for s in steps))
             return True
 
         return self._db.transaction(write)
 
-    def _complete(self, conn: Connection, ref: str) -> None:
-        """Ends a run; what a step left out, by ending its chain early, stays left out."""
+    def _complete(self, conn: Connection, ref: str, *, as_ended: bool = False) -> None:
+        """Ends a run; what a step left out, by ending its chain early, stays left out.
+
+        Args:
+            conn: the caller's transaction.
+            ref: the run.
+            as_ended: its engine ended one of its members, so that it is cancelled, and has not succeeded.
+        """
+        status = WorkflowStatus.CANCELLED if as_ended else WorkflowStatus.SUCCEEDED
         conn.execute(
             sa.update(workflow)
             .where(workflow.c.ref == ref)
-            .values(status=WorkflowStatus.SUCCEEDED.value, ended_at=self._db.now, look_at=None, open_steps=0)
+            .values(status=status.value, ended_at=self._db.now, look_at=None, open_steps=0)
         )
         self._undo.cancel_planned(conn, ref)
+
+    @staticmethod
+    def _forget_engine_ends(conn: Connection, ref: str) -> None:
+        """What the engine ended is to run after all: its word is no longer true of the step."""
+        ended = sa.and_(step.c.ref == ref, step.c.cause == Cause.ENDED_BY_ENGINE.value)
+        conn.execute(sa.update(step).where(ended).values(cause=None, evidence=None))
 
     def _take_back_cancellation(self, conn: Connection, ref: str) -> None:
         """What was cancelled is planned again; a timer runs until the time that it was set to."""
@@ -765,6 +783,11 @@ class Runs:
             return True
 
         return self._db.transaction(write)
+
+
+def _is_to_begin(row: StepRow) -> bool:
+    """Whether a step's engine ended it before it began, and a person's order makes it due."""
+    return row.status is StepStatus.CANCELLED and is_ended_by_engine(row) and row.kind is not Kind.UNMARKED
 
 
 def _counts_still(row: StepRow) -> bool:

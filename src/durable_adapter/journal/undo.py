@@ -6,7 +6,7 @@ after it. Steps are locked in key order, then the workflow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,9 +234,17 @@ class Undo:
         status = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref)).scalar_one_or_none()
         return status is not None and WorkflowStatus(status) in FORWARD_WORKFLOWS
 
-    def cancel_planned(self, conn: Connection, ref: str) -> None:
-        """Cancels what has not begun. An earlier attempt that may have had its effect leaves a failure, effect unknown."""
+    def cancel_planned(self, conn: Connection, ref: str, *, keys: Collection[str] | None = None) -> None:
+        """Cancels what has not begun. An earlier attempt that may have had its effect leaves a failure, effect unknown.
+
+        Args:
+            conn: the caller's transaction.
+            ref: the run.
+            keys: only these; everything where none are given.
+        """
         not_begun = sa.and_(step.c.ref == ref, step.c.kind != Kind.COMPENSATION.value)
+        if keys is not None:
+            not_begun = sa.and_(not_begun, step.c.key.in_(sorted(keys)))
         conn.execute(
             sa.update(step)
             .where(

@@ -224,6 +224,10 @@ class Case:
         place = workflow_word(self.run), step_word(step, self.steps)
         return self.look.caller.change("resolve", *place, *words, why=why, sends=[self.engine(step)] if sends else ())
 
+    def acknowledge(self, *, why: str) -> str:
+        """The command that takes the whole run off the list of findings."""
+        return self.look.caller.change("resolve", workflow_word(self.run), "--acknowledge", why=why)
+
     def sweep(self, step: StepRow, *words: str) -> str:
         """What sweeps with the engines of a step and its run."""
         return self.look.caller.sweep(*words, engines={self.run.engine, self.engine(step)})

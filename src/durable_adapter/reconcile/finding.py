@@ -19,6 +19,7 @@ class Trouble(enum.StrEnum):
     EFFECT_UNKNOWN = "failed_effect_unknown"
     ROLLBACK_FAILED = "rollback_failed"
     DRIFT = "drift"
+    ENDED_BY_ENGINE = "ended_by_engine"
     STOPPED_AT_UNMARKED = "stopped_at_unmarked"
     CALLED_FAILED = "called_failed"
     REFUSED = "refused_message"
@@ -42,6 +43,7 @@ MEANING: dict[Trouble, str] = {
     Trouble.STOPPED_AT_UNMARKED: "a chain stands at a task that is not marked durable",
     Trouble.CALLED_FAILED: "a step succeeded, and its queue cannot be brought to take its job for done",
     Trouble.REFUSED: "a message named a run that this journal does not have",
+    Trouble.ENDED_BY_ENGINE: "the engine ended a task on purpose before it began: revoked, expired, rejected",
     Trouble.UNKNOWN_TASK: "an unfinished run needs a task that the code no longer has",
     Trouble.DEAD_WORKER: "a step was running in a process that is dead",
     Trouble.NOT_RUNNING: "a step began, and its living worker no longer runs it",

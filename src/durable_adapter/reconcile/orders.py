@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import NotResolvable, StepFailed
+from ..journal.engine_ends import is_ended_by_engine
 from ..journal.undo import passed_pivot, undecided
 from ..model import (
     FORWARD_WORKFLOWS,
@@ -81,7 +82,7 @@ class Orders:
         if drifted is not None and (step is None or step.key == drifted.key):
             return self._release(run, drifted)
         undoing = run.status in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED)
-        if step is not None and step.status is not StepStatus.FAILED:
+        if step is not None and step.status is not StepStatus.FAILED and not is_ended_by_engine(step):
             raise NotResolvable(
                 f"step {step.name} of {workflow_word(run)} is {step.status.value}, not failed. {self._explain(run)}"
             )
@@ -152,11 +153,16 @@ class Orders:
         return self._journal.time() - could_have_started(step, steps) < int(step.options.get("window") or 0)
 
     def _reopen(self, run: WorkflowRow, steps: Sequence[StepRow], failed: Sequence[StepRow]) -> Change:
-        again = [s.name for s in failed if s.kind is not Kind.FUNCTION]
+        unbegun = [s.name for s in failed if is_ended_by_engine(s) and s.status is StepStatus.CANCELLED]
+        again = [s.name for s in failed if s.kind is not Kind.FUNCTION and s.name not in unbegun]
+        failed_functions = [s for s in failed if s.kind is Kind.FUNCTION and s.name not in unbegun]
         behind = [s.name for s in steps if s.status is StepStatus.CANCELLED and s.kind is not Kind.COMPENSATION]
         undoing = any(s.kind is Kind.COMPENSATION for s in failed)
+        behind = [name for name in behind if name not in unbegun]
         parts = [f"run {', '.join(again)} again"] if again else []
-        if any(s.kind is Kind.FUNCTION for s in failed):
+        if unbegun:
+            parts.append(f"run {', '.join(unbegun)}, which has not begun")
+        if failed_functions:
             parts.append(f"run {run.name} again from the top, with what is recorded")
         if behind and not undoing:
             parts.append(f"then run what was cancelled: {', '.join(behind)}")
@@ -328,7 +334,7 @@ def may_have_done(steps: Sequence[StepRow], name: str) -> bool:
 
 def _to_try_again(run: WorkflowRow, steps: Sequence[StepRow], *, undoing: bool) -> list[StepRow]:
     """The failed steps whose repetition lets the run go on: failed compensations; or what made the run fail."""
-    failed = [s for s in steps if s.status is StepStatus.FAILED]
+    failed = [s for s in steps if s.status is StepStatus.FAILED or is_ended_by_engine(s)]
     if undoing:
         return [s for s in failed if s.kind is Kind.COMPENSATION]
     failed = [s for s in failed if s.kind is not Kind.COMPENSATION]
@@ -365,4 +371,5 @@ _MARKS: dict[str, str] = {
     Attention.TWICE.value: "may have happened twice",
     Attention.EFFECT_UNKNOWN.value: "failed, effect unknown",
     Attention.UNDO_FAILED.value: "could not be undone",
+    Attention.ENDED_BY_ENGINE.value: "ended by its engine before it began",
 }

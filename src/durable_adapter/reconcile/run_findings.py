@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..journal.undo import undecided
-from ..model import AFTER, FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Kind, Shape, StepRow, StepStatus, WorkflowStatus
+from ..journal.engine_ends import after, is_ended_by_engine
+from ..journal.undo import passed_pivot, undecided
+from ..model import AFTER, FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Attention, Kind, Shape, StepRow, StepStatus, WorkflowStatus
 from ..recovery.lost import GONE
 from ..runtime.order import behind, may_fail
 from .case import Case, Look
@@ -15,6 +16,8 @@ from .finding import Finding, Remedy, Trouble
 from .step_findings import OVERDUE, PATIENCE, verdicts
 from .words import plural, since, span, tongue
 
+#: A run in one of these is being undone, or has been.
+_UNDOING = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED})
 #: How often the sweeper tries by itself before people are told that it does not help.
 TRIES = 3
 
@@ -159,6 +162,34 @@ def _goes_on_without(case: Case, step: StepRow) -> bool:
     return end is not None and may_fail(behind(step, case.members))
 
 
+def ended_by_engine(case: Case) -> Iterator[Finding]:
+    """Runs of which the engine ended a task on purpose before it began: nobody but a person starts it."""
+    run = case.run
+    if run.attention != Attention.ENDED_BY_ENGINE or run.status in _UNDOING:
+        return
+    step = next((s for s in case.members if is_ended_by_engine(s)), None)
+    if step is None:
+        return
+    ended = case.told(step.evidence)
+    certain = (
+        f"{case.tongue(step).engine} ended the {case.tongue(step).task} of {step.name} {since(step.ended_at, case.look.now)}"
+    )
+    certain += f": {ended}." if ended else "."
+    certain += " It had not begun, and is not sent again by itself."
+    if step.status is StepStatus.FAILED:
+        certain += " An earlier attempt may have had its effect."
+    behind = [s.name for s in after(step, case.steps) if s.status is StepStatus.CANCELLED]
+    if behind:
+        certain += f" What comes after it does not run: {', '.join(behind)}."
+    remedies = [Remedy("if it is to run after all", case.order("retry", why="it is to run after all"))]
+    undoable = [s.name for s in case.members if s.compensation and s.status is StepStatus.SUCCEEDED]
+    if undoable and passed_pivot(case.steps) is None:
+        what = f"if it is not to run: to undo what was done before it ({', '.join(undoable)})"
+        remedies.append(Remedy(what, case.order("rollback", why="it is not to run")))
+    remedies.append(Remedy("if it is to stay as it is", case.acknowledge(why="it is to stay as it is")))
+    yield case.find(Trouble.ENDED_BY_ENGINE, step, step.ended_at, certain, "", *remedies)
+
+
 def rollback_unfinished(case: Case) -> Iterator[Finding]:
     """Rollbacks, and decisions about one, that have come to rest before their end."""
     run, look = case.run, case.look
@@ -267,4 +298,4 @@ def refused(look: Look, events: Iterable[Mapping[str, Any]], acknowledged: Mappi
 
 
 #: Every function that finds trouble with a run as a whole.
-RUN_FINDINGS = (stopped_at_unmarked, lost, rollback_unfinished, waiting_long, unknown_task)
+RUN_FINDINGS = (ended_by_engine, stopped_at_unmarked, lost, rollback_unfinished, waiting_long, unknown_task)

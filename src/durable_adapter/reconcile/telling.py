@@ -283,6 +283,8 @@ class Telling:
                 return f"{name}: another {self._tongue.message} of it came, and was left alone", why
             case Event.SENT_AGAIN:
                 return f"{name}: its {self._tongue.message} was sent again", why
+            case Event.ENDED_BY_ENGINE:
+                return f"{name} was ended by its engine before it began", why
             case Event.STEP_FAILED:
                 effect = _EFFECT.get(detail.get("effect"), "is not known")
                 return f"{name} failed for good; its effect {effect}", why
@@ -332,5 +334,6 @@ _MARKS: dict[str, str] = {
     Attention.VALUE_MISSING.value: "it happened, and its value is missing",
     Attention.DRIFT.value: "the code may not fit what is recorded",
     Attention.UNDO_FAILED.value: "it could not be undone",
+    Attention.ENDED_BY_ENGINE.value: "its engine ended it before it began",
     Attention.CALLBACK.value: "it succeeded, and its job fails behind it",
 }

@@ -25,6 +25,7 @@ class Tongue:
         broker: where messages wait.
         option: what names the engine on the command line.
         worker: how a worker with the plugin is started.
+        engine: its name.
     """
 
     task: str = "task"
@@ -33,6 +34,7 @@ class Tongue:
     broker: str = "the broker"
     option: str = "-A"
     worker: str = "a worker"
+    engine: str = "Celery"
 
 
 _TONGUES = {
@@ -43,6 +45,7 @@ _TONGUES = {
         broker="Redis",
         option="-u",
         worker="a worker (`rq worker -w durable_adapter.rq.Worker`)",
+        engine="RQ",
     ),
     INLINE: Tongue(
         task="call",
@@ -51,6 +54,7 @@ _TONGUES = {
         broker="its program",
         option="",
         worker="the program that calls `durable_adapter.inline`",
+        engine="the program",
     ),
 }
 

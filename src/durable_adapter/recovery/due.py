@@ -178,6 +178,8 @@ class Due:
             return
         since = (last.ended_at if last is not None else None) or run.created_at
         if step.kind is Kind.UNMARKED:
+            if self._messages.ended_by_engine(run, step):
+                return
             if self._now - since >= self._sweep.journal.runs.resend_after:
                 self._sweep.journal.runs.mark(run.ref, Attention.UNMARKED.value)
                 self._sweep.report.reported += 1
@@ -220,6 +222,8 @@ class Due:
 
     def _stands_at(self, run: WorkflowRow, step: StepRow, following: Sequence[StepRow], since: int, now: int) -> None:
         """A canvas stands at a member that is not marked: its engine may know of an end that nobody reported."""
+        if self._messages.ended_by_engine(run, step):
+            return
         engine = engine_of(run, step, self._sweep.engines)
         outcome = stored_outcome(engine, step) if engine is not None else None
         if outcome is not None and outcome.succeeded:

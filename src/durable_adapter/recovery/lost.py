@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from ..errors import DurableError, MessageExpired, UnserialisableValue
 from ..model import SECOND, Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
-from ..runtime.engine import Engine, EngineOutcome, engine_of
+from ..runtime.engine import Engine, EngineEnd, EngineOutcome, engine_of
+from ..runtime.engine_ends import Fate, end_step
 from ..runtime.values import encode, write_failure
 from .sweep import Sweep
 
@@ -57,6 +58,9 @@ class LostMessages:
         effect = (
             Effect.UNKNOWN if step.safety is Safety.IDEMPOTENT and isinstance(error, MessageExpired) else Effect.DID_NOT_HAPPEN
         )
+        if isinstance(error, MessageExpired) and effect is Effect.DID_NOT_HAPPEN:
+            self.end(run, step, EngineEnd(str(error), error, first_only=True))
+            return
         failure, decides = write_failure(error), step.kind is not Kind.DISPATCH
         ended = self._sweep.journal.ends.fail(step, None, failure, effect, decides=decides, why=str(error))
         if not ended.recorded:
@@ -66,6 +70,20 @@ class LostMessages:
         if ended.decision is not None and ended.decision.undo is not None:
             self._sweep.send(run, ended.decision.undo, steps)
         self._sweep.report.failed += 1
+
+    def ended_by_engine(self, run: WorkflowRow, step: StepRow) -> bool:
+        """Whether the result store says that the engine ended a step's task on purpose; then that is recorded."""
+        engine = engine_of(run, step, self._sweep.engines)
+        outcome = stored_outcome(engine, step) if engine is not None else None
+        return outcome is not None and outcome.ended is not None and self.end(run, step, outcome.ended)
+
+    def end(self, run: WorkflowRow, step: StepRow, end: EngineEnd) -> bool:
+        """Records that a step's task was ended by its engine before it began; False where it goes on all the same."""
+        steps = self._sweep.journal.reads.steps(run.ref)
+        if end_step(self._sweep.journal, run, step, steps, end, who=self._sweep.who) is not Fate.ENDED:
+            return False
+        self._sweep.report.ended += 1
+        return True
 
     def send_again_if_lost(
         self,
@@ -166,8 +184,10 @@ class LostMessages:
         Nor is it where the task before it failed for the engine: that one then calls the whole rest of the chain failed.
         """
         outcome = stored_outcome(engine, step)
-        if outcome is None:
+        if outcome is None or outcome.refused is not None:
             return False
+        if outcome.ended is not None:
+            return self.end(run, step, outcome.ended)
         if not outcome.succeeded and before is not None:
             earlier = stored_outcome(engine, before)
             if earlier is not None and not earlier.succeeded:

@@ -30,6 +30,7 @@ class Report:
     adopted: int = 0
     reported: int = 0
     failed: int = 0
+    ended: int = 0
     pruned: int = 0
     busy: int = 0
     errors: list[str] = field(default_factory=list)

@@ -11,6 +11,25 @@ from ..policy import StepPolicy
 
 
 @dataclass(frozen=True, slots=True)
+class EngineEnd:
+    """A task that its engine ended on purpose.
+
+    Attributes:
+        word: the engine's own word, for people: "revoked", "expired".
+        error: what whoever waits for the task's result is told.
+        at: when it was ended, in microseconds of the journal's clock; None where that is not known.
+        first_only: it is said of a task that has not begun (its message expired), and of none that has.
+        killed: the engine killed the process that had it.
+    """
+
+    word: str
+    error: BaseException
+    at: int | None = None
+    first_only: bool = False
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOutcome:
     """What the engine's own result store says of a task: evidence, when the journal knows nothing of its attempt."""
 
@@ -18,6 +37,10 @@ class EngineOutcome:
     value: Any = None
     #: When it was stored, in microseconds since 1970 (UTC); None where the store does not say.
     at: int | None = None
+    #: How the engine ended the task on purpose, where it did.
+    ended: EngineEnd | None = None
+    #: Why the engine called it failed without running it: proof that its body did not run. None where it may have run.
+    refused: str | None = None
 
 
 class Engine(Protocol):

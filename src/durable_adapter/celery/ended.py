@@ -1,0 +1,89 @@
+"""Tasks that Celery ended on purpose: revoked or expired. Heard in the worker's parent, written by the parent's own thread.
+
+Celery tells of them on its event loop, which must not wait for a database. While the journal is away they are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import TaskRevokedError
+from celery.worker import state
+
+from ..errors import JournalError
+from ..model import SECOND
+from ..runtime.engine import EngineEnd
+from ..runtime.engine_ends import Fate, ended_by_engine
+from .publishing import run_of
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One task that this worker ended.
+
+    Attributes:
+        ref: the run that its message names.
+        task_id: its id.
+        name: its name.
+        word: how it was ended.
+        listed_at: since when its id is on this worker's list of revoked tasks, on the monotonic clock.
+        expired: its message expired.
+        killed: the process that had it was killed.
+    """
+
+    ref: str
+    task_id: str
+    name: str
+    word: str
+    listed_at: float
+    expired: bool
+    killed: bool
+
+
+def hear(binding: Binding, request: Any, *, terminated: bool, expired: bool) -> None:
+    """Notes a task of a durable run that Celery ended. Waits for nothing."""
+    ref = run_of(request)
+    if ref is None:
+        return
+    task_id = str(request.id)
+    word = "its message expired" if expired else "it was revoked, and its process was killed" if terminated else "it was revoked"
+    entry = state.revoked._data.get(task_id)
+    # One that was revoked by a stamp is on no list with a time: that stands until the worker is restarted.
+    listed_at = time.monotonic() if entry is None else float(entry[0])
+    binding.ended.append(Heard(ref, task_id, str(request.task or ""), word, listed_at, bool(expired), bool(terminated)))
+
+
+def write(binding: Binding) -> None:
+    """Writes down what was heard. What cannot be written yet is kept for the next call."""
+    while binding.ended:
+        heard: Heard = binding.ended[0]
+        try:
+            fate = _record(binding, heard)
+            if fate is Fate.GOES_ON:
+                # Its message was thrown away because of this worker's list. It is due at once, for a worker that takes it.
+                state.revoked.discard(heard.task_id)
+                binding.journal.engine_ends.send_again(heard.ref, heard.task_id)
+                logger.warning(
+                    'step_sent_again task=%s msg="Its message was thrown away (%s), and it is to run all the same"',
+                    heard.task_id,
+                    heard.word,
+                )
+        except JournalError as error:
+            logger.warning("the end of task %s is not written yet: %s", heard.task_id, error)
+            return
+        binding.ended.popleft()
+
+
+def _record(binding: Binding, heard: Heard) -> Fate:
+    journal = binding.journal
+    at = journal.time() - int((time.monotonic() - heard.listed_at) * SECOND)
+    end = EngineEnd(heard.word, TaskRevokedError(heard.word), at, first_only=heard.expired, killed=heard.killed)
+    return ended_by_engine(journal, heard.ref, heard.task_id, end, who=binding.host.row)

@@ -1,0 +1,130 @@
+"""The end of a task that its engine ended on purpose before it began: revoked, expired, rejected.
+
+It is never sent again by itself, and what comes after it does not run. One transaction cancels both, and puts the run in front
+of a person, whose `retry` makes the step due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ..model import (
+    AFTER,
+    FORWARD_WORKFLOWS,
+    OPEN_STEPS,
+    Attention,
+    Cause,
+    Event,
+    Kind,
+    StepRow,
+    StepStatus,
+    WorkflowStatus,
+)
+from .database import Database
+from .events import Events
+from .schema import event, step, workflow
+from .undo import Undo
+
+#: What a step has not begun in.
+_NOT_BEGUN = (StepStatus.PLANNED, StepStatus.WAITING)
+
+
+class EngineEnds:
+    """The transition of a step whose engine ended its task before it began."""
+
+    def __init__(self, db: Database, events: Events, undo: Undo) -> None:
+        self._db = db
+        self._events = events
+        self._undo = undo
+
+    def end(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
+        """Cancels a member that has not begun, and what comes after it. One commit.
+
+        Members that do not come after it go on, and the run ends when they have; a run in which nothing is left to do is
+        cancelled at once. Of a step whose earlier attempt may have had its effect, that stays unknown.
+
+        Args:
+            row: the member as last read.
+            why: the engine's own word, for people.
+            who: the process that says so.
+
+        Returns:
+            False, with nothing changed, where it has begun meanwhile or its run no longer goes forward.
+        """
+
+        def write(conn: Connection) -> bool:
+            run = self._undo.lock_run(conn, row.ref)
+            steps = self._undo.steps(conn, row.ref)
+            found = next((s for s in steps if s.key == row.key), None)
+            if run is None or found is None:
+                return False
+            if found.cause == Cause.ENDED_BY_ENGINE and found.status not in OPEN_STEPS:
+                return True  # committed before, and only the answer was lost
+            if run.status not in FORWARD_WORKFLOWS or found.status not in _NOT_BEGUN:
+                return False
+            if (found.token, found.attempt) != (row.token, row.attempt):
+                return False
+            gone = {s.key for s in after(found, steps)} | {found.key}
+            self._undo.cancel_planned(conn, row.ref, keys=gone)
+            here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
+            conn.execute(sa.update(step).where(here).values(cause=Cause.ENDED_BY_ENGINE.value, evidence=why, look_at=None))
+            values: dict[str, object] = {"attention": Attention.ENDED_BY_ENGINE.value}
+            if not any(s.status in OPEN_STEPS and s.key not in gone and s.kind is not Kind.COMPENSATION for s in steps):
+                values |= {
+                    "status": WorkflowStatus.CANCELLED.value,
+                    "ended_at": self._db.now,
+                    "look_at": None,
+                    "wake_at": None,
+                    "waiting_for": None,
+                }
+            conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**values))
+            self._events.write(conn, Event.ENDED_BY_ENGINE, ref=row.ref, key=row.key, token=row.token, who=who, why=why)
+            return True
+
+        return self._db.transaction(write)
+
+    def send_again(self, ref: str, task_id: str) -> None:
+        """Makes a task due whose message its engine threw away although it is to run. One commit.
+
+        One that waits for its next attempt stays due when it was.
+        """
+        here = sa.and_(step.c.ref == ref, step.c.task_id == task_id)
+        planned = sa.and_(here, step.c.status == StepStatus.PLANNED.value)
+        waits = sa.and_(here, step.c.status == StepStatus.WAITING.value)
+
+        def write(conn: Connection) -> None:
+            conn.execute(sa.update(step).where(waits).values(sent_at=None))
+            conn.execute(sa.update(step).where(planned).values(status=StepStatus.WAITING.value, look_at=self._db.now))
+
+        self._db.transaction(write)
+
+    def ordered_again_at(self, ref: str) -> int | None:
+        """When a person last ordered a run to go on; None where nobody has."""
+        ordered = sa.and_(event.c.kind == Event.OPERATOR.value, event.c.detail.contains('"retry"'))
+        rows = self._db.select(sa.select(sa.func.max(event.c.at).label("at")).where(event.c.ref == ref, ordered))
+        return None if rows[0].at is None else int(rows[0].at)
+
+
+def is_ended_by_engine(row: StepRow) -> bool:
+    """Whether a step's engine ended its task before it began, and nobody has ordered it to run since."""
+    return row.cause == Cause.ENDED_BY_ENGINE and row.status not in OPEN_STEPS
+
+
+def after(row: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
+    """What comes after a member of its run, directly or by way of others: in a chain and in a function, all that is left."""
+    members = [s for s in steps if s.kind is not Kind.COMPENSATION and s.key != row.key]
+    if row.kind is Kind.FUNCTION or not any(_before(s) is not None for s in steps):
+        return [s for s in members if row.kind is Kind.FUNCTION or s.position > row.position]
+    gone = {row.key}
+    for s in sorted(members, key=lambda s: s.position):
+        if gone & set(_before(s) or ()):
+            gone.add(s.key)
+    return [s for s in members if s.key in gone]
+
+
+def _before(row: StepRow) -> list[str] | None:
+    """The keys that a member names as those that it comes after; None where the plan is a chain without names."""
+    return row.after if row.after is not None else row.options.get(AFTER)

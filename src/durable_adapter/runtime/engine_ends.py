@@ -1,0 +1,116 @@
+"""What it means that an engine ended a task on purpose: revoked, expired, rejected, before its body began.
+
+A step that has begun is not ended by that: it is in doubt when its process dies. One that has not begun is never sent again
+by itself: whoever ended it meant that it is not to run. What comes after it does not run either, and the run is shown with the
+command that starts it.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..model import Effect, Kind, StepRow, StepStatus, WorkflowRow
+from . import alerts
+from .engine import EngineEnd
+from .values import write_failure
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+
+logger = logging.getLogger("durable_adapter")
+
+
+class Fate(enum.Enum):
+    """What becomes of a step whose task the engine ended."""
+
+    #: It is over: cancelled, or failed where somebody waits for its result.
+    ENDED = "ended"
+    #: It is to run all the same, and its message is to be sent again.
+    GOES_ON = "goes_on"
+    #: It has begun, or is over, or is no step of this journal: nothing changes.
+    UNTOUCHED = "untouched"
+
+
+def fate_of(step: StepRow, steps: Sequence[StepRow], end: EngineEnd, *, runs: bool, ordered_at: int | None) -> Fate:
+    """Decides what becomes of a step whose task the engine ended.
+
+    Args:
+        step: the step.
+        steps: every step of its run.
+        end: how its task was ended.
+        runs: a living process says that it runs the step now.
+        ordered_at: when a person last ordered its run to go on.
+    """
+    if step.status not in (StepStatus.PLANNED, StepStatus.WAITING):
+        return Fate.UNTOUCHED
+    if runs and not end.killed:
+        return Fate.UNTOUCHED  # a second message of it was ended, and the first is being run
+    called = step.kind is Kind.FUNCTION and any(s.kind is not Kind.FUNCTION for s in steps)
+    if end.first_only and (step.attempt > 0 or called):
+        return Fate.GOES_ON
+    if ordered_at is not None and end.at is not None and end.at < ordered_at:
+        return Fate.GOES_ON  # ended before a person ordered that it is to run
+    return Fate.ENDED
+
+
+def ended_by_engine(journal: Journal, ref: str, task_id: str, end: EngineEnd, *, who: str | None = None) -> Fate:
+    """Records that an engine ended a task before it began. At most one commit.
+
+    Args:
+        journal: the journal.
+        ref: the run that the task belongs to.
+        task_id: the engine's id of the task.
+        end: how it was ended.
+        who: the process that says so.
+
+    Returns:
+        What becomes of the step. Where it goes on, the caller takes the task off the engine's list of ended ones, and the
+        sweeper sends its message.
+    """
+    steps = journal.reads.steps(ref)
+    step = next((s for s in steps if s.task_id == task_id), None)
+    run = journal.reads.run(ref) if step is not None else None
+    if step is None or run is None:
+        return Fate.UNTOUCHED
+    return end_step(journal, run, step, steps, end, who=who)
+
+
+def end_step(
+    journal: Journal, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow], end: EngineEnd, *, who: str | None = None
+) -> Fate:
+    """As `ended_by_engine`, for a step that was read."""
+    running = {name.split(" ", 2)[0] + " " + name.split(" ", 2)[2] for w in journal.workers.alive() for name in w.running}
+    fate = fate_of(
+        step,
+        steps,
+        end,
+        runs=f"{run.ref} {step.key}" in running,
+        ordered_at=journal.engine_ends.ordered_again_at(run.ref),
+    )
+    if fate is not Fate.ENDED:
+        return fate
+    return Fate.ENDED if _end(journal, run, step, end, who) else Fate.UNTOUCHED
+
+
+def _end(journal: Journal, run: WorkflowRow, step: StepRow, end: EngineEnd, who: str | None) -> bool:
+    """Writes the end the way the step's kind is told of: its function gets the error; a rollback goes on without it."""
+    if step.kind in (Kind.DISPATCH, Kind.COMPENSATION):
+        failure = write_failure(end.error)
+        recorded = journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=False, why=end.word).recorded
+    else:
+        recorded = journal.engine_ends.end(step, end.word, who=who)
+    if recorded:
+        workflow = run.id if run.declared else run.ref
+        logger.error(
+            'step_ended_by_engine workflow=%s step=%s task=%s how="%s" msg="The engine ended the task before it began. It is not '
+            'sent again, and what comes after it does not run. See: %s"',
+            workflow,
+            step.name,
+            step.task_id,
+            end.word,
+            alerts.explain(run, workflow),
+        )
+    return recorded
