@@ -47,6 +47,30 @@ class JournalAhead(JournalError):
     """Raised when the journal's tables are newer than this code understands."""
 
 
+class UnreadableRow(DurableError):
+    """Raised when a row of the journal holds what this release cannot read: the row is left alone here, and reported (P11).
+
+    Attributes:
+        ref: the run's reference; of a worker's row, its id.
+        key: the step's key; None where the row is the run's own.
+        namespace: whose run; None where the row is a step's.
+        id: the workflow's id, likewise.
+        why: which column, and what is wrong with it.
+    """
+
+    def __init__(self, ref: str, key: str | None, why: str, *, namespace: str | None = None, id: str | None = None) -> None:
+        row = f"step {key} of run {ref}" if key is not None else f"run {ref}"
+        super().__init__(
+            f"{row} cannot be read here: {why}. It is left alone. A newer release of durable-adapter may have written it: "
+            "upgrade this process, or mend the row in the database."
+        )
+        self.ref = ref
+        self.key = key
+        self.namespace = namespace
+        self.id = id
+        self.why = why
+
+
 class IllegalTransition(JournalError):
     """Raised when code asks for a change of status that the table of legal transitions does not have."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ..errors import UnreadableRow
 from ..model import (
     CLAIMABLE,
     OPEN_STEPS,
@@ -31,7 +32,7 @@ from .database import Database
 from .ends import Ended
 from .events import Events
 from .losses import Doubtful, doubtful, put_in_doubt
-from .rows import step_row
+from .rows import readable, step_row
 from .runs import count_end
 from .schema import literals, step, worker, workflow
 from .undo import Undo
@@ -394,7 +395,14 @@ class Doubts:
         self._events.write(conn, Event.VERDICT, ref=row.ref, key=row.key, token=row.token, who=who, why=why, verdict=verdict)
 
     def take_due(
-        self, now: int, limit: int, engines: Collection[str] | None = None, *, namespace: str | None = None
+        self,
+        now: int,
+        limit: int,
+        engines: Collection[str] | None = None,
+        *,
+        namespace: str | None = None,
+        leave: Collection[str] = (),
+        unreadable: list[UnreadableRow] | None = None,
     ) -> list[StepRow]:
         """Steps whose next look is due, each pushed on to its following look before it is returned. One commit.
 
@@ -407,8 +415,11 @@ class Doubts:
             limit: how many at the most.
             engines: of these engines only, because whoever asks can send no other's messages; None takes any.
             namespace: of this one only: another's messages go elsewhere. None takes any.
+            leave: references of runs that are left alone.
+            unreadable: is given those that cannot be read here; they are left as they are.
         """
         due_by_look = step.c.look_at <= now
+        due_by_look = sa.and_(due_by_look, *_not_of(leave))
 
         # A scalar, looked up for each step that is due: a semi-join would be free to read the whole history instead.
         def of_its_run(column: Any) -> Any:
@@ -429,7 +440,8 @@ class Doubts:
             return []
 
         def write(conn: Connection) -> list[StepRow]:
-            rows = [step_row(row) for row in conn.execute(due.with_for_update(skip_locked=True)).all()]
+            found = conn.execute(due.with_for_update(skip_locked=True)).all()
+            rows = [row for _, row in readable(step_row, found, unreadable)]
             taken = []
             for row in sorted(rows, key=lambda r: (r.ref, r.key)):
                 here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
@@ -469,7 +481,7 @@ class Doubts:
         over = sa.update(step).where(here, step.c.look_at == row.look_at).values(look_at=None)
         self._db.transaction(lambda conn: conn.execute(over))
 
-    def of_the_dead(self, limit: int) -> list[tuple[StepRow, str | None]]:
+    def of_the_dead(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, str | None]]:
         """Begun steps, and timed-out ones, whose worker is dead or has stopped, with how that is known.
 
         That is None where the worker's row is gone.
@@ -480,14 +492,15 @@ class Doubts:
             .where(
                 _RUNNING,
                 sa.or_(worker.c.dead_at.is_not(None), worker.c.stopped_at.is_not(None), worker.c.id.is_(None)),
+                *_not_of(leave),
             )
             .limit(limit)
         )
         stopped = sa.case((worker.c.stopped_at.is_not(None), Death.STOPPED.value), else_=worker.c.death).label("its_death")
         rows = self._db.select(dead.with_only_columns(*step.c, stopped))
-        return [(step_row(row), row._mapping["its_death"]) for row in rows]
+        return [(found, row._mapping["its_death"]) for row, found in readable(step_row, rows)]
 
-    def begun_by_the_living(self, limit: int) -> list[tuple[StepRow, int]]:
+    def begun_by_the_living(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, int]]:
         """Begun steps, and timed-out ones, that the last two beats of their living worker do not name.
 
         As far as times can tell: after the database's clock went back, an attempt may seem older than beats that were
@@ -507,10 +520,11 @@ class Doubts:
                 step.c.begun_at < worker.c.previous_beat_at,
                 ~worker.c.running.contains(name),
                 ~worker.c.previously_running.contains(name),
+                *_not_of(leave),
             )
             .limit(limit)
         )
-        return [(step_row(row), row._mapping["beats"]) for row in rows]
+        return [(found, row._mapping["beats"]) for row, found in readable(step_row, rows)]
 
     def put_before_people(self, ref: str, key: str, attention: str) -> bool:
         """Puts a step that is over in front of people; nothing else changes. One commit, and none where it is there."""
@@ -615,6 +629,11 @@ _RUNNING = sa.or_(
     sa.and_(step.c.status.in_(literals((StepStatus.IN_DOUBT,))), step.c.over_at == NOT_OVER),
 )
 _DECIDABLE = [StepStatus.IN_DOUBT.value, StepStatus.HELD.value, StepStatus.FAILED.value]
+
+
+def _not_of(refs: Collection[str]) -> list[sa.ColumnElement[bool]]:
+    """The condition that a step is of none of some runs."""
+    return [step.c.ref.not_in(sorted(refs))] if refs else []
 
 
 def _overdue(row: StepRow) -> str:

@@ -64,5 +64,9 @@ class Events:
 
 def _event(row: sa.Row[Any]) -> dict[str, Any]:
     found = dict(row._mapping)
-    found["detail"] = json.loads(found["detail"]) if found["detail"] else {}
+    try:
+        detail = json.loads(found["detail"]) if found["detail"] else {}
+    except (ValueError, RecursionError):
+        detail = {}  # of a damaged row the rest is told
+    found["detail"] = detail if isinstance(detail, dict) else {}
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from ..errors import UnreadableRow
 from ..model import (
     OPEN_WORKFLOWS,
     UNSETTLED_STEPS,
@@ -19,7 +21,7 @@ from ..model import (
     WorkflowStatus,
 )
 from .database import Database
-from .rows import step_row, worker_row, workflow_row
+from .rows import readable, step_row, worker_row, workflow_row
 from .schema import event, literals, step, worker, workflow
 
 _P = sa.bindparam
@@ -66,8 +68,9 @@ class Reads:
         since: int | None = None,
         unfinished: bool = False,
         limit: int = 100,
+        unreadable: list[UnreadableRow] | None = None,
     ) -> list[WorkflowRow]:
-        """Runs, newest first. Reads no plans and no values."""
+        """Returns runs, newest first. Reads no plans and no values; *unreadable* is given those that cannot be read here."""
         started: sa.ColumnElement[int] = workflow.c.created_at
         query = _without(workflow, ("plan", *_VALUES)).limit(limit)
         if namespace is not None:
@@ -81,33 +84,33 @@ class Reads:
             query = query.where(workflow.c.name == name)
         if since is not None:
             query = query.where(workflow.c.created_at >= since)
-        return [workflow_row(row) for row in self._db.select(query.order_by(started.desc()))]
+        return [run for _, run in readable(workflow_row, self._db.select(query.order_by(started.desc())), unreadable)]
 
-    def unfinished(self, *, after: str = "", limit: int = 500) -> list[WorkflowRow]:
+    def unfinished(
+        self, *, after: str = "", limit: int = 500, unreadable: list[UnreadableRow] | None = None
+    ) -> list[WorkflowRow]:
         """Unfinished runs in order of their reference, for walking through all of them in batches."""
         ref = workflow.c.ref + ""  # not as the primary key has it: in that order all of the history would be walked through
         rows = self._db.select(sa.select(workflow).where(workflow.c.look_at.is_not(None), ref > after).order_by(ref).limit(limit))
-        return [workflow_row(row) for row in rows]
+        return [run for _, run in readable(workflow_row, rows, unreadable)]
 
     def runs(self, refs: Sequence[str]) -> dict[str, WorkflowRow]:
         """Several runs by reference."""
         if not refs:
             return {}
         rows = self._db.select(sa.select(workflow).where(workflow.c.ref.in_(list(refs))))
-        return {row.ref: workflow_row(row) for row in rows}
+        return {row.ref: run for row, run in readable(workflow_row, rows)}
 
-    def steps_of(self, refs: Sequence[str]) -> dict[str, list[StepRow]]:
-        """The steps of several runs, by run and position."""
-        found: dict[str, list[StepRow]] = {ref: [] for ref in refs}
-        if refs:
-            for row in self._db.select(sa.select(step).where(step.c.ref.in_(list(refs))).order_by(step.c.position)):
-                found[row.ref].append(step_row(row))
-        return found
+    def steps_of(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, list[StepRow]]:
+        """Returns the steps of several runs, by run and position. Of a run with a step that cannot be read here, none."""
+        query = sa.select(step).where(step.c.ref.in_(list(refs))).order_by(step.c.position)
+        return _by_run(refs, self._db.select(query) if refs else (), unreadable)
 
     def unsettled(self, *, limit: int = 1000) -> list[StepRow]:
         """Steps that began and whose outcome is not known: begun, in doubt, held."""
         wanted = literals((StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD))
-        return [step_row(r) for r in self._db.select(sa.select(step).where(step.c.status.in_(wanted)).limit(limit))]
+        rows = self._db.select(sa.select(step).where(step.c.status.in_(wanted)).limit(limit))
+        return [found for _, found in readable(step_row, rows)]
 
     def queue_moved_past(self, queue: str, sent_at: int, *, engine: str, namespace: str) -> bool:
         """Whether a step that was sent to *queue* after *sent_at* has begun: what was sent at that time is lost.
@@ -141,7 +144,10 @@ class Reads:
         columns = (worker.c.queues, worker.c.role, worker.c.engine)
         here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
         for row in self._db.select(sa.select(*columns).where(worker.c.alive == 1, worker.c.beat_at >= at, here)):
-            queues = json.loads(row.queues)
+            try:
+                queues = json.loads(row.queues)
+            except (ValueError, RecursionError):
+                continue  # whatever it is, it is no proof
             listens = bool(queues) or row.role == "worker"
             if listens and engine in row.engine.split(",") and (queue is None or not queues or queue in queues):
                 return True
@@ -151,7 +157,11 @@ class Reads:
         """Returns the role, engine and queues of every process of a namespace, living or not; each combination once."""
         here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
         rows = self._db.select(sa.select(worker.c.role, worker.c.engine, worker.c.queues).where(here).distinct())
-        return [(row.role, row.engine, json.loads(row.queues)) for row in rows]
+        found = []
+        for row in rows:
+            with contextlib.suppress(ValueError, RecursionError):  # a damaged row says nothing of queues
+                found.append((row.role, row.engine, json.loads(row.queues)))
+        return found
 
     def unfinished_refs(
         self, namespace: str, now: int, *, after: tuple[int, str] = (0, ""), limit: int = 1000, asleep: bool = False
@@ -186,24 +196,24 @@ class Reads:
         runs = sa.select(workflow.c.ref).where(workflow.c.attention.is_not(None)).order_by(workflow.c.attention).limit(limit)
         return {row.ref for query in (unsettled, steps, runs) for row in self._db.select(query)}
 
-    def slim_runs(self, refs: Sequence[str]) -> dict[str, WorkflowRow]:
-        """Several runs by reference, without plans and values."""
+    def slim_runs(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, WorkflowRow]:
+        """Returns several runs by reference, without plans and values."""
         query = _without(workflow, ("plan", *_VALUES)).where(workflow.c.ref.in_(list(refs)))
-        return {row.ref: workflow_row(row) for row in self._db.select(query)} if refs else {}
+        return {row.ref: run for row, run in readable(workflow_row, self._db.select(query), unreadable)} if refs else {}
 
-    def slim_steps(self, refs: Sequence[str]) -> dict[str, list[StepRow]]:
-        """The steps of several runs, by run and position: without values, but with what they raised."""
-        found: dict[str, list[StepRow]] = {ref: [] for ref in refs}
-        if refs:
-            query = _without(step, ("message", "details", "arguments", "arguments_codec", "outcome", "outcome_codec"))
-            for row in self._db.select(query.where(step.c.ref.in_(list(refs))).order_by(step.c.position, step.c.key)):
-                found[row.ref].append(step_row(row))
-        return found
+    def slim_steps(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, list[StepRow]]:
+        """Returns the steps of several runs, by run and position: without values, but with what they raised.
+
+        Of a run with a step that cannot be read here, none.
+        """
+        query = _without(step, ("message", "details", "arguments", "arguments_codec", "outcome", "outcome_codec"))
+        query = query.where(step.c.ref.in_(list(refs))).order_by(step.c.position, step.c.key)
+        return _by_run(refs, self._db.select(query) if refs else (), unreadable)
 
     def workers(self, ids: Sequence[str]) -> dict[str, WorkerRow]:
         """The rows of several processes, living or not."""
         rows = self._db.select(sa.select(worker).where(worker.c.id.in_(list(ids)))) if ids else []
-        return {row.id: worker_row(row) for row in rows}
+        return {row.id: found for row, found in readable(worker_row, rows)}
 
     def acknowledged(self, refs: Sequence[str]) -> dict[str, int]:
         """When a person last acknowledged what there is about a run, by run."""
@@ -224,7 +234,7 @@ class Reads:
             .order_by(workflow.c.id, workflow.c.run.desc())
             .limit(limit)
         )
-        return sorted((workflow_row(row) for row in rows), key=lambda run: run.created_at, reverse=True)
+        return sorted((run for _, run in readable(workflow_row, rows)), key=lambda run: run.created_at, reverse=True)
 
     def newest_refs(
         self, namespace: str | None = None, *, since: int = 0, before: int | None = None, limit: int = 1000
@@ -281,3 +291,16 @@ _VALUES = ("arguments", "arguments_codec", "outcome", "outcome_codec", "error")
 def _without(table: sa.Table, blank: Sequence[str]) -> sa.Select[Any]:
     """A query of whole rows in which some columns are empty: what may be large is not fetched where it is not shown."""
     return sa.select(*[sa.null().label(c.name) if c.name in blank else c for c in table.c])
+
+
+def _by_run(refs: Sequence[str], rows: Iterable[sa.Row[Any]], unreadable: list[UnreadableRow] | None) -> dict[str, list[StepRow]]:
+    """Steps by their run. Nobody can say how a run stands of which a step cannot be read: it has none."""
+    found: dict[str, list[StepRow]] = {ref: [] for ref in refs}
+    left: list[UnreadableRow] = []
+    for row, its_step in readable(step_row, rows, left):
+        found[row.ref].append(its_step)
+    for error in left:
+        found[error.ref] = []
+    if unreadable is not None:
+        unreadable += left
+    return found

@@ -1,12 +1,18 @@
-"""Rows to nouns and back: the only place that knows in which column each field of the model lives."""
+"""Rows to nouns and back: the only place that knows in which column each field of the model lives.
+
+A row that this release cannot read (a value of a newer revision, damaged JSON) raises `UnreadableRow`, and nothing else. Whoever
+reads several uses `readable`, which leaves such rows out and names them: one row never stops a sweep or a report (P11).
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from ..errors import UnreadableRow
 from ..model import (
     Effect,
     Kind,
@@ -20,6 +26,7 @@ from ..model import (
     WorkflowRow,
     WorkflowStatus,
 )
+from .schema import step, worker, workflow
 
 #: A row by the names of its columns, as SQLAlchemy has it or as it came straight from the driver.
 Found = sa.Row[Any] | dict[str, Any]
@@ -29,8 +36,28 @@ def _json(value: Any) -> str | None:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False) if value else None
 
 
-def _unjson(text: str | None, empty: Any) -> Any:
-    return json.loads(text) if text else empty
+def _mapping(text: str | None) -> dict[str, Any]:
+    """Reads a JSON object; an empty one where there is none."""
+    found = json.loads(text) if text else {}
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
+
+
+def _names(text: str | None) -> list[str]:
+    """Reads a JSON list of texts; an empty one where there is none."""
+    found = json.loads(text) if text else []
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ValueError("it is not a JSON list of texts")
+    return found
+
+
+def _optional_names(text: str | None) -> list[str] | None:
+    return None if text is None else _names(text)
+
+
+def _optional_effect(text: str | None) -> Effect | None:
+    return Effect(text) if text else None
 
 
 def _stored(codec: str | None, data: bytes | None) -> Stored | None:
@@ -39,6 +66,87 @@ def _stored(codec: str | None, data: bytes | None) -> Stored | None:
 
 def _bytes(data: Any) -> bytes | None:
     return None if data is None else bytes(data)
+
+
+def _attempts(text: str | None) -> list[str]:
+    """Reads a JSON list of attempts' names: run, token and key."""
+    found = _names(text)
+    if not all(name.count(" ") >= 2 for name in found):
+        raise ValueError("it is not a JSON list of attempts")
+    return found
+
+
+#: What reading a damaged value raises.
+_DAMAGED = (ValueError, TypeError, RecursionError)
+#: How the columns are read that may hold what this release does not know.
+_STEP_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "kind": Kind, "status": StepStatus, "effect": _optional_effect, "safety": Safety, "options": _mapping,
+    "after": _optional_names, "message": _bytes, "error": _bytes, "arguments": _bytes, "outcome": _bytes,
+}  # fmt: skip
+_WORKFLOW_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "shape": Shape, "mode": Mode, "status": WorkflowStatus, "attributes": _mapping, "plan": _bytes, "error": _bytes,
+    "arguments": _bytes, "outcome": _bytes,
+}  # fmt: skip
+_WORKER_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "queues": _names, "running": _attempts, "previously_running": _attempts,
+}  # fmt: skip
+
+
+def _numbers(table: sa.Table) -> tuple[str, ...]:
+    return tuple(c.name for c in table.c if isinstance(c.type, sa.Integer))
+
+
+#: The columns that hold whole numbers: SQLite keeps there whatever it is given.
+_STEP_NUMBERS, _WORKFLOW_NUMBERS, _WORKER_NUMBERS = _numbers(step), _numbers(workflow), _numbers(worker)
+
+
+def _check_numbers(r: Any, columns: tuple[str, ...]) -> None:
+    for name in columns:
+        value = r.get(name)
+        if value is not None and value.__class__ is not int:
+            raise ValueError(f"{name} is {str(value)[:40]!r}, which is no whole number")
+
+
+def _wrong(r: Any, columns: dict[str, Callable[[Any], Any]], error: Exception) -> str:
+    """Says which column of a row cannot be read, and what is wrong with it."""
+    for name, read in columns.items():
+        try:
+            read(r[name])
+        except RecursionError:
+            return f"its column {name} is nested too deeply"
+        except (ValueError, TypeError) as wrong:
+            return f"its column {name} holds {_word(r[name])[:60]!r}: {wrong}"
+    return str(error)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+Noun = TypeVar("Noun")
+
+
+def readable(
+    make: Callable[[Any], Noun], rows: Iterable[Any], unreadable: list[UnreadableRow] | None = None
+) -> list[tuple[Any, Noun]]:
+    """Makes nouns of those of several rows that this release can read.
+
+    Args:
+        make: makes a noun of a row: `step_row`, `workflow_row` or `worker_row`.
+        rows: the rows.
+        unreadable: is given an error for each of the others, for whoever reports them.
+
+    Returns:
+        Each row with its noun.
+    """
+    found: list[tuple[Any, Noun]] = []
+    for row in rows:
+        try:
+            found.append((row, make(row)))
+        except UnreadableRow as error:
+            if unreadable is not None:
+                unreadable.append(error)
+    return found
 
 
 def step_values(row: StepRow) -> dict[str, Any]:
@@ -120,8 +228,20 @@ def workflow_values(row: WorkflowRow) -> dict[str, Any]:
 
 
 def step_row(row: Found) -> StepRow:
-    """A step as read with every column of its table."""
+    """Returns a step as read with every column of its table.
+
+    Raises:
+        UnreadableRow: this release cannot read it.
+    """
     r = row if isinstance(row, dict) else row._mapping
+    try:
+        _check_numbers(r, _STEP_NUMBERS)
+        return _step(r)
+    except _DAMAGED as error:
+        raise UnreadableRow(_word(r["ref"]), _word(r["key"]), _wrong(r, _STEP_COLUMNS, error)) from error
+
+
+def _step(r: Any) -> StepRow:
     return StepRow(
         ref=r["ref"],
         key=r["key"],
@@ -140,9 +260,9 @@ def step_row(row: Found) -> StepRow:
         fingerprint=r["fingerprint"],
         outcome=_stored(r["outcome_codec"], r["outcome"]),
         error=_bytes(r["error"]),
-        effect=Effect(r["effect"]) if r["effect"] else None,
+        effect=_optional_effect(r["effect"]),
         safety=Safety(r["safety"]),
-        options=_unjson(r["options"], {}),
+        options=_mapping(r["options"]),
         compensation=r["compensation"],
         pivot=bool(r["pivot"]),
         target=r["target"],
@@ -162,7 +282,7 @@ def step_row(row: Found) -> StepRow:
         sent_at=r["sent_at"],
         begun_at=r["begun_at"],
         ended_at=r["ended_at"],
-        after=_unjson(r["after"], None),
+        after=_optional_names(r["after"]),
         pending=r["pending"],
         completes_run=None if r["completes_run"] is None else bool(r["completes_run"]),
         cause=r["cause"],
@@ -175,8 +295,21 @@ def step_row(row: Found) -> StepRow:
 
 
 def workflow_row(row: Found) -> WorkflowRow:
-    """A run of a workflow as read with every column of its table."""
+    """Returns a run of a workflow as read with every column of its table.
+
+    Raises:
+        UnreadableRow: this release cannot read it.
+    """
     r = row if isinstance(row, dict) else row._mapping
+    try:
+        _check_numbers(r, _WORKFLOW_NUMBERS)
+        return _workflow(r)
+    except _DAMAGED as error:
+        why = _wrong(r, _WORKFLOW_COLUMNS, error)
+        raise UnreadableRow(_word(r["ref"]), None, why, namespace=_word(r["namespace"]), id=_word(r["id"])) from error
+
+
+def _workflow(r: Any) -> WorkflowRow:
     return WorkflowRow(
         ref=r["ref"],
         namespace=r["namespace"],
@@ -195,7 +328,7 @@ def workflow_row(row: Found) -> WorkflowRow:
         error=_bytes(r["error"]),
         parent=r["parent"],
         code_version=r["code_version"],
-        attributes=_unjson(r["attributes"], {}),
+        attributes=_mapping(r["attributes"]),
         amount=r["amount"],
         waiting_for=r["waiting_for"],
         wake_at=r["wake_at"],
@@ -214,8 +347,20 @@ def workflow_row(row: Found) -> WorkflowRow:
 
 
 def worker_row(row: Found) -> WorkerRow:
-    """A worker as read with every column of its table."""
+    """Returns a worker as read with every column of its table.
+
+    Raises:
+        UnreadableRow: this release cannot read it.
+    """
     r = row if isinstance(row, dict) else row._mapping
+    try:
+        _check_numbers(r, _WORKER_NUMBERS)
+        return _worker(r)
+    except _DAMAGED as error:
+        raise UnreadableRow(_word(r["id"]), None, f"as a worker's row, {_wrong(r, _WORKER_COLUMNS, error)}") from error
+
+
+def _worker(r: Any) -> WorkerRow:
     return WorkerRow(
         id=r["id"],
         role=r["role"],
@@ -223,13 +368,13 @@ def worker_row(row: Found) -> WorkerRow:
         host=r["host"],
         pid=r["pid"],
         engine=r["engine"],
-        queues=_unjson(r["queues"], []),
+        queues=_names(r["queues"]),
         code_version=r["code_version"],
         beats=r["beats"],
         beat_at=r["beat_at"],
         previous_beat_at=r["previous_beat_at"],
-        running=_unjson(r["running"], []),
-        previously_running=_unjson(r["previously_running"], []),
+        running=_attempts(r["running"]),
+        previously_running=_attempts(r["previously_running"]),
         started_at=r["started_at"],
         stopped_at=r["stopped_at"],
         dead_at=r["dead_at"],

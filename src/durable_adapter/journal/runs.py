@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from ..errors import UnreadableRow
 from ..model import (
     AFTER,
     FORWARD_WORKFLOWS,
@@ -36,7 +37,7 @@ from ..model import (
 from .database import Database
 from .engine_ends import is_ended_by_engine
 from .events import Events
-from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, step_row, step_values, workflow_row, workflow_values
+from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, readable, step_row, step_values, workflow_row, workflow_values
 from .schema import event, literals, step, workflow
 from .undo import UNSENT, Undo, happened_after_all, undecided
 
@@ -386,7 +387,14 @@ class Runs:
         self._db.transaction(write)
 
     def take_due(
-        self, now: int, limit: int, engines: Collection[str] | None = None, *, namespace: str | None = None
+        self,
+        now: int,
+        limit: int,
+        engines: Collection[str] | None = None,
+        *,
+        namespace: str | None = None,
+        leave: Collection[str] = (),
+        unreadable: list[UnreadableRow] | None = None,
     ) -> list[tuple[WorkflowRow, list[StepRow]]]:
         """Runs whose next look is due, each pushed on to its following look before it is returned. One commit.
 
@@ -398,8 +406,12 @@ class Runs:
             limit: how many at the most.
             engines: of these engines only, because whoever asks can send no other's messages; None takes any.
             namespace: of this one only: another's messages go elsewhere. None takes any.
+            leave: references of runs that are left alone.
+            unreadable: is given the rows that cannot be read here; their runs are left as they are.
         """
         due = workflow.c.look_at <= now
+        if leave:
+            due = sa.and_(due, workflow.c.ref.not_in(sorted(leave)))
         if namespace is not None:
             due = sa.and_(due, workflow.c.namespace == namespace)
         if engines is not None:
@@ -409,11 +421,16 @@ class Runs:
             rows = conn.execute(
                 sa.select(workflow).where(due).order_by(workflow.c.look_at).limit(limit).with_for_update(skip_locked=True)
             ).all()
-            found: dict[str, tuple[WorkflowRow, list[StepRow]]] = {row.ref: (workflow_row(row), []) for row in rows}
+            left = unreadable if unreadable is not None else []
+            found: dict[str, tuple[WorkflowRow, list[StepRow]]] = {
+                row.ref: (run, []) for row, run in readable(workflow_row, rows, left)
+            }
             if found:
                 steps = conn.execute(sa.select(step).where(step.c.ref.in_(list(found))).order_by(step.c.position))
-                for row in steps:
-                    found[row.ref][1].append(step_row(row))
+                for row, its_step in readable(step_row, steps, left):
+                    found[row.ref][1].append(its_step)
+            for error in left:
+                found.pop(error.ref, None)
             sent_again = self._sent_again(conn, [ref for ref, (run, _) in found.items() if run.resends])
             for run, its_steps in found.values():
                 at = sent_again.get(run.ref)

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from ..model import SECOND, UNSETTLED_STEPS, Death, Event, WorkerRow
 from .database import Database
 from .events import Events
-from .rows import worker_row
+from .rows import readable, worker_row
 from .schema import literals, step, worker
 
 
@@ -137,7 +137,7 @@ class Workers:
         rows = self._db.select(
             sa.select(worker).where(worker.c.alive == 1, *_of(namespace)).order_by(worker.c.beat_at).limit(limit)
         )
-        return [worker_row(row) for row in rows]
+        return [found for _, found in readable(worker_row, rows)]
 
     def sweepers_silent_for(self, engines: Collection[str], *, namespace: str | None = None) -> float | None:
         """Returns for how many seconds every sweeper that can send for one of these engines has been silent.

@@ -22,6 +22,7 @@ class Trouble(enum.StrEnum):
     ENDED_BY_ENGINE = "ended_by_engine"
     STOPPED_AT_UNMARKED = "stopped_at_unmarked"
     CALLED_FAILED = "called_failed"
+    UNREADABLE = "unreadable"
     REFUSED = "refused_message"
     UNKNOWN_TASK = "unknown_task"
     DEAD_WORKER = "dead_worker"
@@ -42,6 +43,7 @@ MEANING: dict[Trouble, str] = {
     Trouble.DRIFT: "a workflow function does not fit, or may not, what is recorded of it",
     Trouble.STOPPED_AT_UNMARKED: "a chain stands at a task that is not marked durable",
     Trouble.CALLED_FAILED: "a step succeeded, and its queue cannot be brought to take its job for done",
+    Trouble.UNREADABLE: "a row of the journal holds what this release cannot read",
     Trouble.REFUSED: "a message named a run that this journal does not have",
     Trouble.ENDED_BY_ENGINE: "the engine ended a task on purpose before it began: revoked, expired, rejected",
     Trouble.UNKNOWN_TASK: "an unfinished run needs a task that the code no longer has",

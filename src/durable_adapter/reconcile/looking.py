@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UnreadableRow
 from ..model import SECOND, Event
 from .case import Case, Look, Witness, look_around
 from .commands import Caller
@@ -17,6 +19,8 @@ from .step_findings import STEP_FINDINGS
 if TYPE_CHECKING:
     from ..journal import Journal
     from ..model import WorkerRow
+
+logger = logging.getLogger("durable_adapter")
 
 #: Runs that are read at a time.
 BATCH = 500
@@ -124,12 +128,14 @@ def _of_runs(journal: Journal, look: Look, namespace: str, found: Found, progres
     refs |= dict.fromkeys(_unfinished(journal, look, namespace))
     everything = list(refs)
     for start in range(0, len(everything), BATCH):
-        for case in cases(journal, look, everything[start : start + BATCH]):
+        unreadable: list[UnreadableRow] = []
+        for case in cases(journal, look, everything[start : start + BATCH], unreadable):
             if case.run.namespace != namespace:
                 continue
             found.runs += 1
             found.engines.add(case.run.engine)
-            yield from findings_of(case)
+            yield from _contained(case)
+        yield from _of_unreadable(journal, unreadable, namespace)
         progress(found.runs)
 
 
@@ -153,9 +159,41 @@ def refusals_of(events: Iterable[Mapping[str, Any]], namespace: str) -> list[Map
     return [e for e in events if e["kind"] == Event.REFUSED and e["detail"].get("namespace", namespace) == namespace]
 
 
-def cases(journal: Journal, look: Look, refs: Sequence[str]) -> list[Case]:
-    """Several runs with all that findings need to know of them: three queries."""
-    runs, steps = journal.reads.slim_runs(refs), journal.reads.slim_steps(refs)
+def _contained(case: Case) -> list[Finding]:
+    """Returns what is wrong with one run. One that cannot be judged is a finding itself, and no report fails for it (P11)."""
+    try:
+        return list(findings_of(case))
+    except Exception as error:
+        logger.exception("run_not_judged run=%s", case.run.ref)
+        return [_unreadable(case.run.id, case.run.ref, case.run.name, None, f"judging it raised {type(error).__name__}: {error}")]
+
+
+def _of_unreadable(journal: Journal, unreadable: Sequence[UnreadableRow], namespace: str) -> Iterator[Finding]:
+    """One finding for each row of a namespace that cannot be read here."""
+    runs = journal.reads.slim_runs(sorted({error.ref for error in unreadable if error.key is not None}))
+    for error in unreadable:
+        run = runs.get(error.ref)
+        whose = run.namespace if run is not None else error.namespace
+        if whose in (None, namespace):
+            name = run.id if run is not None else error.id
+            yield _unreadable(name or error.ref, error.ref, run.name if run is not None else "", error.key, str(error))
+
+
+def _unreadable(workflow: str, ref: str, name: str, key: str | None, certain: str) -> Finding:
+    uncertain = "how it stands: nothing of this run goes on from here until it can be read"
+    return Finding(Trouble.UNREADABLE, workflow, ref, name, key, key, None, certain, uncertain)
+
+
+def cases(journal: Journal, look: Look, refs: Sequence[str], unreadable: list[UnreadableRow] | None = None) -> list[Case]:
+    """Several runs with all that findings need to know of them: three queries.
+
+    *unreadable* is given the rows that cannot be read here; their runs are left out.
+    """
+    left: list[UnreadableRow] = []
+    runs, steps = journal.reads.slim_runs(refs, unreadable=left), journal.reads.slim_steps(refs, unreadable=left)
+    runs = {ref: run for ref, run in runs.items() if ref not in {error.ref for error in left}}
+    if unreadable is not None:
+        unreadable += left
     names = {s.worker for rows in steps.values() for s in rows if s.worker is not None} - look.living.keys()
     workers = {**look.living, **journal.reads.workers(sorted(names))}
     return [Case(runs[ref], steps[ref], workers, look) for ref in refs if ref in runs]

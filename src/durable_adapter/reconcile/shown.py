@@ -7,7 +7,7 @@ process that has not loaded their code.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..codec import TAG, Stored, decode_stored, mask
@@ -17,6 +17,12 @@ from ..model import StepRow, WorkflowRow
 REDACTED = "[redacted]"
 #: Names a call's arguments by parameter; None where the function is not at hand.
 Parameters = Callable[[str, tuple[Any, ...], dict[str, Any]], dict[str, Any] | None]
+
+
+#: What reading a damaged value raises.
+_DAMAGED = (ValueError, TypeError, RecursionError)
+#: How many levels of a nested value are shown.
+DEEP = 100
 
 
 class Values:
@@ -42,7 +48,12 @@ class Values:
         """What a step's body said last in a heartbeat; None where it said nothing."""
         if step.details is None:
             return None
-        return REDACTED if step.options.get("redact") is True else self._raw(json.loads(step.details))
+        if step.options.get("redact") is True:
+            return REDACTED
+        try:
+            return self._raw(json.loads(step.details))
+        except _DAMAGED:
+            return f"damaged: {len(step.details)} characters that are not JSON"
 
     def arguments(self, run: WorkflowRow, step: StepRow) -> dict[str, Any] | None:
         """What a step was given, as `args` and `kwargs`; None where nothing is recorded.
@@ -65,7 +76,9 @@ class Values:
             return None
         try:
             failure = json.loads(data)
-        except ValueError:
+        except _DAMAGED:
+            return None
+        if not isinstance(failure, dict):
             return None
         return {"type": str(failure.get("type", "")), "message": str(failure.get("message", ""))}
 
@@ -90,14 +103,18 @@ class Values:
         return [], {k: REDACTED if k in redact else v for k, v in named.items()}
 
     def _raw(self, raw: Any) -> Any:
-        if raw == REDACTED:
+        if isinstance(raw, str) and raw == REDACTED:
             return raw
+        if _is_deep(raw):
+            return f"nested more than {DEEP} levels deep"
         return plain(raw) if self.show else mask(_shapes(raw))
 
     def _stored(self, stored: Stored) -> Any:
         if stored.codec.partition("/")[0] == "json":
             try:
                 return self._raw(json.loads(stored.data))
+            except RecursionError:
+                return f"nested more than {DEEP} levels deep"
             except ValueError:
                 return f"damaged: {len(stored.data)} bytes that are not JSON"
         opaque = f"{stored.codec}: {len(stored.data)} bytes"
@@ -105,7 +122,7 @@ class Values:
             return opaque  # opening it would run it
         try:
             value = decode_stored(stored.codec, stored.data)
-        except DurableError:
+        except (DurableError, *_DAMAGED):
             return opaque
         return _as_json(value) if self.show else mask(value)
 
@@ -120,7 +137,7 @@ def _recorded_arguments(run: WorkflowRow, step: StepRow) -> tuple[list[Any], dic
             members = json.loads(run.plan)["members"]
             member = members[step.position]
             return (list(member["args"]), dict(member["kwargs"])) if member["task"] == step.name else None
-    except (ValueError, LookupError, TypeError):
+    except (*_DAMAGED, LookupError):
         return None
     return None
 
@@ -129,7 +146,10 @@ def _handed_on(run: WorkflowRow, step: StepRow) -> bool:
     """Whether a member of a chain gets the result of the one before it as its first argument."""
     if step.arguments is not None or not run.plan or step.position == 0:
         return False
-    return not json.loads(run.plan)["members"][step.position]["immutable"]
+    try:
+        return not json.loads(run.plan)["members"][step.position]["immutable"]
+    except (*_DAMAGED, LookupError):
+        return False
 
 
 def plain(raw: Any) -> Any:
@@ -152,6 +172,22 @@ def plain(raw: Any) -> Any:
     if tag == "dict" and isinstance(value, list):
         return {key if isinstance(key, str) else json.dumps(key): item for key, item in value}
     return value
+
+
+def _is_deep(raw: Any) -> bool:
+    """Whether a value is nested so deeply that whatever walks it might not come back."""
+    level = [raw]
+    for _ in range(DEEP):
+        level = [inner for item in level for inner in _inside(item)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(item: Any) -> Iterable[Any]:
+    if isinstance(item, dict):
+        return item.values()
+    return item if isinstance(item, list) else ()
 
 
 class _Shape:

@@ -74,7 +74,7 @@ class Deaths:
 
     def doubt_the_dead(self, sweep: Sweep) -> None:
         """Puts in doubt what dead and stopped workers had begun."""
-        for row, death in sweep.journal.doubts.of_the_dead(BATCH):
+        for row, death in sweep.journal.doubts.of_the_dead(BATCH, leave=sweep.left):
             over = death in (Death.PARENT_SAW, Death.STOPPED)
             why = f"its worker {row.worker} {_DEATHS.get(death or '', 'is gone')} while the step was running"
             sweep.guarded(row.ref, lambda row=row, why=why, over=over: _doubt(sweep, row, why, over=over))  # type: ignore[misc]
@@ -86,7 +86,7 @@ class Deaths:
         clock says so: the database's may go back, when another server takes over.
         """
         missing: dict[tuple[str, str, str | None], int] = {}
-        for row, beats in sweep.journal.doubts.begun_by_the_living(BATCH):
+        for row, beats in sweep.journal.doubts.begun_by_the_living(BATCH, leave=sweep.left):
             since = self._missing.get((row.ref, row.key, row.token), beats)
             missing[row.ref, row.key, row.token] = since
             if beats < since + 2:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import CannotSendAgain, JournalBusy, JournalError
+from ..errors import CannotSendAgain, JournalBusy, JournalError, UnreadableRow
 from ..model import Attention, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import Engine, engine_of
 
@@ -32,13 +32,14 @@ class Report:
     failed: int = 0
     ended: int = 0
     pruned: int = 0
+    unreadable: int = 0
     busy: int = 0
     errors: list[str] = field(default_factory=list)
 
     @property
     def did_anything(self) -> bool:
         """Whether the sweep changed or sent something."""
-        return any(v for k, v in vars(self).items() if k not in ("busy", "errors")) or bool(self.errors)
+        return any(v for k, v in vars(self).items() if k not in ("busy", "errors", "unreadable")) or bool(self.errors)
 
 
 @dataclass
@@ -50,12 +51,22 @@ class Sweep:
         engines: the bindings that can send messages, by name.
         who: the sweeper's own row, for events.
         report: what the sweep has done so far.
+        left: the references of runs that are left alone, because a row of them cannot be read here, with the reason.
     """
 
     journal: Journal
     engines: Mapping[str, Engine]
     who: str
     report: Report = field(default_factory=Report)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def leave(self, unreadable: Iterable[UnreadableRow]) -> None:
+        """Leaves runs alone of which a row cannot be read here; each is told once for as long as the sweeper remembers it."""
+        for error in unreadable:
+            self.report.unreadable += 1
+            if error.ref not in self.left:
+                self.left[error.ref] = error.why
+                logger.error("row_unreadable run=%s step=%s msg=%r", error.ref, error.key or "-", str(error))
 
     def guarded(self, ref: str, action: Callable[[], None]) -> None:
         """One run's trouble is its own: the others are still looked at, also where somebody keeps its rows locked."""
@@ -67,6 +78,8 @@ class Sweep:
             self.report.busy += 1
         except JournalError:
             raise
+        except UnreadableRow as error:
+            self.leave([error])
         except CannotSendAgain as error:
             logger.error("%s", error)
             self.journal.runs.mark(ref, Attention.UNMARKED.value)

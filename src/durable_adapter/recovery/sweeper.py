@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import JournalBusy, JournalError
+from ..errors import JournalBusy, JournalError, UnreadableRow
 from ..model import SECOND, WorkerRow
 from ..runtime.engine import Engine
 from .absence import Absence
@@ -32,6 +32,8 @@ logger = logging.getLogger("durable_adapter")
 BATCH = 200
 #: Seconds between two looks for runs to forget, once there are none left.
 FORGET_EVERY = 600.0
+#: Seconds for which a run is left alone of which a row could not be read: then somebody may have mended it.
+LEFT_FOR = 600.0
 
 
 class Sweeper:
@@ -68,6 +70,9 @@ class Sweeper:
         self._queues = queues
         self._forgot = float("-inf")
         self._monotonic = monotonic
+        #: Runs that are left alone, because a row of them cannot be read here, and since when that is remembered.
+        self._left: dict[str, str] = {}
+        self._left_since = monotonic()
         self._deaths = Deaths(stale, beat, monotonic)
         self._id = uuid.uuid4().hex
         self._registered = False
@@ -105,7 +110,9 @@ class Sweeper:
         mine = tuple(self._engines) or None
         living = journal.workers.alive()
         self._say_alive()
-        sweep = Sweep(journal, self._engines, self._id)
+        if self._monotonic() - self._left_since >= LEFT_FOR:
+            self._left, self._left_since = {}, self._monotonic()
+        sweep = Sweep(journal, self._engines, self._id, left=self._left)
         self._deaths.declare(living, sweep)
         self._deaths.doubt_the_dead(sweep)
         self._deaths.doubt_the_forgotten(sweep)
@@ -113,10 +120,13 @@ class Sweeper:
         at = journal.time() if now is None else now
         running = {_without_token(name) for worker in living for name in worker.running}
         due = Due(sweep, at, running)
-        for row in journal.doubts.take_due(at, BATCH, mine, namespace=journal.namespace):
+        unreadable: list[UnreadableRow] = []
+        here, left = journal.namespace, sweep.left
+        for row in journal.doubts.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable):
             sweep.guarded(row.ref, partial(due.step, row))
-        for run, steps in journal.runs.take_due(at, BATCH, mine, namespace=journal.namespace):
+        for run, steps in journal.runs.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable):
             sweep.guarded(run.ref, partial(due.run, run, steps))
+        sweep.leave(unreadable)
         self._forget(at, sweep.report)
         return sweep.report
 

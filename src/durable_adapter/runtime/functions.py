@@ -48,6 +48,7 @@ from . import alerts
 from .attributes import carrying_nothing
 from .calls import Call, awaited, refuse_inside_event_loop
 from .steps import _described, _look, follow, run_step
+from .unreadable import left_alone
 from .values import arguments_fingerprint, decode, encode, encode_for, read_failure, write_failure
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run_function(host: Host, call: Call) -> Any:
         Left: it waits for something, or is held; nothing is lost.
         Exception: the function's own final error, recorded before it is raised.
     """
-    with host.shielded():
+    with host.shielded(), left_alone():
         return _run(host, call)
 
 

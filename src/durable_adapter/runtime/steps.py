@@ -32,6 +32,7 @@ from .doubt import inside_window, settle_doubt
 from .engine import INSTALLED, engine_of
 from .host import Host
 from .transactions import AskedAgain, BodyFailed, Committed, NotMine, run_transaction
+from .unreadable import left_alone
 from .values import decode, encode_for, read_failure, write_failure
 
 logger = logging.getLogger("durable_adapter")
@@ -53,7 +54,7 @@ def run_step(host: Host, call: Call) -> Any:
         StepUndone: it was undone by a rollback.
         Exception: the recorded final error, or the body's own, recorded before it is raised.
     """
-    with host.shielded():
+    with host.shielded(), left_alone():
         return _run(host, call)
 
 

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import JournalAhead, JournalError, JournalUnmigrated
+from ...errors import JournalAhead, JournalError, JournalUnmigrated, UnreadableRow
 from ...model import SECOND, Event, Kind, StepStatus
 from ...reconcile.commands import INLINE
 from ...reconcile.words import plural, since, tongue
@@ -63,6 +63,7 @@ def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str],
     yield from _workers(living, now, settings)
     yield from _planned_queues(journal, living, now)
     yield from _ran_elsewhere(journal, now)
+    yield from _unreadable(journal, now)
     yield from _connections(journal.reads.server(), every, settings)
 
 
@@ -227,6 +228,20 @@ def _ran_elsewhere(journal: Journal, now: int) -> Iterator[Check]:
             f"workers without the plugin ran {plural(len(found), 'durable step')} in the last 7 days, such as {found[0].name}, "
             f"on {queues}; the last one was found {last}",
             "find the workers on these queues that do not call install(), or not with this journal, and stop them",
+        )
+
+
+def _unreadable(journal: Journal, now: int) -> Iterator[Check]:
+    """Rows of unfinished runs that this release cannot read: their runs are left alone here."""
+    left: list[UnreadableRow] = []
+    refs = [ref for _, ref in journal.reads.unfinished_refs(journal.namespace, now, limit=RUNS, asleep=True)]
+    journal.reads.slim_runs(refs, unreadable=left)
+    journal.reads.slim_steps(refs, unreadable=left)
+    if left:
+        yield unsafe(
+            "unreadable",
+            f"{plural(len(left), 'row')} of unfinished workflows cannot be read here, such as: {left[0]}",
+            "upgrade durable-adapter where a newer release writes to this journal; else mend the row in the database",
         )
 
 

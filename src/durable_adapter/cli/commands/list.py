@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...errors import UnreadableRow
 from ...model import UNSETTLED_STEPS, StepStatus, WorkflowStatus
 from ..options import When, moment
 from ..session import CLEAN, Session, durable_command
@@ -63,6 +64,7 @@ def command(
     """List workflows, newest first."""
     journal = session.checked()
     now = journal.time()
+    unreadable: list[UnreadableRow] = []
     runs = journal.reads.listed(
         namespace=session.namespace,
         statuses=statuses,
@@ -70,13 +72,18 @@ def command(
         since=since.on(now) if since is not None else None,
         unfinished=unfinished,
         limit=limit + 1,
+        unreadable=unreadable,
     )
     more = len(runs) > limit
     runs = runs[:limit]
-    steps = journal.reads.slim_steps([run.ref for run in runs if run.look_at is not None or run.attention is not None])
+    looked_into = [run.ref for run in runs if run.look_at is not None or run.attention is not None]
+    steps = journal.reads.slim_steps(looked_into, unreadable=unreadable)
     shown = [_shown(run, steps.get(run.ref, [])) for run in runs]
+    for error in unreadable:
+        session.out.warn(str(error))
     if session.out.as_json:
-        session.out.json({"workflows": shown, "more": more})
+        left = [{"id": e.id, "ref": e.ref, "key": e.key, "why": e.why} for e in unreadable]
+        session.out.json({"workflows": shown, "more": more, "unreadable": left})
         return CLEAN
     _print(session, runs, shown, now, more=more)
     return CLEAN
