@@ -46,7 +46,8 @@ def test_retry_runs_what_failed_and_then_what_was_cancelled(cli: Cli, journal: J
     ref = a_run(journal, "charge", "ship", "mail")
     fail(journal, ref, "charge")
     told = cli("retry", ref, code=0)
-    assert f"{ref}: would run charge again; then run what was cancelled: ship, mail." in told.stdout
+    assert f"{ref}: would run charge again.\n" in told.stdout
+    assert "  - then what was cancelled runs: ship, mail\n" in told.stdout
     assert statuses(journal, ref)["run"] == "failed"
     cli("retry", ref, *SIGNED, code=0)
     assert statuses(journal, ref) == {"run": "running", "charge": "waiting", "ship": "planned", "mail": "planned"}
@@ -242,7 +243,8 @@ def test_rollback_undoes_in_reverse_and_cancels_the_rest(cli: Cli, journal: Jour
     succeed(journal, ref, "flight", "hotel")
     change(journal, ref, "flight", ended_at=1)
     told = cli("rollback", ref, code=0).stdout
-    assert "would undo in this order: refund_hotel (undoes hotel), refund_flight (undoes flight); cancel mail." in told
+    assert "  - begins a rollback that undoes hotel, flight\n  - refund_hotel runs now and undoes hotel\n" in told
+    assert "  - cancels mail, which is planned\n" in told
     assert statuses(journal, ref)["run"] == "running"
     done = cli("rollback", ref, *SIGNED, code=0).stdout
     assert f"{ref} is being rolled back. The next sweep sends refund_hotel." in done
@@ -285,7 +287,7 @@ def test_rollback_says_what_it_waits_for(cli: Cli, journal: Journal) -> None:
     succeed(journal, ref, "reserve")
     held(journal, ref, "charge")
     result = cli("rollback", ref, code=0)
-    assert "Note: charge is held: it is undone only after `resolve` has said whether it happened." in result.stderr
+    assert "  - charge is held: once `resolve` has said that it happened, it is undone\n" in result.stdout
 
 
 @on_sqlite
@@ -346,7 +348,8 @@ def test_rollback_in_bulk_undoes_every_run_in_which_the_step_happened_or_may_hav
     age(journal, old, None, "created_at", by=3 * 60 * MINUTE)
     words = ("rollback", "--task", "reserve", "--since", "2h")
     told = cli(*words, code=1)
-    assert told.stdout.count("would undo in this order: refund (undoes reserve); cancel ship.") == 1
+    assert told.stdout.count("  - begins a rollback that undoes reserve\n") == 1
+    assert told.stdout.count("  - begins a rollback, with nothing to undo yet\n") == 1
     assert f"Left alone: {passed} cannot be rolled back: its pivot ship has succeeded" in " ".join(told.stderr.split())
     assert "2 to be done, 1 left alone.\nNothing was changed. Add --apply, --by WHO and --why TEXT to do it.\n" in told.stdout
     done = cli.json(*words, *SIGNED, code=1)
@@ -392,11 +395,12 @@ def test_cancel_ends_what_has_not_begun_and_names_what_is_open(cli: Cli, journal
     succeed(journal, ref, "reserve")
     claim(journal, ref, "charge")
     told = cli("cancel", ref, code=0)
-    assert "would cancel ship; nothing is undone." in told.stdout
-    assert "Note: charge is begun: what it does or did stays to be settled." in told.stderr
+    assert told.stdout.startswith(f"{ref}: would cancel what has not begun, and with it the workflow.\n")
+    assert "  - ends the workflow; nothing is undone\n  - cancels ship, which is planned\n" in told.stdout
+    assert "  - charge runs now: its success is recorded, and nothing undoes it\n" in told.stdout
     assert "reserve happened and can be undone: `durable-adapter rollback" in told.stderr
     done = cli("cancel", ref, *SIGNED, code=0)
-    assert f"{ref} is cancelled. Still to be settled with `resolve`: charge." in done.stdout
+    assert f"{ref} is cancelled. Still to be settled: charge." in done.stdout
     assert statuses(journal, ref) == {"run": "cancelled", "reserve": "succeeded", "charge": "begun", "ship": "cancelled"}
 
 

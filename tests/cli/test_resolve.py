@@ -51,7 +51,8 @@ def test_nothing_is_changed_without_apply(cli: Cli, journal: Journal) -> None:
     before = journal.reads.steps(ref), journal.events.of(ref)
     result = cli("resolve", ref, "--did-not-happen", code=0)
     assert result.stdout == (
-        f"{ref}: would record that charge did not happen; a new attempt is due at once.\n"
+        f"{ref}: would record that charge did not happen.\n"
+        "  - a new attempt of charge is due at once\n"
         "Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.\n"
     )
     assert (journal.reads.steps(ref), journal.events.of(ref)) == before
@@ -119,7 +120,8 @@ def test_failed_means_that_nothing_happened_and_the_workflow_fails_with_the_reco
     journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "it timed out", over=True, error=TIMED_OUT)
     journal.doubts.hold(the(journal, ref, "charge"), "nobody can tell")
     result = cli("resolve", ref, "charge", "--failed", code=0)
-    assert "charge failed for good and left no effect; the workflow fails, and what has a compensation is undone" in result.stdout
+    assert f"{ref}: would record that charge failed for good and left no effect.\n" in result.stdout
+    assert "  - begins a rollback that undoes reserve\n  - refund runs now and undoes reserve\n" in result.stdout
     done = cli("resolve", ref, "charge", "--failed", *SIGNED, code=0)
     assert "The workflow is rolling back. The next sweep sends refund." in done.stdout
     row = the(journal, ref, "charge")
@@ -382,7 +384,8 @@ def test_json_tells_what_would_be_done_and_what_was(cli: Cli, journal: Journal) 
         "step": "charge",
         "key": "charge",
         "action": "did not happen",
-        "would": "record that charge did not happen; a new attempt is due at once",
+        "would": "record that charge did not happen",
+        "consequences": ["a new attempt of charge is due at once"],
         "warnings": [],
     }
     assert told == {

@@ -213,10 +213,9 @@ def _sum_up(session: Session, chosen: int, lost: int, refused: int, *, apply: bo
 
 
 def _announce(session: Session, change: Change, *, apply: bool) -> None:
-    from ..reconcile.commands import workflow_word
-
-    word = workflow_word(change.run)
-    session.out.say(f"{word}: {change.would}." if apply else f"{word}: would {change.would}.")
+    session.out.say(f"{change.workflow}: {change.would}." if apply else f"{change.workflow}: would {change.would}.")
+    for consequence in change.consequences:
+        session.out.say(f"  - {consequence}")
     for warning in change.warnings:
         session.out.warn(f"  Note: {warning}.")
 

@@ -1,6 +1,6 @@
 """The journal: the only truth, and the only room that speaks SQL.
 
-`Journal` opens one by its URL. Its parts are nouns: `runs`, `claims`, `ends`, `doubts`, `undo`, `workers`, `events`,
+`Journal` opens one by its URL. Its parts are nouns: `runs`, `claims`, `ends`, `doubts`, `undo`, `orders`, `workers`, `events`,
 `reads`, `retention`. One method is one transaction and one legal transition.
 """
 
@@ -21,6 +21,7 @@ from .doubts import Doubts
 from .ends import Ended, Ends
 from .engine_ends import EngineEnds
 from .events import Events
+from .orders import Orders
 from .reads import Reads
 from .retention import Retention
 from .runs import Runs
@@ -62,6 +63,7 @@ class Journal:
         self.ends = Ends(self.db, self.events, self.undo)
         self.engine_ends = EngineEnds(self.db, self.events, self.undo)
         self.doubts = Doubts(self.db, self.events, self.undo)
+        self.orders = Orders(self.db, self.undo)
         self.workers = Workers(self.db, self.events)
         self.reads = Reads(self.db)
         self.retention = Retention(self.db)

@@ -69,6 +69,8 @@ _IMPATIENT: Final = {
 }
 #: Whether the operations of this context wait for locks no longer than `LOCK_WAIT`.
 _IN_A_HURRY: ContextVar[bool] = ContextVar("durable_in_a_hurry", default=False)
+#: The transaction that the transactions of this context are parts of, with its database.
+_JOINED: ContextVar[tuple[Database, Connection] | None] = ContextVar("durable_joined", default=None)
 #: SQLSTATEs (PostgreSQL) and error numbers (MySQL, MariaDB) of transactions that the database aborted itself.
 _ABORTED: Final = frozenset({"40001", "40P01", "55P03", 1205, 1213, 1020, "locked"})
 #: Those of them that say that a lock was waited for in vain.
@@ -374,11 +376,30 @@ class Database:
         return self.repeat(read)
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
-        """Runs *work* in one transaction; all of it happens or nothing. *work* may run again if it was aborted."""
+        """Runs *work* in one transaction; all of it happens or nothing. *work* may run again if it was aborted.
+
+        Within `joined`, it is a part of that transaction.
+        """
+        joined = _JOINED.get()
+        if joined is not None and joined[0] is self:
+            return work(joined[1])
 
         def run() -> T:
             with self.open_transaction() as connection:
                 return work(connection)
+
+        return self.repeat(run)
+
+    def joined(self, work: Callable[[Connection], T]) -> T:
+        """Runs *work* in one transaction that every `transaction` which it calls joins."""
+
+        def run() -> T:
+            with self.open_transaction() as connection:
+                before = _JOINED.set((self, connection))
+                try:
+                    return work(connection)
+                finally:
+                    _JOINED.reset(before)
 
         return self.repeat(run)
 

@@ -204,9 +204,9 @@ class Reads:
     def slim_steps(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, list[StepRow]]:
         """Returns the steps of several runs, by run and position: without values, but with what they raised.
 
-        Of a run with a step that cannot be read here, none.
+        An outcome is there without its bytes: that there is one is known. Of a run with a step that cannot be read here, none.
         """
-        query = _without(step, ("message", "details", "arguments", "arguments_codec", "outcome", "outcome_codec"))
+        query = _without(step, ("message", "details", "arguments", "arguments_codec", "outcome"))
         query = query.where(step.c.ref.in_(list(refs))).order_by(step.c.position, step.c.key)
         return _by_run(refs, self._db.select(query) if refs else (), unreadable)
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import NotResolvable, StepFailed
 from ..journal.engine_ends import is_ended_by_engine
-from ..journal.undo import passed_pivot, undecided
+from ..journal.undo import happened_after_all, passed_pivot, undecided
 from ..model import (
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     OPEN_WORKFLOWS,
-    UNSETTLED_STEPS,
     Attention,
     Effect,
     Kind,
@@ -26,13 +25,16 @@ from ..model import (
 )
 from ..runtime.doubt import could_have_started
 from .case import may_lack_calls
-from .changes import Change, Outcome
+from .changes import Change, Outcome, Person
 from .commands import Caller, step_word, workflow_word
+from .foresight import Order, Verb
 from .sending import Sending
 from .verdicts import hurry
+from .words import status_words
 
 if TYPE_CHECKING:
-    from ..journal import Journal
+    from ..journal import Decision, Journal
+    from ..journal.orders import Carried
     from ..runtime.engine import Engine
 
 _FAILED = frozenset({WorkflowStatus.FAILED, WorkflowStatus.FAILING, WorkflowStatus.CANCELLED})
@@ -68,6 +70,7 @@ class Orders:
         self._why = why
         self._engines = engines
         self._caller = caller
+        self._person = Person(journal, who, why, caller)
         self.sending = Sending(journal, engines, caller, stale=stale, in_bulk=in_bulk)
 
     def retry(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow | None = None) -> Change:
@@ -80,7 +83,7 @@ class Orders:
             raise NotResolvable(f"{workflow_word(run)} ended long ago, and its steps are forgotten. {self._explain(run)}")
         drifted = next((s for s in steps if is_stopped(s)), None)
         if drifted is not None and (step is None or step.key == drifted.key):
-            return self._release(run, drifted)
+            return self._release(run, steps, drifted)
         undoing = run.status in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED)
         if step is not None and step.status is not StepStatus.FAILED and not is_ended_by_engine(step):
             raise NotResolvable(
@@ -111,18 +114,26 @@ class Orders:
             f"{workflow_word(run)} is {run.status.value.replace('_', ' ')}: there is nothing to go on with. {self._explain(run)}"
         )
 
-    def _release(self, run: WorkflowRow, step: StepRow) -> Change:
+    def _release(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
         lacks = may_lack_calls(step)
         then = "calls without a record run again" if lacks else "if it still does not fit, it is held again"
 
-        def carry_out() -> Outcome:
-            if self._journal.doubts.release(step, who=self._who, why=self._why):
-                sent = self.sending.due(step.engine or run.engine)
-                return Outcome(True, f"{step.name} runs again. {then[:1].upper()}{then[1:]}.", sent)
-            return self._changed(run)
+        def tell(carried: Carried[bool]) -> Outcome:
+            if not carried.result:
+                return self._person.too_late(run, f"{step.name} was let go, or decided otherwise", step.key)
+            now = next(s for s in carried.steps if s.key == step.key)
+            if now.status not in OPEN_STEPS:
+                return Outcome(True, f"{step.name} is {status_words(now.status)}: the workflow does not go forward.")
+            sent = self.sending.due(step.engine or run.engine)
+            return Outcome(True, f"{step.name} runs again. {then[:1].upper()}{then[1:]}.", sent)
 
-        would = f"let {step.name} run again from the top, with what is recorded; {then}"
-        return Change(run, step, "retry", would, carry_out)
+        return self._person.change(
+            run, steps, step, Order(Verb.RELEASE, (step.key,)),
+            action="retry",
+            would=f"let {step.name} run again from the top, with what is recorded; {then}",
+            act=lambda: self._journal.doubts.release(step, who=self._who, why=self._why),
+            tell=tell,
+        )  # fmt: skip
 
     def _refuse_what_may_have_happened(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> None:
         if step.kind is Kind.UNMARKED:
@@ -156,25 +167,27 @@ class Orders:
         unbegun = [s.name for s in failed if is_ended_by_engine(s) and s.status is StepStatus.CANCELLED]
         again = [s.name for s in failed if s.kind is not Kind.FUNCTION and s.name not in unbegun]
         failed_functions = [s for s in failed if s.kind is Kind.FUNCTION and s.name not in unbegun]
-        behind = [s.name for s in steps if s.status is StepStatus.CANCELLED and s.kind is not Kind.COMPENSATION]
-        undoing = any(s.kind is Kind.COMPENSATION for s in failed)
-        behind = [name for name in behind if name not in unbegun]
         parts = [f"run {', '.join(again)} again"] if again else []
         if unbegun:
             parts.append(f"run {', '.join(unbegun)}, which has not begun")
         if failed_functions:
             parts.append(f"run {run.name} again from the top, with what is recorded")
-        if behind and not undoing:
-            parts.append(f"then run what was cancelled: {', '.join(behind)}")
-        would = "; ".join(parts) or "take the workflow up again"
+        keys = tuple(s.key for s in failed)
 
-        def carry_out() -> Outcome:
-            keys = [s.key for s in failed]
-            if not self._journal.runs.reopen(run.ref, keys, who=self._who, why=self._why, now=self._journal.time()):
+        def tell(carried: Carried[bool]) -> Outcome:
+            if not carried.result:
                 return self._changed(run)
             return Outcome(True, f"{workflow_word(run)} goes on.", self.sending.due(run.engine))
 
-        return Change(run, failed[0] if len(failed) == 1 else None, "retry", would, carry_out)
+        return self._person.change(
+            run, steps, failed[0] if len(failed) == 1 else None, Order(Verb.REOPEN, keys),
+            action="retry",
+            would="; ".join(parts) or "take the workflow up again",
+            act=lambda: self._journal.runs.reopen(
+                run.ref, list(keys), who=self._who, why=self._why, now=self._person.now
+            ),
+            tell=tell,
+        )  # fmt: skip
 
     def _look_now(self, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
         held = [s for s in steps if s.status is StepStatus.HELD]
@@ -186,13 +199,18 @@ class Orders:
                 f"--failed. {self._explain(run)}"
             )
 
-        def carry_out() -> Outcome:
-            if not self._journal.runs.look_now(run.ref, who=self._who, why=self._why):
+        def tell(carried: Carried[bool]) -> Outcome:
+            if not carried.result:
                 return self._changed(run)
             return Outcome(True, f"{workflow_word(run)} is due now.", self.sending.due(run.engine))
 
-        would = "look at it now: what is due is sent, and what is lost is sent again, if the promises allow it"
-        return Change(run, None, "retry", would, carry_out)
+        return self._person.change(
+            run, steps, None, Order(Verb.LOOK),
+            action="retry",
+            would="look at it now: what is due is sent, and what is lost is sent again, if the promises allow it",
+            act=lambda: self._journal.runs.look_now(run.ref, who=self._who, why=self._why),
+            tell=tell,
+        )  # fmt: skip
 
     def rollback(self, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
         """Undoes what happened, in reverse order, and cancels what has not begun.
@@ -213,38 +231,29 @@ class Orders:
                 + ("has succeeded, and behind it there is only forward." if passed else "may have happened: resolve it first.")
                 + f" {self._explain(run)}"
             )
-        done = sorted(
-            (s for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED),
-            key=lambda s: (s.ended_at or 0, s.position),
-            reverse=True,
-        )
-        open_ones = [s for s in steps if s.compensation and undecided(s)]
-        if not done and not open_ones:
+        if not any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
             cancel = self._caller.command("cancel", word)
             raise NotResolvable(
                 f"{word} has nothing to undo: no step of it that happened declares compensate=. `{cancel}` ends it without "
                 f"undoing anything. {self._explain(run)}"
             )
-        order = ", ".join(f"{s.compensation} (undoes {s.name})" for s in done) or "nothing yet"
-        warnings = tuple(
-            f"{s.name} is {s.status.value.replace('_', ' ')}: it is undone only after `resolve` has said whether it happened"
-            for s in steps
-            if undecided(s) and s.kind is not Kind.COMPENSATION
-        )
-        planned = [s.name for s in steps if s.status in (StepStatus.PLANNED, StepStatus.WAITING)]
-        would = f"undo in this order: {order}" + (f"; cancel {', '.join(planned)}" if planned else "")
 
-        def carry_out() -> Outcome:
-            fresh = self._journal.reads.run(run.ref)
-            if fresh is None or fresh.status is not run.status:
+        def pivot_was_passed(fresh: Sequence[StepRow]) -> str | None:
+            return "its pivot was passed" if passed_pivot(fresh) is not None else None
+
+        def tell(carried: Carried[Decision | None]) -> Outcome:
+            if carried.result is None:
                 return self._changed(run)
-            decision = self._journal.undo.begin(run.ref, who=self._who, why=self._why)
-            if decision is None:
-                passed = passed_pivot(self._journal.reads.steps(run.ref)) is not None
-                return self._changed(run, "its pivot was passed" if passed else None)
-            return Outcome(True, f"{word} is being rolled back.", hurry(self._journal, self._engines, run, decision))
+            return Outcome(True, f"{word} is being rolled back.", hurry(self._journal, self._engines, run, carried.result))
 
-        return Change(run, None, "rollback", would, carry_out, warnings)
+        return self._person.change(
+            run, steps, None, Order(Verb.ROLLBACK),
+            action="rollback",
+            would="undo in reverse order what happened, and cancel what has not begun",
+            act=lambda: self._journal.undo.begin(run.ref, who=self._who, why=self._why),
+            tell=tell,
+            check=pivot_was_passed,
+        )  # fmt: skip
 
     def cancel(self, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
         """Cancels what has not begun, and with it the run. Undoes nothing.
@@ -256,25 +265,24 @@ class Orders:
         if run.status not in FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}:
             what = "is being rolled back: that goes on" if run.status is WorkflowStatus.ROLLING_BACK else f"is {run.status.value}"
             raise NotResolvable(f"{word} {what.replace('_', ' ')}; there is nothing to cancel. {self._explain(run)}")
-        planned = [s.name for s in steps if s.status in (StepStatus.PLANNED, StepStatus.WAITING) and s.kind is not Kind.FUNCTION]
-        begun = [s for s in steps if s.status in UNSETTLED_STEPS]
         undoable = [s.name for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
-        warnings = [f"{s.name} is {s.status.value.replace('_', ' ')}: what it does or did stays to be settled" for s in begun]
+        warnings = []
         if undoable:
             rollback = self._caller.command("rollback", word)
             warnings.append(f"{', '.join(undoable)} happened and can be undone: `{rollback}` would do that, `cancel` does not")
-        would = "cancel " + (", ".join(planned) if planned else "the workflow") + "; nothing is undone"
 
-        def carry_out() -> Outcome:
-            fresh = self._journal.reads.run(run.ref)
-            if fresh is None or fresh.status not in FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}:
-                return self._changed(run)
-            left = self._journal.runs.cancel(run.ref, who=self._who, why=self._why)
-            names = [s.name for s in steps if s.key in left] or left
-            settle = f"Still to be settled with `resolve`: {', '.join(names)}." if left else ""
-            return Outcome(True, f"{word} is cancelled.", settle)
+        def tell(carried: Carried[list[str]]) -> Outcome:
+            left = [s.name for s in carried.steps if s.key in carried.result]
+            return Outcome(True, f"{word} is cancelled.", f"Still to be settled: {', '.join(left)}." if left else "")
 
-        return Change(run, None, "cancel", would, carry_out, tuple(warnings))
+        return self._person.change(
+            run, steps, None, Order(Verb.CANCEL),
+            action="cancel",
+            would="cancel what has not begun, and with it the workflow",
+            act=lambda: self._journal.runs.cancel(run.ref, who=self._who, why=self._why),
+            tell=tell,
+            warnings=warnings,
+        )  # fmt: skip
 
     def acknowledge(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow | None = None) -> Change:
         """Takes what needs nothing more off the list: marked steps, or the run with all of them. Changes no outcome.
@@ -304,17 +312,15 @@ class Orders:
             return Outcome(True, f"{word} is off the list.", "")
 
         would = f"take {names or word} off the list of findings; no outcome changes"
-        return Change(run, step, "acknowledge", would, carry_out)
+        return Change(word, run.ref, step, "acknowledge", would, carry_out)
 
-    def _changed(self, run: WorkflowRow, how: str | None = None) -> Outcome:
+    def _changed(self, run: WorkflowRow) -> Outcome:
         fresh = self._journal.reads.run(run.ref)
-        state = fresh.status.value.replace("_", " ") if fresh is not None else "no longer in the journal"
-        what = how or f"{workflow_word(run)} became {state}"
-        says = f"Nothing was changed: while you were deciding, {what}."
-        return Outcome(False, says, self._explain(run))
+        state = status_words(fresh.status) if fresh is not None else "no longer in the journal"
+        return self._person.too_late(run, f"{workflow_word(run)} became {state}")
 
     def _explain(self, run: WorkflowRow) -> str:
-        return f"See `{self._caller.command('explain', workflow_word(run))}`."
+        return self._person.explain(run)
 
 
 def is_stopped(step: StepRow) -> bool:

@@ -32,13 +32,15 @@ from ..runtime.engine import engine_of
 from ..runtime.order import is_joined
 from ..runtime.values import write_failure
 from .case import may_lack_calls, ready
-from .changes import Change, Outcome
+from .changes import Change, Outcome, Person
 from .commands import Caller, workflow_word
+from .foresight import Order, Verb, in_place
 from .sending import Sending
-from .words import moment, process, since, span, tongue
+from .words import moment, process, since, span, status_words, tongue
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..journal.orders import Carried
     from ..runtime.engine import Engine
 
 
@@ -102,6 +104,7 @@ class Judge:
         self._why = why
         self._engines = engines
         self._caller = caller
+        self._person = Person(journal, who, why, caller)
         self.sending = Sending(journal, engines, caller, stale=stale, in_bulk=in_bulk)
 
     def verdict(
@@ -119,11 +122,11 @@ class Judge:
         match verdict:
             case Verdict.HAPPENED:
                 assert value is not None
-                return self._happened(run, step, value)
+                return self._happened(run, steps, step, value)
             case Verdict.DID_NOT_HAPPEN:
                 return self._did_not_happen(run, steps, step)
             case Verdict.FAILED:
-                return self._failed(run, step)
+                return self._failed(run, steps, step)
 
     def _check(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow, verdict: Verdict) -> None:
         """Whether this verdict fits this step."""
@@ -177,33 +180,30 @@ class Judge:
             case _:
                 return f"it is {step.status.value}."
 
-    def _happened(self, run: WorkflowRow, step: StepRow, value: Stored) -> Change:
-        would = f"record that {step.name} happened, with the value you gave"
+    def _happened(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow, value: Stored) -> Change:
+        would = f"record that {step.name} happened"
         if step.kind is Kind.COMPENSATION:
-            would = f"record that {step.name} happened: what it undoes is undone"
-        elif step.status is StepStatus.FAILED:
-            would += "; the workflow stays as it is until `retry` takes it up again"
+            target = next((s.name for s in steps if s.key == step.target), step.target)
+            would += f": {target} is undone"
         else:
-            would += "; what follows it is sent"
-
-        def carry_out() -> Outcome:
-            ended = self._journal.doubts.happened(step, value, who=self._who, why=self._why)
-            return self._told(run, step, ended, f"{step.name} is recorded as happened.")
-
-        return Change(run, step, "happened", would, carry_out)
+            would += ", with the value you gave"
+        return self._person.change(
+            run, steps, step, Order(Verb.HAPPENED, (step.key,)),
+            action="happened",
+            would=would,
+            act=lambda: self._journal.doubts.happened(step, value, who=self._who, why=self._why),
+            tell=lambda carried: self._told(run, step, carried, f"{step.name} is recorded as happened."),
+        )  # fmt: skip
 
     def _did_not_happen(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
         self._refuse_while_running(run, step)
-        failed = step.status is StepStatus.FAILED
-        would = f"record that {step.name} did not happen; " + (
-            "it stays failed, and `retry` may run it again" if failed else "a new attempt is due at once"
-        )
-
-        def carry_out() -> Outcome:
-            ended = self._journal.doubts.did_not_happen(step, who=self._who, why=self._why)
-            return self._told(run, step, ended, f"{step.name} is recorded as not happened.")
-
-        return Change(run, step, "did not happen", would, carry_out)
+        return self._person.change(
+            run, steps, step, Order(Verb.DID_NOT_HAPPEN, (step.key,)),
+            action="did not happen",
+            would=f"record that {step.name} did not happen",
+            act=lambda: self._journal.doubts.did_not_happen(step, who=self._who, why=self._why),
+            tell=lambda carried: self._told(run, step, carried, f"{step.name} is recorded as not happened."),
+        )  # fmt: skip
 
     def _refuse_while_running(self, run: WorkflowRow, step: StepRow) -> None:
         """Not while the attempt may still act: a new one would run beside it (P3).
@@ -222,25 +222,20 @@ class Judge:
             f"has not happened yet may happen. Wait {until}; its own outcome then decides. Or end that process, and try again."
         )
 
-    def _failed(self, run: WorkflowRow, step: StepRow) -> Change:
+    def _failed(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
         self._refuse_while_running(run, step)
-        in_place = run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.DISPATCH)
-        decides = not in_place and step.kind is not Kind.COMPENSATION
-        would = f"record that {step.name} failed for good and left no effect"
-        if decides:
-            would += "; the workflow fails, and what has a compensation is undone"
-        elif in_place:
-            would += "; its workflow function gets the error"
-        else:
-            would += "; what it should have undone stays, and is reported"
+        decides = not in_place(run, step) and step.kind is not Kind.COMPENSATION
         error = step.error or write_failure(StepFailed(f"{self._who} decided that it failed: {self._why}"))
-
-        def carry_out() -> Outcome:
-            said = f"{self._who}: failed: {self._why}"
-            ended = self._journal.ends.fail(step, None, error, Effect.DID_NOT_HAPPEN, decides=decides, who=self._who, why=said)
-            return self._told(run, step, ended, f"{step.name} is recorded as failed, without an effect.")
-
-        return Change(run, step, "failed", would, carry_out)
+        said = f"{self._who}: failed: {self._why}"
+        return self._person.change(
+            run, steps, step, Order(Verb.FAILED, (step.key,)),
+            action="failed",
+            would=f"record that {step.name} failed for good and left no effect",
+            act=lambda: self._journal.ends.fail(
+                step, None, error, Effect.DID_NOT_HAPPEN, decides=decides, who=self._who, why=said
+            ),
+            tell=lambda carried: self._told(run, step, carried, f"{step.name} is recorded as failed, without an effect."),
+        )  # fmt: skip
 
     def _unmarked(
         self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow, verdict: Verdict, value: Stored | None
@@ -256,20 +251,22 @@ class Judge:
             return self._send_unmarked(run, steps, step)
         failed = verdict is Verdict.FAILED
         error = write_failure(StepFailed(f"{self._who} decided that it failed: {self._why}")) if failed else None
-        would = f"record that {step.name} " + ("failed; the workflow fails" if failed else "ran, with the value you gave")
-        if not failed:
-            would += "; the workflow is complete" if last else "; the chain goes on behind it"
 
-        def carry_out() -> Outcome:
-            recorded = self._journal.runs.record_unmarked(
-                run.ref, step.key, value, failed=error, last=last, who=self._who, why=self._why
-            )
-            if not recorded:
+        def tell(carried: Carried[bool]) -> Outcome:
+            if not carried.result:
                 return self._became(run, step)
             following = "" if failed or last else self._send_next(run, step)
             return Outcome(True, f"The end of {step.name} is recorded.", following)
 
-        return Change(run, step, verdict.value, would, carry_out)
+        return self._person.change(
+            run, steps, step, Order(Verb.UNMARKED_FAILED if failed else Verb.UNMARKED_RAN, (step.key,)),
+            action=verdict.value,
+            would=f"record that {step.name} " + ("failed" if failed else "ran, with the value you gave"),
+            act=lambda: self._journal.runs.record_unmarked(
+                run.ref, step.key, value, failed=error, last=last, who=self._who, why=self._why
+            ),
+            tell=tell,
+        )  # fmt: skip
 
     def _send_unmarked(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
         """An unmarked member's message is sent again because a person says that it did not run."""
@@ -280,18 +277,31 @@ class Judge:
                 f"{_needed(step.engine or run.engine)}. Or say --happened VALUE or --failed."
             )
 
-        def carry_out() -> Outcome:
+        def stands_elsewhere(fresh: Sequence[StepRow]) -> str | None:
+            here = step.key in {s.key for s in stopped_at(run, fresh)}
+            return None if here else f"the chain no longer stands at {step.name}"
+
+        def act() -> bool:
             if not self._journal.runs.look_now(run.ref, who=self._who, why=f"{step.name} did not happen: {self._why}"):
-                return self._became(run, step)
-            fresh = self._journal.reads.steps(run.ref)
-            if step.key not in {s.key for s in stopped_at(self._journal.reads.run(run.ref) or run, fresh)}:
-                return self._became(run, step)
+                return False
             self._journal.runs.count_resend(run.ref, step.key, f"{self._who} says that it did not run: {self._why}")
-            engine.send_step(run, step, fresh)
             self._journal.runs.mark(run.ref, None)
+            return True
+
+        def tell(carried: Carried[bool]) -> Outcome:
+            if not carried.result:
+                return self._became(run, step)
+            engine.send_step(run, step, carried.steps)
             return Outcome(True, f"{step.name} was sent again.", "Its end is recorded when its worker reports it.")
 
-        return Change(run, step, "did not happen", f"send {step.name} again", carry_out)
+        return self._person.change(
+            run, steps, step, Order(Verb.SEND_UNMARKED, (step.key,)),
+            action="did not happen",
+            would=f"send {step.name} again",
+            act=act,
+            tell=tell,
+            check=stands_elsewhere,
+        )  # fmt: skip
 
     def _send_next(self, run: WorkflowRow, step: StepRow) -> str:
         """What follows an unmarked member, and how it is told."""
@@ -307,13 +317,13 @@ class Judge:
             return " ".join(f"The sweepers send {s.name} after {wait}{sooner}." for s in following)
         return " ".join(send(engine, run, s, steps) for s in following)
 
-    def _told(self, run: WorkflowRow, step: StepRow, ended: Ended, says: str) -> Outcome:
+    def _told(self, run: WorkflowRow, step: StepRow, carried: Carried[Ended], says: str) -> Outcome:
         """What became of a verdict."""
-        if not ended.recorded:
+        if not carried.result.recorded:
             return self._became(run, step)
-        sent = hurry(self._journal, self._engines, run, ended.decision)
-        now = self._journal.reads.run(run.ref)
-        state = f"The workflow is {now.status.value.replace('_', ' ')}." if now is not None else ""
+        sent = hurry(self._journal, self._engines, run, carried.result.decision)
+        now = carried.run
+        state = f"The workflow is {status_words(now.status)}." if now is not None else ""
         if not sent and now is not None and now.status in OPEN_WORKFLOWS and step.status is not StepStatus.FAILED:
             sent = self.sending.due(step.engine or run.engine)
         return Outcome(True, says, f"{state} {sent}".strip())
@@ -321,13 +331,15 @@ class Judge:
     def _became(self, run: WorkflowRow, step: StepRow) -> Outcome:
         """A verdict came too late: what the step became meanwhile."""
         row = self._journal.claims.look(step.ref, step.key)
-        explain = self._caller.command("explain", workflow_word(run))
+        explain = self._person.explain(run)
         if row is None:
-            return Outcome(False, f"{step.name} is no longer in the journal.", f"See `{explain}`.")
+            return Outcome(False, f"{step.name} is no longer in the journal.", explain)
         now = self._journal.time()
-        what = f"it is {row.status.value.replace('_', ' ')}"
+        what = f"it is {status_words(row.status)}"
         if row.verdict and row.verdict != step.verdict:
             what += f" by another verdict ({row.verdict})"
+            first = self._person.last_word(step.ref, step.key)
+            explain = f"{first} {explain}".lstrip()
         elif row.status is StepStatus.SUCCEEDED:
             what = f"its own attempt succeeded, {since(row.ended_at, now)}"
         elif row.status is StepStatus.FAILED:
@@ -335,7 +347,7 @@ class Judge:
         elif row.token != step.token:
             what += f", attempt {row.attempt}: another attempt has begun"
         says = f"Nothing was recorded: while you were deciding, {step.name} was decided otherwise: {what}."
-        return Outcome(False, says, f"See `{explain}`.")
+        return Outcome(False, says, explain)
 
 
 def hurry(journal: Journal, engines: Mapping[str, Engine], run: WorkflowRow, decision: Decision | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ..model import SECOND, Death, StepRow, WorkerRow
+from ..model import SECOND, Death, StepRow, StepStatus, WorkerRow, WorkflowStatus
 from .commands import INLINE
 
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
@@ -137,6 +137,11 @@ def fate(worker: WorkerRow | None, now: int) -> str:
 def with_places(text: str, workers: Mapping[str, WorkerRow]) -> str:
     """A text in which processes are named by their ids, with what an operator can log in to in their place."""
     return _ID.sub(lambda found: process(workers[found[0]], None) if found[0] in workers else found[0], text)
+
+
+def status_words(status: StepStatus | WorkflowStatus) -> str:
+    """A status as a person says it."""
+    return status.value.replace("_", " ")
 
 
 def attempts(step: StepRow) -> str:

@@ -1,0 +1,181 @@
+"""What an order leads to, in English: told from a run's rows before it and after it, as `foresight` or the journal has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..journal.undo import still_to_undo, undecided
+from ..model import FORWARD_WORKFLOWS, Effect, Kind, Shape, StepRow, StepStatus, WorkflowRow, WorkflowStatus
+from .foresight import Order, Outlook, Verb, in_place
+from .words import status_words as words
+
+_GIVEN_UP = frozenset({StepStatus.PLANNED, StepStatus.WAITING})
+#: These orders themselves say what runs again.
+_SAYS_THAT_IT_RUNS = frozenset({Verb.REOPEN, Verb.RELEASE})
+_BACKWARD = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.FAILING})
+
+
+def amount_of(run: WorkflowRow) -> str | None:
+    """Returns what is at stake in a run, where an attribute of it says so."""
+    value = run.attributes.get(run.amount) if run.amount else None
+    return None if value is None or isinstance(value, bool) else str(value)
+
+
+def consequences(
+    run: WorkflowRow, steps: Sequence[StepRow], after: Outlook, *, order: Order, running: Mapping[str, str]
+) -> list[str]:
+    """Returns the consequences of an order, one sentence each, without the full stops.
+
+    Args:
+        run: the run before it.
+        steps: its steps before it.
+        after: the run after it.
+        order: the order; that the steps which it names change is told by the order itself.
+        running: the keys of the steps that living processes say they run, with where.
+    """
+    before, about = {s.key: s for s in steps}, order.keys
+    told = [
+        *_of_the_run(run, after),
+        *_tried(before, after, order),
+        *_given_up(before, after, about, running),
+        *_planned_again(before, after),
+        *_still_open(before, after, about, running),
+    ]
+    return list(dict.fromkeys(told))
+
+
+def _of_the_run(run: WorkflowRow, after: Outlook) -> Iterator[str]:
+    """What becomes of the run, and of what it has done so far."""
+    old, new = run.status, after.run.status
+    if new is WorkflowStatus.ROLLING_BACK:
+        left = still_to_undo(after.steps)
+        undone = ", ".join(s.name for s in left)
+        begins = f"begins a rollback that undoes {undone}" if undone else "begins a rollback, with nothing to undo yet"
+        goes_on = f"the rollback goes on; still to be undone: {undone}" if undone else "the rollback goes on"
+        yield goes_on if old is WorkflowStatus.ROLLING_BACK else begins
+        if after.undo is not None:
+            target = next((s.name for s in after.steps if s.key == after.undo.target), after.undo.target)
+            amount = amount_of(after.run)
+            yield f"{after.undo.name} runs now and undoes {target}" + (f" (at stake: {amount})" if amount else "")
+        return
+    if new is old:
+        if old in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
+            yield f"the workflow stays {words(old)} until `retry` takes it up again"
+        elif old is WorkflowStatus.FAILING:
+            yield "the workflow goes on failing: its pivot is not decided"
+        elif after.wakes:
+            yield "the workflow function goes on"
+        return
+    match new:
+        case WorkflowStatus.SUCCEEDED:
+            yield "completes the workflow"
+        case WorkflowStatus.FAILED:
+            passed = next((s.name for s in after.steps if s.pivot and s.status is StepStatus.SUCCEEDED), None)
+            why = f"its pivot {passed} has succeeded" if passed else "no step that happened has a compensation"
+            yield f"fails the workflow; nothing is undone, because {why}"
+        case WorkflowStatus.FAILING:
+            pivot = next((s.name for s in after.steps if s.pivot and undecided(s)), "one")
+            yield f"fails the workflow; whether it is undone is decided once it is known whether its pivot {pivot} happened"
+        case WorkflowStatus.CANCELLED:
+            yield "ends the workflow; nothing is undone"
+        case WorkflowStatus.COMPENSATED:
+            yield "ends the rollback: nothing is left to undo"
+        case WorkflowStatus.COMPENSATION_FAILED:
+            left = still_to_undo(after.steps)
+            amount = amount_of(after.run)
+            money = f" (at stake: {amount})" if amount else ""
+            yield f"ends the rollback; not undone: {', '.join(s.name for s in left)}{money}"
+        case WorkflowStatus.SUSPENDED:
+            yield "takes the workflow up again: it sleeps on"
+        case _:
+            yield "takes the workflow up again"
+
+
+def _tried(before: Mapping[str, StepRow], after: Outlook, order: Order) -> Iterator[str]:
+    """What runs next because of the order."""
+    for row in after.steps:
+        old = before.get(row.key)
+        if row.key not in order.keys or old is None:
+            continue
+        if row.status is StepStatus.WAITING and old.status is not StepStatus.WAITING:
+            if row is after.undo or row.kind is Kind.SLEEP:
+                continue
+            yield (
+                f"{row.name} runs again from the top, with what is recorded"
+                if row.kind is Kind.FUNCTION
+                else (f"a new attempt of {row.name} is due at once")
+            )
+        elif old.status is not row.status and row.status is StepStatus.CANCELLED:
+            yield f"{row.name} is cancelled, and not tried again: the workflow is {words(after.run.status)}"
+        elif row.status is StepStatus.FAILED and row.effect is Effect.DID_NOT_HAPPEN and old.status is StepStatus.FAILED:
+            yield f"{row.name} stays failed" + ("" if after.run.status in _BACKWARD else ", and `retry` may run it again")
+        elif row.status is StepStatus.FAILED and row.effect is Effect.HAPPENED:
+            yield f"its function was told that {row.name} failed, and goes on from that; a rollback undoes {row.name}"
+        elif row.status is StepStatus.FAILED and old.status is not StepStatus.FAILED and in_place(after.run, row):
+            yield "its workflow function gets the error"
+        elif row.status is StepStatus.FAILED and row.kind is Kind.COMPENSATION and old.status is not StepStatus.FAILED:
+            target = next((s.name for s in after.steps if s.key == row.target), row.target)
+            yield f"{target} is not undone, and that is reported"
+        elif row.status is StepStatus.SUCCEEDED and old.status is not row.status and after.goes_forward:
+            yield from _follows(row, after)
+
+
+def _follows(row: StepRow, after: Outlook) -> Iterator[str]:
+    """What comes behind a step that is known to have happened now."""
+    if after.run.shape is Shape.FUNCTION:
+        yield "its workflow function goes on"
+        return
+    behind = [s.name for s in after.steps if s.position > row.position and s.status is StepStatus.PLANNED]
+    if behind:
+        yield f"what follows it is sent: {behind[0]}"
+
+
+def _given_up(before: Mapping[str, StepRow], after: Outlook, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
+    """What had not begun, and never will."""
+    for row in after.steps:
+        old = before.get(row.key)
+        if old is None or row.key in about or old.status not in _GIVEN_UP or row.status is old.status:
+            continue
+        if row.status is StepStatus.CANCELLED:
+            if row.key in running:
+                yield f"{row.name} runs now on {running[row.key]}, and is cancelled: it begins no further step"
+            else:
+                yield f"cancels {row.name}, which is {_state(old)}"
+        elif row.status is StepStatus.FAILED:
+            yield f"{row.name} is not tried again; an earlier attempt of it may have happened, and a person must say"
+
+
+def _planned_again(before: Mapping[str, StepRow], after: Outlook) -> Iterator[str]:
+    """What had been cancelled, and runs after all."""
+    names = [
+        s.name for s in after.steps if s.key in before and before[s.key].status is StepStatus.CANCELLED and s.status in _GIVEN_UP
+    ]
+    if names:
+        yield f"then what was cancelled runs: {', '.join(names)}"
+
+
+def _still_open(before: Mapping[str, StepRow], after: Outlook, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
+    """What has begun, and what becomes of it."""
+    if after.run.status in FORWARD_WORKFLOWS:
+        return
+    undoes = after.run.status in _BACKWARD
+    for row in after.steps:
+        if row.kind is Kind.COMPENSATION or not undecided(row) or (row.key in about and row.status is not StepStatus.BEGUN):
+            continue
+        happened = f"is undone by {row.compensation}" if undoes and row.compensation else "is recorded, and nothing undoes it"
+        if row.status is StepStatus.BEGUN or row.key in running:
+            where = f" on {running[row.key]}" if row.key in running else ""
+            yield f"{row.name} runs now{where}: its success {happened}"
+        elif row.key in before and (undoes or after.run.status is WorkflowStatus.CANCELLED):
+            then = "it is undone" if undoes and row.compensation else "what it did stays"
+            yield f"{row.name} {_state(row)}: once `resolve` has said that it happened, {then}"
+
+
+def _state(row: StepRow) -> str:
+    if row.status is StepStatus.WAITING:
+        return "to be tried again"
+    if row.status is StepStatus.FAILED:
+        return "failed, and may have happened"
+    if row.status in (StepStatus.IN_DOUBT, StepStatus.HELD):
+        return f"is {words(row.status)}"
+    return words(row.status)
