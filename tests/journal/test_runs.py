@@ -238,14 +238,19 @@ def test_the_wait_for_the_next_look_doubles_with_every_message_that_was_sent_aga
     assert events(journal, ref) == [Event.SENT_AGAIN] * 4
 
 
-def test_how_often_messages_of_some_steps_were_sent_again(journal: Journal) -> None:
+def test_how_often_and_when_a_step_s_lost_message_was_sent_again_stands_in_its_row(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
-    for key in ("charge", "charge", "ship"):
-        journal.runs.count_resend(ref, key, "its message was lost")
-    ats = [int(found["at"]) for found in journal.events.of(ref)]
-    assert journal.runs.resent(ref, ["charge"]) == (2, ats[1])
-    assert journal.runs.resent(ref, ["charge", "ship"]) == (3, ats[2])
-    assert journal.runs.resent(ref, ["mail"]) == (0, 0)
+    other = a_run(journal, "charge")
+    again = [(ref, "charge", "charge"), (ref, "charge", "ship"), (other, "charge", None)]
+    journal.runs.count_resends(again, "its message was lost")
+    journal.runs.count_resend(ref, "ship", "its message was lost", lost="ship")
+    steps = [the(journal, ref, "charge"), the(journal, ref, "ship"), the(journal, other, "charge")]
+    assert [row.sends for row in steps] == [1, 2, 0], "a message that a person sends was not lost"
+    assert [row.sent_at is not None for row in steps] == [True, True, False]
+    assert [the_run(journal, r).resends for r in (ref, other)] == [3, 1]
+    assert [(e["ref"], e["key"]) for r in (ref, other) for e in journal.events.of(r)] == [
+        (ref, "charge"), (ref, "charge"), (ref, "ship"), (other, "charge"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("moves", ["begun_at", "ended_at"])

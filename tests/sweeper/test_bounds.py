@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from durable_adapter.errors import JournalBusy
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import SECOND, WorkflowStatus
+from durable_adapter.model import SECOND, Attention, Kind, Safety, StepRow, StepStatus, WorkflowStatus
 from durable_adapter.recovery import Sweeper, lost
 from durable_adapter.recovery import sweeper as module
 from durable_adapter.recovery.lost import RESENDS
-from durable_adapter.recovery.sweeper import FORGET_EVERY
-from tests.journal.making import a_run, a_step, a_worker, age, change, succeed, the_run
+from durable_adapter.recovery.sweeper import FORGET_EVERY, FORGETS, LASTS
+from tests.journal.interleaving import statements
+from tests.journal.making import a_run, a_step, a_worker, age, change, claim, succeed, the, the_run
 from tests.sweeper.conftest import Clock, NotingEngine
 
 DAY = 86_400 * SECOND
@@ -66,19 +68,137 @@ def test_it_forgets_what_ended_before_its_retention_and_leaves_a_tombstone_of_a_
         assert journal.reads.steps(ref) != []
 
 
-def test_it_forgets_a_batch_at_a_time_and_looks_rarely_once_there_is_no_more(
+def test_it_forgets_batch_after_batch_for_a_while_and_looks_rarely_once_there_is_no_more(
     journal: Journal, engine: NotingEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 3)
-    for _ in range(7):
+    monkeypatch.setattr(module, "FORGOTTEN", 3)
+    for _ in range(8):
         finished(journal, 8)
     sweeper = forgetful(journal, engine, clock, 7)
-    assert [sweeper.sweep().pruned for _ in range(3)] == [3, 3, 1]
+    forget = journal.retention.forget
+
+    def slowly(*given: Any, **options: Any) -> Any:
+        clock.at += FORGETS / 2
+        return forget(*given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.retention, "forget", slowly)
+        report = sweeper.sweep()
+        assert (report.pruned, report.more) == (6, True), "two batches fit into its time, and there is more"
+        report = sweeper.sweep()
+        assert (report.pruned, report.more) == (2, False)
     finished(journal, 8)
     clock.at += FORGET_EVERY - 1
     assert sweeper.sweep().pruned == 0, "there was no more a moment ago"
     clock.at += 1
     assert sweeper.sweep().pruned == 1
+
+
+def overdue(journal: Journal, number: int, **given: Any) -> list[str]:
+    """Runs whose message is lost."""
+    refs = [a_run(journal, a_step(f"ship-{n}", queue="celery", **given)) for n in range(number)]
+    for n, ref in enumerate(refs):
+        change(journal, ref, look_at=n + 1)
+    return refs
+
+
+@pytest.mark.parametrize("safety", [Safety.IDEMPOTENT, Safety.PROTECTED])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_sweep_over_many_overdue_runs_is_few_statements(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine, safety: Safety, again: bool
+) -> None:
+    refs = overdue(journal, 200, safety=safety)
+    a_worker(journal, "listener", queues=["celery"])
+    journal.workers.beat("listener", [])
+    if again:
+        for ref in refs:
+            journal.runs.count_resend(ref, "ship", "its message was lost")
+    at = journal.time() + journal.runs.resend_after * 5
+    with statements(journal) as sent:
+        report = sweeper.sweep(at)
+    assert (report.sent_again, len(engine.sent)) == (RESENDS, RESENDS)
+    assert len(sent) <= 40, sent
+
+
+def test_so_is_one_over_runs_that_stand_at_a_task_that_is_not_marked(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine
+) -> None:
+    refs = overdue(journal, 200, kind=Kind.UNMARKED)
+    with statements(journal) as sent:
+        report = sweeper.sweep(journal.time() + DAY)
+    assert report.reported == 200
+    assert len(sent) <= 40, sent
+    assert {the_run(journal, ref).attention for ref in refs[::50]} == {Attention.UNMARKED.value}
+
+
+def test_and_one_over_many_steps_that_are_due(journal: Journal, sweeper: Sweeper, engine: NotingEngine) -> None:
+    for n in range(200):
+        ref = a_run(journal, a_step(f"ship-{n}", safety=Safety.IDEMPOTENT))
+        token = claim(journal, ref, f"ship-{n}")
+        assert journal.ends.try_again(the(journal, ref, f"ship-{n}"), token, 0, None, "again")
+    with statements(journal) as sent:
+        sweeper.sweep(journal.time() + SECOND)
+    assert len(engine.sent) == 200
+    assert len([s for s in sent if s.startswith("SELECT")]) <= 40
+
+
+def test_a_sweep_ends_after_its_time_and_what_it_did_not_reach_is_due_at_once(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overdue(journal, 10, safety=Safety.IDEMPOTENT)
+    looked: list[str] = []
+
+    def slow(step: StepRow) -> None:
+        looked.append(step.key)
+        clock.at += LASTS / 4
+
+    monkeypatch.setattr(engine, "is_gone", slow)
+    sweeper.sweep(journal.time() + DAY)
+    assert len(looked) == len(engine.sent) == 4
+    for _ in range(2):
+        sweeper.sweep(journal.time() + DAY)
+    assert sorted(looked) == sorted(f"ship-{n}" for n in range(10))
+    assert sorted(engine.sent) == sorted(looked)
+
+
+def test_a_death_that_a_parent_saw_is_written_before_the_next_overdue_run_is_looked_at(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_worker(journal, "child", parent="p", pid=7)
+    ref = a_run(journal, "charge")
+    claim(journal, ref, "charge", worker="child")
+    overdue(journal, 5, safety=Safety.IDEMPOTENT)
+    died: list[int] = []
+    seen: list[StepStatus] = []
+
+    def look(step: StepRow) -> None:
+        seen.append(the(journal, ref, "charge").status)
+        if len(seen) == 2:
+            died.append(7)  # meanwhile
+
+    def attend() -> bool:
+        return any(journal.workers.child_died("p", pid, "signal 9") for pid in iter(lambda: died.pop() if died else None, None))
+
+    monkeypatch.setattr(engine, "is_gone", look)
+    sweeper.sweep(journal.time() + DAY, attend=attend)
+    assert seen == [StepStatus.BEGUN] * 2 + [StepStatus.IN_DOUBT] * 3
+
+
+def test_a_run_whose_rows_somebody_keeps_does_not_keep_the_others_from_being_sent_again(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = overdue(journal, 3, safety=Safety.IDEMPOTENT)
+    count = journal.runs.count_resends
+
+    def busy(resends: Any, why: str) -> None:
+        if any(ref == refs[1] for ref, _, _ in resends):
+            raise JournalBusy("its row is kept")
+        count(resends, why)
+
+    monkeypatch.setattr(journal.runs, "count_resends", busy)
+    report = sweeper.sweep(journal.time() + DAY)
+    assert sorted(engine.sent) == ["ship-0", "ship-2"]
+    assert (report.sent_again, report.busy, report.errors) == (2, 1, [])
 
 
 def test_without_retention_it_forgets_nothing(journal: Journal, engine: NotingEngine, clock: Clock) -> None:

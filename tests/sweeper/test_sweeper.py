@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from durable_adapter.errors import CannotSendAgain, JournalUnreachable, MessageExpired
 from durable_adapter.journal import Journal
-from durable_adapter.journal.schema import event, worker
+from durable_adapter.journal.schema import worker
 from durable_adapter.model import (
     SECOND,
     Attention,
@@ -453,7 +453,7 @@ class TestLostMessages:
             sweeper.sweep(now)
             assert len(engine.sent) == len(sent_at)
             sent_at.append(now)
-            journal.db.transaction(lambda conn, now=now: conn.execute(event.update().values(at=now)))  # type: ignore[misc]
+            change(journal, ref, "one", sent_at=now)
         assert the_run(journal, ref).resends == 4
 
     def test_a_step_that_ended_without_a_stored_result_is_sent_again_itself(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,6 +45,11 @@ class Events:
                 detail=json.dumps(detail, default=str) if detail else None,
             )
         )
+
+    def write_all(self, connection: Connection, kind: Event, steps: Sequence[tuple[str, str]], *, why: str) -> None:
+        """Adds the same event for several steps, given by run and key, in the caller's transaction and in one statement."""
+        rows = [{"at": self._db.now, "kind": kind.value, "ref": ref, "key": key, "why": why} for ref, key in steps]
+        connection.execute(sa.insert(event).values(rows))
 
     def note(self, kind: Event, **values: Any) -> None:
         """Adds one event in a transaction of its own."""

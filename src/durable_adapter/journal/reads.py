@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +26,26 @@ from .rows import readable, step_row, worker_row, workflow_row
 from .schema import event, literals, step, worker, workflow
 
 _P = sa.bindparam
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A living process with the plugin that takes messages.
+
+    Attributes:
+        engines: whose messages.
+        queues: from which queues; empty where it does not say, and may serve any.
+        beat_at: when it beat last.
+    """
+
+    engines: frozenset[str]
+    queues: frozenset[str]
+    beat_at: int
+
+    def has_listened(self, queue: str | None, since: int, *, engine: str) -> bool:
+        """Whether it has been listening on a queue of an engine since a time."""
+        serves = queue is None or not self.queues or queue in self.queues
+        return serves and engine in self.engines and self.beat_at >= since
 
 
 class Reads:
@@ -94,12 +115,12 @@ class Reads:
         rows = self._db.select(sa.select(workflow).where(workflow.c.look_at.is_not(None), ref > after).order_by(ref).limit(limit))
         return [run for _, run in readable(workflow_row, rows, unreadable)]
 
-    def runs(self, refs: Sequence[str]) -> dict[str, WorkflowRow]:
-        """Several runs by reference."""
+    def runs(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, WorkflowRow]:
+        """Returns several runs by reference."""
         if not refs:
             return {}
         rows = self._db.select(sa.select(workflow).where(workflow.c.ref.in_(list(refs))))
-        return {row.ref: run for row, run in readable(workflow_row, rows)}
+        return {row.ref: run for row, run in readable(workflow_row, rows, unreadable)}
 
     def steps_of(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, list[StepRow]]:
         """Returns the steps of several runs, by run and position. Of a run with a step that cannot be read here, none."""
@@ -112,46 +133,48 @@ class Reads:
         rows = self._db.select(sa.select(step).where(step.c.status.in_(wanted)).limit(limit))
         return [found for _, found in readable(step_row, rows)]
 
-    def queue_moved_past(self, queue: str, sent_at: int, *, engine: str, namespace: str) -> bool:
-        """Whether a step that was sent to *queue* after *sent_at* has begun: what was sent at that time is lost.
+    def queues_moved_to(self, namespace: str) -> dict[tuple[str, str], int]:
+        """Returns how far each queue has come: when the youngest message that has begun was sent, by engine and queue.
 
-        It was sent after that if it is younger. Of a step that is older nobody wrote down when: it proves nothing.
+        What was sent to such a queue before that, and has not begun, is lost. A message was sent no earlier than its step's
+        row was made; of one that is older nobody wrote down when, so that it proves nothing. Only attempts that have not
+        been settled are looked at.
 
         Args:
-            queue: the queue.
-            sent_at: when the message in question was sent, at the latest.
-            engine: whose queue: another engine's of the same name is another queue.
-            namespace: likewise, because two namespaces may have a broker each.
+            namespace: two namespaces may have a broker each.
         """
         of_its_run = sa.select(workflow.c.namespace).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
         sender = sa.select(workflow.c.engine).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
-        later = sa.select(1).where(
-            step.c.queue == queue,
-            step.c.created_at > sent_at,
-            step.c.begun_at > sent_at,
-            step.c.status.in_(literals((StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD))),
-            sa.func.coalesce(step.c.engine, sender) == engine,
-            of_its_run == namespace,
+        youngest = sa.case((step.c.created_at < step.c.begun_at, step.c.created_at), else_=step.c.begun_at)
+        begun = (
+            sa.select(sa.func.coalesce(step.c.engine, sender).label("engine"), step.c.queue, youngest.label("at"))
+            .where(
+                step.c.status.in_(literals((StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD))),
+                step.c.queue.is_not(None),
+                step.c.begun_at.is_not(None),
+                of_its_run == namespace,
+            )
+            .subquery()
         )
-        return bool(self._db.select(later.limit(1)))
+        query = sa.select(begun.c.engine, begun.c.queue, sa.func.max(begun.c.at).label("at"))
+        rows = self._db.select(query.group_by(begun.c.engine, begun.c.queue))
+        return {(row.engine, row.queue): int(row.at) for row in rows}
 
-    def hooked_since(self, queue: str | None, at: int, *, engine: str, namespace: str) -> bool:
-        """Whether a worker of an engine and a namespace, with the plugin, has been listening on *queue* since a time.
+    def listeners(self, namespace: str) -> list[Listener]:
+        """Returns the living processes of a namespace with the plugin that take messages.
 
         A worker that has begun nothing yet is known by the sweeper in its parent. One of an earlier release did not say
         its namespace, and counts for each.
         """
-        columns = (worker.c.queues, worker.c.role, worker.c.engine)
+        columns = (worker.c.queues, worker.c.role, worker.c.engine, worker.c.beat_at)
         here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
-        for row in self._db.select(sa.select(*columns).where(worker.c.alive == 1, worker.c.beat_at >= at, here)):
-            try:
+        found = []
+        for row in self._db.select(sa.select(*columns).where(worker.c.alive == 1, here)):
+            with contextlib.suppress(ValueError, RecursionError):  # whatever a damaged row is, it is no proof
                 queues = json.loads(row.queues)
-            except (ValueError, RecursionError):
-                continue  # whatever it is, it is no proof
-            listens = bool(queues) or row.role == "worker"
-            if listens and engine in row.engine.split(",") and (queue is None or not queues or queue in queues):
-                return True
-        return False
+                if queues or row.role == "worker":
+                    found.append(Listener(frozenset(row.engine.split(",")), frozenset(queues), row.beat_at))
+        return found
 
     def ever_listened(self, namespace: str) -> list[tuple[str, str, list[str]]]:
         """Returns the role, engine and queues of every process of a namespace, living or not; each combination once."""

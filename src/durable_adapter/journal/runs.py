@@ -6,7 +6,8 @@ Keeps P5: a declared id starts once. The plan and its rows are committed before 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -436,9 +437,10 @@ class Runs:
                 at = sent_again.get(run.ref)
                 if at is None or any(max(s.begun_at or 0, s.ended_at or 0) > at for s in its_steps):
                     run.resends = 0
-                look_at = now + self.resend_after * 2 ** min(run.resends, RARELY)
-                here = workflow.c.ref == run.ref
-                conn.execute(sa.update(workflow).where(here).values(look_at=look_at, resends=run.resends))
+            for resends in sorted({run.resends for run, _ in found.values()}):
+                look_at = now + self.resend_after * 2 ** min(resends, RARELY)
+                here = workflow.c.ref.in_(sorted(ref for ref, (run, _) in found.items() if run.resends == resends))
+                conn.execute(sa.update(workflow).where(here).values(look_at=look_at, resends=resends))
             return list(found.values())
 
         any_due = self._db.select(sa.select(workflow.c.ref).where(due).limit(1))
@@ -453,12 +455,6 @@ class Runs:
         rows = conn.execute(sa.select(event.c.ref, sa.func.max(event.c.at).label("at")).where(sent).group_by(event.c.ref))
         return {row.ref: int(row.at) for row in rows}
 
-    def resent(self, ref: str, keys: Sequence[str]) -> tuple[int, int]:
-        """How often messages of these steps were sent again, and when for the last time. Writes nothing."""
-        sent = sa.and_(event.c.ref == ref, event.c.kind == Event.SENT_AGAIN.value, event.c.key.in_(list(keys)))
-        rows = self._db.select(sa.select(event.c.at).where(sent).order_by(event.c.at))
-        return len(rows), int(rows[-1].at) if rows else 0
-
     def count_resend(self, ref: str, key: str, why: str, *, lost: str | None = None) -> None:
         """Commits that a message is about to be sent again. One commit, before the publication.
 
@@ -469,15 +465,29 @@ class Runs:
             lost: the step whose message was lost: the one that is sent, or one that follows it. None where no message was,
                 and a person sends it.
         """
+        self.count_resends([(ref, key, lost)], why)
+
+    def count_resends(self, resends: Sequence[tuple[str, str, str | None]], why: str) -> None:
+        """Commits that several messages are about to be sent again: see `count_resend`. One commit, and few statements."""
 
         def write(conn: Connection) -> None:
-            if lost is not None:
-                here = sa.and_(step.c.ref == ref, step.c.key == lost)
-                conn.execute(sa.update(step).where(here).values(sends=step.c.sends + 1))
-            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(resends=workflow.c.resends + 1))
-            self._events.write(conn, Event.SENT_AGAIN, ref=ref, key=key, why=why)
+            lost = sorted({(ref, key) for ref, _, key in resends if key is not None})
+            if lost:
+                here = sa.tuple_(step.c.ref, step.c.key).in_(lost)
+                conn.execute(sa.update(step).where(here).values(sends=step.c.sends + 1, sent_at=self._db.now))
+            refs = sorted(Counter(ref for ref, _, _ in resends).items())
+            for times in sorted({times for _, times in refs}):
+                of = workflow.c.ref.in_([ref for ref, its in refs if its == times])
+                conn.execute(sa.update(workflow).where(of).values(resends=workflow.c.resends + times))
+            self._events.write_all(conn, Event.SENT_AGAIN, [(ref, key) for ref, key, _ in resends], why=why)
 
         self._db.transaction(write)
+
+    def look_again_at(self, looks: Mapping[str, int]) -> None:
+        """Sets the next looks of several unfinished runs, by their references. One commit, in one statement."""
+        at = sa.case(dict(looks), value=workflow.c.ref)
+        here = sa.and_(workflow.c.ref.in_(sorted(looks)), workflow.c.look_at.is_not(None))
+        self._db.transaction(lambda conn: conn.execute(sa.update(workflow).where(here).values(look_at=at)))
 
     def not_begun(self, task_id: str, why: str, *, ref: str | None = None, in_hand: bool = False) -> int:
         """A worker with the plugin lost a message before its body began: what is still planned becomes due. One commit.
@@ -500,7 +510,7 @@ class Runs:
             now, changed = self._db.now, 0
             for row in rows:
                 here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == StepStatus.PLANNED.value)
-                values: dict[str, Any] = {"status": StepStatus.WAITING.value, "look_at": now}
+                values: dict[str, Any] = {"status": StepStatus.WAITING.value, "look_at": now, "sent_at": None, "sends": 0}
                 told = Event.SENT_AGAIN
                 if row.safety == Safety.IDEMPOTENT and row.kind != Kind.FUNCTION and not in_hand:
                     values |= {"status": StepStatus.IN_DOUBT.value, "doubt": why, "doubt_at": now, "over_at": now}
@@ -545,9 +555,12 @@ class Runs:
 
     def mark(self, ref: str, attention: str | None) -> None:
         """Puts a run in front of people, or takes it away again. One commit."""
-        self._db.transaction(
-            lambda conn: conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(attention=attention))
-        )
+        self.mark_all([ref], attention)
+
+    def mark_all(self, refs: Collection[str], attention: str | None) -> None:
+        """Puts several runs in front of people, or takes them away again. One commit, in one statement."""
+        here = sa.update(workflow).where(workflow.c.ref.in_(sorted(refs))).values(attention=attention)
+        self._db.transaction(lambda conn: conn.execute(here))
 
     def cancel(self, ref: str, *, who: str, why: str) -> list[str]:
         """Cancels what has not begun, and with it the run. One commit. A rollback that was decided goes on.

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from functools import partial
 
-from ..errors import CannotSendAgain, DependencyFailed, MessageExpired, UnserialisableValue
+from ..errors import CannotSendAgain, DependencyFailed, MessageExpired, UnreadableRow, UnserialisableValue
 from ..model import (
     AFTER,
     FORWARD_WORKFLOWS,
@@ -45,18 +45,53 @@ class Due:
         self._now = now
         self._running = running
         self._messages = LostMessages(sweep, now, running)
+        self._loaded: dict[str, tuple[WorkflowRow, list[StepRow]]] = {}
+
+    def steps(self, rows: Sequence[StepRow]) -> None:
+        """Looks after several steps whose next looks have come. Their runs are read at once."""
+        refs = sorted({row.ref for row in rows})
+        unreadable: list[UnreadableRow] = []
+        runs = self._sweep.journal.reads.runs(refs, unreadable=unreadable)
+        steps = self._sweep.journal.reads.steps_of(refs, unreadable=unreadable)
+        self._sweep.leave(unreadable)
+        self._loaded = {ref: (run, steps[ref]) for ref, run in runs.items()}
+        for row in rows:
+            self._sweep.attend()
+            if row.ref not in self._sweep.left:
+                self._sweep.guarded(row.ref, partial(self.step, row))
+        self._loaded = {}
+
+    def runs(self, taken: Sequence[tuple[WorkflowRow, list[StepRow]]]) -> None:
+        """Looks after several unfinished runs whose next looks have come; what the time does not reach is due again at once."""
+        for number, (run, steps) in enumerate(taken):
+            if self._sweep.is_over():
+                for late, _ in taken[number:]:
+                    self._sweep.look_again(late.ref, self._now)
+                break
+            self._sweep.attend()
+            self._sweep.guarded(run.ref, partial(self.run, run, steps))
+        self._messages.send_again()
+        self._sweep.settle()
+
+    def _read(self, ref: str) -> tuple[WorkflowRow | None, list[StepRow]]:
+        """A run with its steps, as read for all of these at once; anew where something of it was looked after since."""
+        loaded = self._loaded.pop(ref, None)
+        if loaded is not None:
+            return loaded
+        reads = self._sweep.journal.reads
+        return reads.run(ref), reads.steps(ref)
 
     def step(self, row: StepRow) -> None:
         """A step whose next look has come; its following look is committed already."""
         journal = self._sweep.journal
         if row.status is StepStatus.CANCELLED:
-            run = journal.reads.run(row.ref)
+            run, _ = self._read(row.ref)
             if run is not None:
                 self._sweep.withdraw(run, [row])
             return
         if row.status is StepStatus.IN_DOUBT and row.safety is Safety.PROTECTED:
             why = row.doubt or "its attempt began and its outcome is unknown"
-            run = journal.reads.run(row.ref)
+            run, _ = self._read(row.ref)
             engine = engine_of(run, row, self._sweep.engines) if run is not None else None
             if alerts.hold(journal, engine, row, why, who=self._sweep.who):
                 self._sweep.report.held += 1
@@ -64,12 +99,12 @@ class Due:
         sleep = row.status is StepStatus.WAITING and row.kind is Kind.SLEEP
         if sleep:
             journal.ends.succeed_first(row.ref, row.key, uuid.uuid4().hex[:16], self._sweep.who, encode(None), last=False)
-        run = journal.reads.run(row.ref)
+            self._loaded.pop(row.ref, None)
+        run, steps = self._read(row.ref)
         if run is None:
             return
         if sleep and run.look_at is not None and run.look_at <= self._now:
             journal.runs.look_again(row.ref, self._now + journal.runs.resend_after)  # overdue as well: it is woken by this look
-        steps = journal.reads.steps(row.ref)
         if self._comes_too_early(run, row, steps):
             return
         counted = self._is_counted(run, row)
@@ -147,12 +182,12 @@ class Due:
                 self._messages.send_again_if_lost(run, step, steps, step.created_at)
         if any(_wakes(s) for s in steps):
             if run.wake_at is not None and not sent:
-                self._sweep.journal.runs.look_again(run.ref, run.wake_at + self._sweep.journal.runs.resend_after)
+                self._sweep.look_again(run.ref, run.wake_at + self._sweep.journal.runs.resend_after)
             return
         if run.status is WorkflowStatus.SUSPENDED and sent and run.waiting_for in ("steps", *(f"step:{s.key}" for s in sent)):
             return
         if function.status is StepStatus.WAITING and function.look_at is not None:
-            self._sweep.journal.runs.look_again(run.ref, max(self._now, function.look_at) + self._sweep.journal.runs.resend_after)
+            self._sweep.look_again(run.ref, max(self._now, function.look_at) + self._sweep.journal.runs.resend_after)
             return  # its own retry: a due step like any other
         since = max([run.created_at, *(s.ended_at or 0 for s in steps)])
         self._messages.send_again_if_lost(run, function, steps, since)
@@ -181,8 +216,7 @@ class Due:
             if self._messages.ended_by_engine(run, step):
                 return
             if self._now - since >= self._sweep.journal.runs.resend_after:
-                self._sweep.journal.runs.mark(run.ref, Attention.UNMARKED.value)
-                self._sweep.report.reported += 1
+                self._sweep.mark(run, Attention.UNMARKED)
             return
         self._messages.send_again_if_lost(run, step, steps, since, before=last)
 
@@ -235,8 +269,7 @@ class Due:
         else:
             stands = not may_fail(following)
         if stands:
-            self._sweep.journal.runs.mark(run.ref, Attention.UNMARKED.value)
-            self._sweep.report.reported += 1
+            self._sweep.mark(run, Attention.UNMARKED)
 
     def _learn(self, step: StepRow, value: object) -> None:
         """Records the end of an unmarked member that its engine knows of; what it returned, if that can be written down."""

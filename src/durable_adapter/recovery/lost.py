@@ -6,8 +6,10 @@ past it. What somebody without the plugin may have run is in doubt instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DurableError, MessageExpired, UnserialisableValue
 from ..model import SECOND, Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
@@ -15,6 +17,9 @@ from ..runtime.engine import Engine, EngineEnd, EngineOutcome, engine_of
 from ..runtime.engine_ends import Fate, end_step
 from ..runtime.values import encode, write_failure
 from .sweep import Sweep
+
+if TYPE_CHECKING:
+    from ..journal.reads import Listener
 
 #: How long an engine's own failure must have stood before it counts as somebody else's: a worker of ours that Celery gave
 #: up before the body began says so itself, a moment later.
@@ -36,6 +41,17 @@ VANISHED = "its message was sent again, and that one vanished unbegun as well: w
 RAN_ELSEWHERE = "a worker without the plugin ran it"
 
 
+class Again(NamedTuple):
+    """A message that is to be sent again."""
+
+    run: WorkflowRow
+    #: The step whose message is sent.
+    sent: StepRow
+    #: The one whose message was lost: the same, or one that follows it.
+    lost: StepRow
+    steps: list[StepRow]
+
+
 class LostMessages:
     """Judges the messages of one sweep.
 
@@ -49,6 +65,8 @@ class LostMessages:
         self._sweep = sweep
         self._now = now
         self._running = running
+        self._again: list[Again] = []
+        self._seen_empty: dict[tuple[str, str | None], bool | None] = {}
 
     def never_begins(self, run: WorkflowRow, step: StepRow, error: DurableError) -> None:
         """Fails a step that never began and never will, and begins what that decides.
@@ -96,7 +114,7 @@ class LostMessages:
         """Sends a planned step's message again if it is lost; in doubt if somebody without the plugin may have run it."""
         journal = self._sweep.journal
         engine = engine_of(run, step, self._sweep.engines)
-        if engine is None or self._sweep.report.sent_again >= RESENDS or (run.ref, step.key) in self._running:
+        if engine is None or len(self._again) >= RESENDS or (run.ref, step.key) in self._running:
             return
         gone = engine.is_gone(step)
         patience = min(GONE, journal.runs.resend_after) if gone else journal.runs.resend_after
@@ -104,25 +122,46 @@ class LostMessages:
         if self._ran_elsewhere(run, step, engine, before, due=due) or gone is False:
             return
         if self._now < due:
-            journal.runs.look_again(run.ref, due)
+            self._sweep.look_again(run.ref, due)
             return
-        empty = gone or engine.queue_is_empty(step.queue)
+        empty = gone or self._is_empty(engine, step.queue)
         if not empty and not self._overtaken(run, step, since):
             return
         again = step
         if before is not None and before.kind is not Kind.UNMARKED and stored_outcome(engine, before) is None:
             again = before  # its result was never stored: as a memo hit it stores it, and sends what follows
-        if run.resends and self._too_soon(run.ref, [step.key, again.key]):
+        if self._too_soon(step):
             return
         if is_guarded(step) and (why := self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))):
             if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
                 self._sweep.report.doubts += 1
             return
-        journal.runs.count_resend(run.ref, again.key, "its message was lost", lost=step.key)
+        self._again.append(Again(run, again, step, steps))
+
+    def send_again(self) -> None:
+        """Sends again what was found to be lost, once all of that is counted. Two commits at the most, if nobody keeps a row."""
+        lost, self._again = self._again, []
+        by_run: dict[str, list[Again]] = {}
+        for again in lost:
+            by_run.setdefault(again.run.ref, []).append(again)
+        counted: list[Again] = []
+
+        def count(some: Mapping[str, list[Again]]) -> None:
+            these = [again for of_its_run in some.values() for again in of_its_run]
+            rows = [(again.run.ref, again.sent.key, again.lost.key) for again in these]
+            self._sweep.journal.runs.count_resends(rows, "its message was lost")
+            counted.extend(these)
+
+        self._sweep.at_once(by_run, count)
+        for again in counted:
+            self._sweep.attend()
+            self._sweep.guarded(again.run.ref, partial(self._send, again))
+
+    def _send(self, again: Again) -> None:
         try:
-            self._sweep.send(run, again, steps)
+            self._sweep.send(again.run, again.sent, again.steps)
         except MessageExpired as expired:
-            self.never_begins(run, again, expired)
+            self.never_begins(again.run, again.sent, expired)
             return
         self._sweep.report.sent_again += 1
 
@@ -130,8 +169,7 @@ class LostMessages:
         self, run: WorkflowRow, step: StepRow, engine: Engine, since: int, *, again: int, gone: bool
     ) -> str | None:
         """Why what took a guarded step's message may have run it without the plugin; None where nothing says so."""
-        hooked = self._sweep.journal.reads.hooked_since
-        if gone and not hooked(step.queue, since, engine=engine.name, namespace=run.namespace):
+        if gone and not any(process.has_listened(step.queue, since, engine=engine.name) for process in self._listeners):
             return "its message is gone, and no worker with the plugin has listened on its queue since it was sent"
         if again >= SENT_AGAIN:
             return VANISHED
@@ -151,7 +189,7 @@ class LostMessages:
         engine = engine_of(run, step, self._sweep.engines)
         if engine is None or (run.ref, step.key) in self._running or (gone := engine.is_gone(step)) is False:
             return ""
-        empty = gone or engine.queue_is_empty(step.queue)
+        empty = gone or self._is_empty(engine, step.queue)
         if empty is False and not self._overtaken(run, step, since):
             return ""
         why = self._taken_by_others(run, step, engine, since, again=step.sends - 1, gone=bool(empty))
@@ -159,15 +197,32 @@ class LostMessages:
 
     def _overtaken(self, run: WorkflowRow, step: StepRow, sent_at: int) -> bool:
         """Whether one that was sent to the same queue later has begun."""
-        engine = step.engine or run.engine
-        reads = self._sweep.journal.reads
-        return step.queue is not None and reads.queue_moved_past(step.queue, sent_at, engine=engine, namespace=run.namespace)
+        return step.queue is not None and self._moved_to.get((step.engine or run.engine, step.queue), 0) > sent_at
 
-    def _too_soon(self, ref: str, keys: Sequence[str]) -> bool:
+    @cached_property
+    def _moved_to(self) -> dict[tuple[str, str], int]:
+        journal = self._sweep.journal
+        return journal.reads.queues_moved_to(journal.namespace)
+
+    @cached_property
+    def _listeners(self) -> list[Listener]:
+        journal = self._sweep.journal
+        return journal.reads.listeners(journal.namespace)
+
+    def _is_empty(self, engine: Engine, queue: str | None) -> bool | None:
+        """Whether a queue was seen empty in this sweep: what had been sent to it before is not in it, whatever is sent now."""
+        seen = self._seen_empty
+        if (engine.name, queue) not in seen:
+            seen[engine.name, queue] = engine.queue_is_empty(queue)
+        return seen[engine.name, queue]
+
+    def _too_soon(self, step: StepRow) -> bool:
         """Whether a message was sent again so lately that it is not to be once more: each wait is twice as long as the last."""
-        times, at = self._sweep.journal.runs.resent(ref, keys)
+        if step.sends == 0 or step.sent_at is None:
+            return False
         # Its look was set a moment before it was sent: one that comes a moment early is on time.
-        return times > 0 and self._now < at + self._sweep.journal.runs.resend_after * 2 ** min(times - 1, DOUBLINGS) - GONE
+        wait: int = self._sweep.journal.runs.resend_after * 2 ** min(step.sends - 1, DOUBLINGS) - GONE
+        return self._now < step.sent_at + wait
 
     def _ran_elsewhere(
         self,
@@ -195,7 +250,7 @@ class LostMessages:
         if not outcome.succeeded and (self._now < due or (step.kind is Kind.FUNCTION and self._has_calls(run))):
             return False
         if not outcome.succeeded and self._now < due + VERDICT:
-            self._sweep.journal.runs.look_again(run.ref, due + VERDICT)
+            self._sweep.look_again(run.ref, due + VERDICT)
             return True
         why = f"{RAN_ELSEWHERE}: the result store has its result"
         if outcome.at is not None and outcome.at < step.created_at:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CannotSendAgain, JournalBusy, JournalError, UnreadableRow
 from ..model import Attention, StepRow, StepStatus, WorkflowRow
@@ -33,13 +34,15 @@ class Report:
     ended: int = 0
     pruned: int = 0
     unreadable: int = 0
+    #: There is more to forget: the next sweep need not wait.
+    more: bool = False
     busy: int = 0
     errors: list[str] = field(default_factory=list)
 
     @property
     def did_anything(self) -> bool:
         """Whether the sweep changed or sent something."""
-        return any(v for k, v in vars(self).items() if k not in ("busy", "errors", "unreadable")) or bool(self.errors)
+        return any(v for k, v in vars(self).items() if k not in ("busy", "errors", "unreadable", "more")) or bool(self.errors)
 
 
 @dataclass
@@ -51,7 +54,11 @@ class Sweep:
         engines: the bindings that can send messages, by name.
         who: the sweeper's own row, for events.
         report: what the sweep has done so far.
+        marks: the runs that are put in front of people, with the reason, when the sweep has looked at all of them.
+        looks: the next looks of runs that are set then.
         left: the references of runs that are left alone, because a row of them cannot be read here, with the reason.
+        attend: looks after what must not wait for the sweep: deaths that a parent saw. It is called before each step and run.
+        is_over: whether the time of this sweep is over.
     """
 
     journal: Journal
@@ -59,6 +66,41 @@ class Sweep:
     who: str
     report: Report = field(default_factory=Report)
     left: dict[str, str] = field(default_factory=dict)
+    attend: Callable[[], None] = lambda: None
+    is_over: Callable[[], bool] = lambda: False
+    marks: dict[str, Attention] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+
+    def mark(self, run: WorkflowRow, attention: Attention) -> None:
+        """Puts a run in front of people once the sweep has looked at all of them."""
+        if run.attention is None:
+            self.marks[run.ref] = attention
+        self.report.reported += 1
+
+    def look_again(self, ref: str, at: int) -> None:
+        """Sets a run's next look once the sweep has looked at all of them."""
+        self.looks[ref] = at
+
+    def settle(self) -> None:
+        """Writes the marks and looks of all runs at once; one by one where somebody keeps the rows of one of them."""
+        runs = self.journal.runs
+        for attention in sorted(set(self.marks.values())):
+            of = {ref: attention for ref, its in self.marks.items() if its is attention}
+            self.at_once(of, lambda refs, attention=attention: runs.mark_all(refs, attention.value))  # type: ignore[misc]
+        self.at_once(self.looks, runs.look_again_at)
+        self.marks.clear()
+        self.looks.clear()
+
+    def at_once(self, given: Mapping[str, Any], write: Callable[[Mapping[str, Any]], None]) -> None:
+        """Writes something about several runs in one transaction; one by one where a row of one of them is kept."""
+        if not given:
+            return
+        try:
+            with self.journal.db.in_a_hurry():
+                write(given)
+        except JournalBusy:
+            for ref, value in given.items():
+                self.guarded(ref, partial(write, {ref: value}))
 
     def leave(self, unreadable: Iterable[UnreadableRow]) -> None:
         """Leaves runs alone of which a row cannot be read here; each is told once for as long as the sweeper remembers it."""

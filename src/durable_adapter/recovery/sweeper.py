@@ -12,7 +12,6 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import JournalBusy, JournalError, UnreadableRow
@@ -30,6 +29,13 @@ logger = logging.getLogger("durable_adapter")
 
 #: How many rows of one sort a sweep takes at the most, so that one sweep stays short.
 BATCH = 200
+#: How many steps are read at a time; together they are no more than `BATCH`.
+AT_ONCE = 50
+#: Seconds for which a sweep looks after what is due: deaths that only watching can find must not wait for long.
+LASTS = 5.0
+#: Seconds for which a sweep forgets what ended long ago, and how many runs of that one transaction takes.
+FORGETS = 1.0
+FORGOTTEN = 500
 #: Seconds between two looks for runs to forget, once there are none left.
 FORGET_EVERY = 600.0
 #: Seconds for which a run is left alone of which a row could not be read: then somebody may have mended it.
@@ -82,10 +88,10 @@ class Sweeper:
         """What tells that nobody sweeps in this one's place."""
         return Absence(self._journal, self._engines, stale=self._stale, monotonic=self._monotonic)
 
-    def safely(self) -> Report:
+    def safely(self, *, attend: Callable[[], bool] = lambda: False) -> Report:
         """One sweep that never raises: for threads and loops. What went wrong is logged and in the report."""
         try:
-            return self.sweep()
+            return self.sweep(attend=attend)
         except JournalError as error:
             self._deaths.forget()
             logger.warning("no sweep: %s", error)
@@ -95,11 +101,13 @@ class Sweeper:
             logger.exception("a sweep failed")
             return Report(errors=[repr(error)])
 
-    def sweep(self, now: int | None = None) -> Report:
-        """One sweep.
+    def sweep(self, now: int | None = None, *, attend: Callable[[], bool] = lambda: False) -> Report:
+        """One sweep. Deaths come first; what is due is then looked after for `LASTS` seconds at the most.
 
         Args:
             now: the time in microseconds; the database's own if not given.
+            attend: looks after deaths that only this process knows, and returns whether it wrote one. It is called before
+                each step and each run that is looked after, so that no death waits for them.
 
         Returns:
             What it did.
@@ -113,6 +121,8 @@ class Sweeper:
         if self._monotonic() - self._left_since >= LEFT_FOR:
             self._left, self._left_since = {}, self._monotonic()
         sweep = Sweep(journal, self._engines, self._id, left=self._left)
+        until = self._monotonic() + LASTS
+        sweep.is_over = lambda: self._monotonic() >= until
         self._deaths.declare(living, sweep)
         self._deaths.doubt_the_dead(sweep)
         self._deaths.doubt_the_forgotten(sweep)
@@ -120,32 +130,52 @@ class Sweeper:
         at = journal.time() if now is None else now
         running = {_without_token(name) for worker in living for name in worker.running}
         due = Due(sweep, at, running)
+
+        def attended() -> None:
+            if attend():
+                self._deaths.doubt_the_dead(sweep)
+
+        sweep.attend = attended
         unreadable: list[UnreadableRow] = []
         here, left = journal.namespace, sweep.left
-        for row in journal.doubts.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable):
-            sweep.guarded(row.ref, partial(due.step, row))
-        for run, steps in journal.runs.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable):
-            sweep.guarded(run.ref, partial(due.run, run, steps))
+        taken = 0
+        while taken < BATCH and not sweep.is_over():
+            limit = min(AT_ONCE, BATCH - taken)
+            rows = journal.doubts.take_due(at, limit, mine, namespace=here, leave=left, unreadable=unreadable)
+            taken += len(rows)
+            due.steps(rows)
+            if len(rows) < limit:
+                break
+        if not sweep.is_over():
+            due.runs(journal.runs.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable))
         sweep.leave(unreadable)
-        self._forget(at, sweep.report)
+        self._forget(at, sweep)
         return sweep.report
 
-    def _forget(self, now: int, report: Report) -> None:
-        """Retention, a batch at a time; looks again soon while there is more, and rarely when there is not."""
+    def _forget(self, now: int, sweep: Sweep) -> None:
+        """Retention, in batches for `FORGETS` seconds; looks again soon while there is more, and rarely when there is not."""
+        until = self._monotonic() + FORGETS
         if self._retention is None or self._monotonic() - self._forgot < FORGET_EVERY:
             return
         before = now - int(self._retention * 86_400 * SECOND)
-        try:
-            with self._journal.db.in_a_hurry():
-                forgotten = self._journal.retention.forget(before, limit=BATCH)
-        except JournalBusy as error:
-            logger.info("what ended long ago is forgotten later: %s", error)
-            report.busy += 1
-            return
-        report.pruned += forgotten.total
-        if forgotten.total < BATCH:
-            self._forgot = self._monotonic()
-            self._journal.workers.forget_ended(min(before, now - 86_400 * SECOND))
+        report = sweep.report
+        while True:
+            sweep.attend()
+            try:
+                with self._journal.db.in_a_hurry():
+                    forgotten = self._journal.retention.forget(before, limit=FORGOTTEN)
+            except JournalBusy as error:
+                logger.info("what ended long ago is forgotten later: %s", error)
+                report.busy += 1
+                return
+            report.pruned += forgotten.total
+            if forgotten.total < FORGOTTEN:
+                self._forgot = self._monotonic()
+                self._journal.workers.forget_ended(min(before, now - 86_400 * SECOND))
+                return
+            if self._monotonic() >= until:
+                report.more = True
+                return
 
     def _say_alive(self) -> None:
         """Beats the sweeper's own row, so that workers and `doctor` can tell when nobody sweeps."""

@@ -33,6 +33,8 @@ class SweeperThread:
         self._watch = watch
         self._absence = sweeper.absence() if every is None else None
         self._stopping = threading.Event()
+        #: A death was written while a sweep was under way.
+        self._wanted = False
         self._thread = threading.Thread(target=self._loop, name="durable-sweeper", daemon=True)
 
     def start(self) -> None:
@@ -48,16 +50,23 @@ class SweeperThread:
     def _loop(self) -> None:
         next_sweep = 0.0
         while not self._stopping.wait(WATCH):
-            try:
-                wanted = self._watch()
-            except Exception:
-                # This thread is the worker's only sweeper: whatever it was, the next round must come.
-                logger.exception("the deaths of this worker's children could not be looked at")
-                wanted = False
+            wanted = self._attend()
             if self._absence is not None:
                 self._absence.look()
-            if self._every is not None and (wanted or time.monotonic() >= next_sweep):
-                self._sweeper.safely()
-                next_sweep = time.monotonic() + self._every
+            if self._every is not None and (wanted or self._wanted or time.monotonic() >= next_sweep):
+                self._wanted = False
+                report = self._sweeper.safely(attend=self._attend)
+                next_sweep = time.monotonic() + (0.0 if report.more else self._every)
         with contextlib.suppress(JournalError):
             self._sweeper.stop()
+
+    def _attend(self) -> bool:
+        """Looks after this worker's children; a death that is written meanwhile has a sweep of its own at once."""
+        try:
+            wanted = self._watch()
+        except Exception:
+            # This thread is the worker's only sweeper: whatever it was, the next round must come.
+            logger.exception("the deaths of this worker's children could not be looked at")
+            return False
+        self._wanted = self._wanted or wanted
+        return wanted

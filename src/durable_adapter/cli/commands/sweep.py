@@ -97,8 +97,9 @@ def _loop(session: Session, sweeper: Sweeper, every: float, seconds: float | Non
                     session.out.json_line(_shown(report))
             else:
                 _print(session, report, always=False)
-            left = every if until is None else min(every, until - time.monotonic())
-            if left <= 0 or stop.wait(left):
+            pause = 0.0 if report.more else every
+            left = pause if until is None else min(pause, until - time.monotonic())
+            if left < 0 or stop.wait(left):
                 break
 
 
@@ -123,7 +124,8 @@ def _shown(report: Report) -> dict[str, Any]:
 
 
 def _print(session: Session, report: Report, *, always: bool) -> None:
-    did = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in vars(report).items() if name != "errors" and count)
+    counted = {name: count for name, count in vars(report).items() if name not in ("errors", "more") and count}
+    did = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counted.items())
     if did or always:
         session.out.say(did or "Nothing was due.")
     for error in report.errors:
