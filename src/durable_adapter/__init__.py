@@ -24,6 +24,7 @@ __all__ = [
     "heartbeat",
     "idempotency_key",
     "last_heartbeat",
+    "on_attention",
     "on_held",
     "register",
     "session",
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .decorators import step, workflow
     from .errors import DurableError
     from .policy import NeverConnected, RetryPolicy, Verdict, cannot_tell, did_not_happen, happened
-    from .runtime.alerts import on_held
+    from .runtime.alerts import on_attention, on_held
     from .runtime.attributes import attributes
 else:
     #: Where each name comes from, once it is asked for: every `celery` command imports this file.
@@ -61,6 +62,7 @@ else:
             "heartbeat": ".current",
             "idempotency_key": ".current",
             "last_heartbeat": ".current",
+            "on_attention": ".runtime.alerts",
             "on_held": ".runtime.alerts",
             "register": ".codec",
             "session": ".current",

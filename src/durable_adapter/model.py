@@ -126,6 +126,20 @@ class Attention(enum.StrEnum):
     ENDED_BY_ENGINE = "ended_by_engine"
 
 
+class Alert(enum.StrEnum):
+    """What people are told at once: the name with which the log line begins. Frozen, because alerts are made on it."""
+
+    STEP_HELD = "step_held"
+    VALUE_MISSING = "value_missing"
+    WORKFLOW_DRIFTED = "workflow_drifted"
+    EFFECT_UNKNOWN = "effect_unknown"
+    UNDO_FAILED = "undo_failed"
+    MAY_HAVE_HAPPENED_TWICE = "may_have_happened_twice"
+    STOPPED_AT_UNMARKED = "stopped_at_unmarked"
+    CALLBACK_FAILED = "callback_failed"
+    ENDED_BY_ENGINE = "ended_by_engine"
+
+
 class Cause(enum.StrEnum):
     """Why a step stands where it stands, where a rule asks for it."""
 
@@ -145,6 +159,7 @@ class Event(enum.StrEnum):
     LATE_FAILURE = "late_failure"
     SUPPRESSED = "suppressed"
     REFUSED = "refused"
+    TAKEN_BACK = "taken_back"
     DIED = "died"
     SENT_AGAIN = "sent_again"
     DRIFT = "drift"
@@ -439,6 +454,12 @@ class WorkflowRow:
     taken_back_at: int | None = None
     #: How often its function was woken since it last recorded anything.
     wakes: int = 0
+
+    def at_stake(self, attribute: str | None = None) -> str | None:
+        """What is at stake in this run: the value of *attribute*, else of the one that is named as its amount."""
+        name = attribute or self.amount
+        value = self.attributes.get(name) if name else None
+        return None if value is None or isinstance(value, bool) else str(value)
 
 
 @dataclass(slots=True)

@@ -70,7 +70,8 @@ def test_a_held_step_is_one_error_line_with_the_command(shop: Runs, order: str, 
         return [line for line in shop_worker.output.splitlines() if ref in line and "ERROR" in line]
 
     (line,) = eventually(lines, SOON)
-    assert f"A person must decide: `durable-adapter explain {ref}`" in line
+    assert f"step_held workflow={ref} " in line
+    assert f'command="durable-adapter explain {ref}"' in line
 
 
 def test_the_alert_fires_once_with_what_a_pager_needs(shop: Runs, ledger: Ledger, order: str) -> None:

@@ -34,6 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import JournalBusy, JournalUnmigrated, JournalUnreachable, SettingError, UnserialisableValue
 from .forking import GATE
+from .troubles import Observer, Trouble, taken, tell
 
 T = TypeVar("T")
 
@@ -187,6 +188,8 @@ class Database:
         self._largest: int | None = None
         #: Counts commits, when a test asks: called with the number of commits that an operation made.
         self.on_commit: Callable[[], None] | None = None
+        #: They are told what needs a person, once it is committed.
+        self.observers: list[Observer] = []
         #: Prepares each of the driver's connections further; the test journal moves SQLite's clock this way.
         self.on_connect: Callable[[Any], None] | None = None
 
@@ -384,24 +387,33 @@ class Database:
         if joined is not None and joined[0] is self:
             return work(joined[1])
 
+        unanswered: list[Trouble] = []
+
         def run() -> T:
-            with self.open_transaction() as connection:
+            with self.open_transaction(unanswered) as connection:
                 return work(connection)
 
-        return self.repeat(run)
+        return self._told(self.repeat(run), unanswered)
+
+    def _told(self, result: T, unanswered: list[Trouble]) -> T:
+        """Tells of a commit whose answer was lost, and which the next try found done."""
+        tell(self.observers, unanswered)
+        return result
 
     def joined(self, work: Callable[[Connection], T]) -> T:
         """Runs *work* in one transaction that every `transaction` which it calls joins."""
 
+        unanswered: list[Trouble] = []
+
         def run() -> T:
-            with self.open_transaction() as connection:
+            with self.open_transaction(unanswered) as connection:
                 before = _JOINED.set((self, connection))
                 try:
                     return work(connection)
                 finally:
                     _JOINED.reset(before)
 
-        return self.repeat(run)
+        return self._told(self.repeat(run), unanswered)
 
     @contextlib.contextmanager
     def in_a_hurry(self) -> Iterator[None]:
@@ -440,19 +452,31 @@ class Database:
                 raise
 
     @contextlib.contextmanager
-    def open_transaction(self) -> Iterator[Connection]:
-        """One transaction as a block: commits at its end, rolls back when the block raises."""
+    def open_transaction(self, unanswered: list[Trouble] | None = None) -> Iterator[Connection]:
+        """One transaction as a block: commits at its end, rolls back when the block raises.
+
+        Args:
+            unanswered: gets the troubles of a commit to which no answer came, for whoever tries again.
+        """
+        troubles: list[Trouble] = []
         with self._apart_from_forks(), self._connect() as connection, self._lock_wait(connection) as only_here:
             try:
                 connection.exec_driver_sql(_BEGIN[self.dialect_name])
                 if only_here is not None:
                     connection.exec_driver_sql(only_here)
                 yield connection
+                troubles = taken(connection)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
+                if unanswered is not None:
+                    unanswered[:] = troubles
                 self._abandon(connection)
                 raise
         self._committed()
+        if troubles:
+            if unanswered is not None:
+                unanswered.clear()
+            tell(self.observers, troubles)
 
     @contextlib.contextmanager
     def _lock_wait(self, connection: Connection) -> Iterator[str | None]:
@@ -475,6 +499,7 @@ class Database:
     def _abandon(connection: Connection) -> None:
         """Rolls back; a connection on which even that fails is thrown away, never put back into the pool."""
         try:
+            taken(connection)
             connection.exec_driver_sql("ROLLBACK")
         except Exception:
             connection.invalidate()

@@ -17,6 +17,7 @@ from ..model import (
     CLAIMABLE,
     OPEN_STEPS,
     SECOND,
+    Alert,
     Attention,
     Death,
     Effect,
@@ -28,6 +29,7 @@ from ..model import (
     Stored,
     WorkflowStatus,
 )
+from . import troubles
 from .database import Database
 from .ends import Ended
 from .events import Events
@@ -153,6 +155,7 @@ class Doubts:
             ).rowcount
             if changed:
                 self._events.write(conn, Event.HELD, ref=row.ref, key=row.key, token=row.token, who=who, why=evidence)
+                troubles.add(conn, Alert.STEP_HELD, row.ref, row.key, evidence)
                 return True
             held = step.c.status == StepStatus.HELD.value
             return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
@@ -219,6 +222,7 @@ class Doubts:
             ).rowcount
             if changed:
                 self._events.write(conn, Event.DRIFT, ref=row.ref, key=row.key, why=evidence)
+                troubles.add(conn, Alert.WORKFLOW_DRIFTED, row.ref, row.key, evidence)
                 return True
             held = step.c.status == StepStatus.HELD.value
             return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
@@ -531,10 +535,14 @@ class Doubts:
         here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.attention.is_(None))
         if not self._db.select(sa.select(step.c.ref).where(here)):
             return False
-        changed = self._db.transaction(
-            lambda conn: conn.execute(sa.update(step).where(here).values(attention=attention)).rowcount
-        )
-        return bool(changed)
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(sa.update(step).where(here).values(attention=attention)).rowcount
+            if changed and attention == Attention.CALLBACK:
+                troubles.add(conn, Alert.CALLBACK_FAILED, ref, key, "the step succeeded, and its job fails behind it")
+            return bool(changed)
+
+        return self._db.transaction(write)
 
     def acknowledge(self, ref: str, key: str, *, who: str, why: str) -> bool:
         """Takes a step out of the findings by a person's word; nothing else changes. One commit."""

@@ -17,6 +17,7 @@ from ..model import (
     OPEN_STEPS,
     TAKEN_BACK,
     UNSENT_MEMBER,
+    Alert,
     Attention,
     Effect,
     Event,
@@ -26,6 +27,7 @@ from ..model import (
     StepStatus,
     Stored,
 )
+from . import troubles
 from .database import Database
 from .events import Events
 from .rows import step_row
@@ -275,6 +277,7 @@ class Ends:
                     why=why,
                     effect=effect.value,
                 )
+                self._tell_unknown(conn, row)
             if row.target is not None:
                 return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=False))
             if decides:
@@ -284,6 +287,13 @@ class Ends:
             return Ended(True, wakes=count_end(self._db, conn, row.ref, row.key) if changed else True)
 
         return self._db.transaction(write)
+
+    def _tell_unknown(self, conn: Connection, row: StepRow) -> None:
+        """Tells of a failure whose effect may have happened; a compensation's is told with what it does not undo."""
+        failed = self._found(conn, row.ref, row.key) if row.target is None else None
+        if failed is not None and failed.effect is Effect.UNKNOWN:
+            why = "it failed for good, and its effect may have happened"
+            troubles.add(conn, Alert.EFFECT_UNKNOWN, row.ref, row.key, why)
 
     def _failed_before(self, conn: Connection, row: StepRow, token: str | None, error: bytes) -> bool:
         """Whether this very failure was committed already, and only the answer to it was lost."""
@@ -420,6 +430,9 @@ class Ends:
             elif idempotent and row.status in CLAIMABLE:
                 values |= {"attention": row.attention}
             conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(**values))
+            if values.get("attention") == Attention.TWICE and row.attention != Attention.TWICE:
+                why = f"an attempt reported success after the step was {row.status}"
+                troubles.add(conn, Alert.MAY_HAVE_HAPPENED_TWICE, ref, key, why)
             if row.target is not None and "status" in values:
                 self._undo.resume(conn, ref)
                 self._undo.settle(conn, ref, row.target, undone=True)
@@ -458,6 +471,7 @@ class Ends:
             changed = conn.execute(sa.update(step).where(*conditions).values(**values)).rowcount
             if changed:
                 self._events.write(conn, Event.VALUE_MISSING, ref=row.ref, key=row.key, token=token, why=reason)
+                troubles.add(conn, Alert.VALUE_MISSING, row.ref, row.key, reason)
             return bool(changed)
 
         return self._db.transaction(write)

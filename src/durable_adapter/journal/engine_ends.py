@@ -15,6 +15,7 @@ from ..model import (
     AFTER,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
+    Alert,
     Attention,
     Cause,
     Event,
@@ -23,6 +24,7 @@ from ..model import (
     StepStatus,
     WorkflowStatus,
 )
+from . import troubles
 from .database import Database
 from .events import Events
 from .schema import event, step, workflow
@@ -82,6 +84,7 @@ class EngineEnds:
                 }
             conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**values))
             self._events.write(conn, Event.ENDED_BY_ENGINE, ref=row.ref, key=row.key, token=row.token, who=who, why=why)
+            troubles.add(conn, Alert.ENDED_BY_ENGINE, row.ref, row.key, why)
             return True
 
         return self._db.transaction(write)

@@ -22,6 +22,7 @@ from ..model import (
     SLEEPS,
     TAKEN_BACK,
     UNSENT_MEMBER,
+    Alert,
     Attention,
     Cause,
     Event,
@@ -35,6 +36,7 @@ from ..model import (
     WorkflowRow,
     WorkflowStatus,
 )
+from . import troubles
 from .database import Database
 from .engine_ends import is_ended_by_engine
 from .events import Events
@@ -249,8 +251,9 @@ class Runs:
             over = {"status": StepStatus.CANCELLED.value, "ended_at": self._db.now, "look_at": None}
             conn.execute(sa.update(step).where(step.c.ref == ref).values(**over))
             taken_back = over | {"status": WorkflowStatus.CANCELLED.value, "waiting_for": TAKEN_BACK, "wake_at": None}
+            taken_back["taken_back_at"] = self._db.now
             conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**taken_back))
-            self._events.write(conn, Event.REFUSED, ref=ref, why="its first message could not be sent: its start was taken back")
+            self._events.write(conn, Event.TAKEN_BACK, ref=ref, why="its first message could not be sent")
 
         self._db.transaction(write)
 
@@ -282,6 +285,7 @@ class Runs:
                     status=WorkflowStatus.RUNNING.value,
                     ended_at=None,
                     waiting_for=None,
+                    taken_back_at=None,
                     look_at=self._db.now + self.resend_after,
                 )
             )
@@ -558,9 +562,19 @@ class Runs:
         self.mark_all([ref], attention)
 
     def mark_all(self, refs: Collection[str], attention: str | None) -> None:
-        """Puts several runs in front of people, or takes them away again. One commit, in one statement."""
-        here = sa.update(workflow).where(workflow.c.ref.in_(sorted(refs))).values(attention=attention)
-        self._db.transaction(lambda conn: conn.execute(here))
+        """Puts several runs in front of people, or takes them away again. One commit; those that are there already stay."""
+        other = workflow.c.attention.is_not(None) if attention is None else workflow.c.attention.is_distinct_from(attention)
+
+        def write(conn: Connection) -> None:
+            changing = sa.select(workflow.c.ref).where(workflow.c.ref.in_(sorted(refs)), other).order_by(workflow.c.ref)
+            found = [row.ref for row in conn.execute(changing.with_for_update()).all()]
+            if not found:
+                return
+            conn.execute(sa.update(workflow).where(workflow.c.ref.in_(found)).values(attention=attention))
+            for ref in found if attention == Attention.UNMARKED else ():
+                troubles.add(conn, Alert.STOPPED_AT_UNMARKED, ref, None, "it stands at a task that is not marked durable")
+
+        self._db.transaction(write)
 
     def cancel(self, ref: str, *, who: str, why: str) -> list[str]:
         """Cancels what has not begun, and with it the run. One commit. A rollback that was decided goes on.

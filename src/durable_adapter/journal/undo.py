@@ -20,6 +20,7 @@ from ..model import (
     OPEN_WORKFLOWS,
     SECOND,
     UNSETTLED_STEPS,
+    Alert,
     Attention,
     Effect,
     Event,
@@ -33,6 +34,7 @@ from ..model import (
     derive,
     undo_key,
 )
+from . import troubles
 from .database import Database
 from .events import Events
 from .rows import step_row, step_values, workflow_row
@@ -178,11 +180,13 @@ class Undo:
         values: dict[str, Any] = {"attention": Attention.UNDO_FAILED.value}
         if undone:  # nothing of it is to be sent any more, whatever a verdict had wanted sent
             values = {"status": StepStatus.UNDONE.value, "attention": None, "look_at": None}
-        conn.execute(
+        changed = conn.execute(
             sa.update(step)
             .where(step.c.ref == ref, step.c.key == target, step.c.status == StepStatus.SUCCEEDED.value)
             .values(**values)
-        )
+        ).rowcount
+        if changed and not undone:
+            troubles.add(conn, Alert.UNDO_FAILED, ref, target, "its compensation failed for good: what the step did still stands")
         run = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref).with_for_update()).one_or_none()
         if run is None or WorkflowStatus(run.status) is not WorkflowStatus.ROLLING_BACK:
             return None
@@ -245,24 +249,29 @@ class Undo:
         not_begun = sa.and_(step.c.ref == ref, step.c.kind != Kind.COMPENSATION.value)
         if keys is not None:
             not_begun = sa.and_(not_begun, step.c.key.in_(sorted(keys)))
-        conn.execute(
-            sa.update(step)
-            .where(
-                not_begun,
-                step.c.status == StepStatus.WAITING.value,
-                step.c.kind.in_([Kind.STEP.value, Kind.DISPATCH.value]),
-                step.c.safety == Safety.IDEMPOTENT.value,
-                step.c.attempt > 0,
-                sa.or_(step.c.effect.is_(None), step.c.effect != Effect.DID_NOT_HAPPEN.value),
-            )
-            .values(
-                status=StepStatus.FAILED.value,
-                effect=Effect.UNKNOWN.value,
-                attention=Attention.EFFECT_UNKNOWN.value,
-                ended_at=self._db.now,
-                look_at=None,
-            )
+        may_have_run = sa.and_(
+            not_begun,
+            step.c.status == StepStatus.WAITING.value,
+            step.c.kind.in_([Kind.STEP.value, Kind.DISPATCH.value]),
+            step.c.safety == Safety.IDEMPOTENT.value,
+            step.c.attempt > 0,
+            sa.or_(step.c.effect.is_(None), step.c.effect != Effect.DID_NOT_HAPPEN.value),
         )
+        for row in conn.execute(sa.select(step.c.key).where(may_have_run).order_by(step.c.key)).all():
+            changed = conn.execute(
+                sa.update(step)
+                .where(may_have_run, step.c.key == row.key)
+                .values(
+                    status=StepStatus.FAILED.value,
+                    effect=Effect.UNKNOWN.value,
+                    attention=Attention.EFFECT_UNKNOWN.value,
+                    ended_at=self._db.now,
+                    look_at=None,
+                )
+            ).rowcount
+            if changed:
+                why = "it is not tried again, and an earlier attempt of it may have had its effect"
+                troubles.add(conn, Alert.EFFECT_UNKNOWN, ref, row.key, why)
         conn.execute(
             sa.update(step)
             .where(not_begun, step.c.status.in_([StepStatus.PLANNED.value, StepStatus.WAITING.value]))

@@ -188,9 +188,7 @@ class Case:
     @property
     def amount(self) -> str | None:
         """What is at stake, where an attribute says so."""
-        name = self.look.amount or self.run.amount
-        value = self.run.attributes.get(name) if name else None
-        return None if value is None or isinstance(value, bool) else str(value)
+        return self.run.at_stake(self.look.amount)
 
     def find(
         self,

@@ -15,12 +15,6 @@ _SAYS_THAT_IT_RUNS = frozenset({Verb.REOPEN, Verb.RELEASE})
 _BACKWARD = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.FAILING})
 
 
-def amount_of(run: WorkflowRow) -> str | None:
-    """Returns what is at stake in a run, where an attribute of it says so."""
-    value = run.attributes.get(run.amount) if run.amount else None
-    return None if value is None or isinstance(value, bool) else str(value)
-
-
 def consequences(
     run: WorkflowRow, steps: Sequence[StepRow], after: Outlook, *, order: Order, running: Mapping[str, str]
 ) -> list[str]:
@@ -55,7 +49,7 @@ def _of_the_run(run: WorkflowRow, after: Outlook) -> Iterator[str]:
         yield goes_on if old is WorkflowStatus.ROLLING_BACK else begins
         if after.undo is not None:
             target = next((s.name for s in after.steps if s.key == after.undo.target), after.undo.target)
-            amount = amount_of(after.run)
+            amount = after.run.at_stake()
             yield f"{after.undo.name} runs now and undoes {target}" + (f" (at stake: {amount})" if amount else "")
         return
     if new is old:
@@ -82,7 +76,7 @@ def _of_the_run(run: WorkflowRow, after: Outlook) -> Iterator[str]:
             yield "ends the rollback: nothing is left to undo"
         case WorkflowStatus.COMPENSATION_FAILED:
             left = still_to_undo(after.steps)
-            amount = amount_of(after.run)
+            amount = after.run.at_stake()
             money = f" (at stake: {amount})" if amount else ""
             yield f"ends the rollback; not undone: {', '.join(s.name for s in left)}{money}"
         case WorkflowStatus.SUSPENDED:

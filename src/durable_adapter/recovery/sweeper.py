@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import JournalBusy, JournalError, UnreadableRow
 from ..model import SECOND, WorkerRow
+from ..runtime import alerts
 from ..runtime.engine import Engine
 from .absence import Absence
 from .deaths import Deaths
@@ -67,6 +68,7 @@ class Sweeper:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal = journal
+        alerts.listen(journal)
         given = () if callable(engines) else tuple(engines)
         self._told: Callable[[], Iterable[Engine]] = engines if callable(engines) else lambda: given
         self._engines: dict[str, Engine] = {}

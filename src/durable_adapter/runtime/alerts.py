@@ -1,21 +1,25 @@
-"""Holding, and telling people: the signal that fires whenever a step is held, so that a team can page somebody.
+"""Telling people what needs one of them: one ERROR log line and one call of every receiver for each trouble.
 
-Whatever holds a step does so here, so that nothing is held without a word. A receiver that raises is logged and never
+The journal says what it committed; `tell` is the one place from which it is told. A receiver that raises is logged and never
 disturbs the work.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..model import DEFAULT_NAMESPACE
+from ..model import DEFAULT_NAMESPACE, Alert
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..journal.troubles import Trouble
     from ..model import StepRow, WorkflowRow
     from .engine import Engine
 
@@ -52,63 +56,169 @@ class Held:
     command: str
 
 
-Receiver = TypeVar("Receiver", bound=Callable[[Held], object])
+@dataclass(frozen=True, slots=True)
+class NeedsAttention:
+    """What a receiver of `on_attention` is told.
+
+    Attributes:
+        alert: what it is, as the log line begins: `step_held`, `undo_failed` and so on.
+        workflow: the workflow's id, or its run reference where it has no id of its own.
+        run: the run reference.
+        name: the workflow's name.
+        namespace: whose workflow it is.
+        step: the step's name; None where it is the run as a whole.
+        key: the step's key in the journal; None likewise.
+        why: what is the matter, in words.
+        amount: what is at stake, where an attribute of the workflow says so.
+        command: the command that shows it.
+    """
+
+    alert: str
+    workflow: str
+    run: str
+    name: str
+    namespace: str
+    step: str | None
+    key: str | None
+    why: str
+    amount: str | None
+    command: str
 
 
-class Signal:
-    """A list of receivers. Connect one with `on_held.connect`; it also works as a decorator."""
+Told = TypeVar("Told")
+R = TypeVar("R", bound=Callable[[Any], object])
 
-    def __init__(self) -> None:
-        self._receivers: list[Callable[[Held], object]] = []
 
-    def connect(self, receiver: Receiver) -> Receiver:
-        """Adds a receiver: a function of one `Held`."""
+class Signal(Generic[Told]):
+    """A list of receivers. Connect one with `connect`, or by calling the signal; both work as decorators.
+
+    Args:
+        name: what it is called, for the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._receivers: list[Callable[[Told], object]] = []
+
+    def connect(self, receiver: R) -> R:
+        """Adds a receiver: a function of what the signal tells. One that is there already is not added again."""
         if receiver not in self._receivers:
             self._receivers.append(receiver)
         return receiver
 
-    def disconnect(self, receiver: Callable[[Held], object]) -> None:
+    __call__ = connect
+
+    def disconnect(self, receiver: Callable[[Told], object]) -> None:
         """Removes a receiver."""
         if receiver in self._receivers:
             self._receivers.remove(receiver)
 
-    def send(self, held: Held) -> None:
+    def send(self, told: Told) -> None:
         """Tells every receiver; one that raises is logged."""
         for receiver in list(self._receivers):
             try:
-                receiver(held)
+                receiver(told)
             except Exception:
-                logger.exception("a receiver of durable.on_held raised; the step stays held")
+                logger.exception("receiver_failed signal=%s: a receiver of durable.%s raised", self._name, self._name)
 
 
 #: Fires once for each step that becomes held, in the process that held it.
-on_held = Signal()
+on_held: Signal[Held] = Signal("on_held")
+#: Fires once for everything that needs a person, in the process that recorded it, after the commit.
+on_attention: Signal[NeedsAttention] = Signal("on_attention")
+
+#: What is a hold, and as such told to `on_held` as well.
+_HOLDS = frozenset({Alert.STEP_HELD, Alert.VALUE_MISSING, Alert.WORKFLOW_DRIFTED})
+#: What a person has to do about each.
+_TO_DO = {
+    Alert.STEP_HELD: "Whether it happened is not known. A person must decide.",
+    Alert.VALUE_MISSING: "It happened, and what it returned is missing. A person must give the value.",
+    Alert.WORKFLOW_DRIFTED: "The code does not fit what is recorded. A person must decide.",
+    Alert.EFFECT_UNKNOWN: "Whether it happened before it failed is not known. A person must decide.",
+    Alert.UNDO_FAILED: "It happened, and is not undone: money may be still out. A person must look.",
+    Alert.MAY_HAVE_HAPPENED_TWICE: "A person must look at both, and take one back where it happened twice.",
+    Alert.STOPPED_AT_UNMARKED: "Whether the unmarked task ran is not known. A person must say.",
+    Alert.CALLBACK_FAILED: "What follows the step goes on. A person must mend its callback.",
+    Alert.ENDED_BY_ENGINE: "It has not begun, and is not sent again by itself. A person may let it run.",
+}
+
+
+def listen(journal: Journal) -> None:
+    """Lets be told what this process records in a journal; a second call for the same journal changes nothing."""
+    observers = journal.db.observers
+    if not any(isinstance(each, partial) and each.func is tell for each in observers):
+        observers.append(partial(tell, journal))
+
+
+def tell(journal: Journal, troubles: Sequence[Trouble]) -> None:
+    """Tells people of what needs them: the log, and the receivers. Two reads, however many troubles there are."""
+    runs, steps = _about(journal, troubles)
+    for trouble in troubles:
+        _tell_one(trouble, runs.get(trouble.ref), steps.get((trouble.ref, trouble.key or "")))
+
+
+def _tell_one(trouble: Trouble, run: WorkflowRow | None, step: StepRow | None) -> None:
+    workflow = run.id if run is not None and run.declared else trouble.ref
+    told = NeedsAttention(
+        alert=trouble.alert.value,
+        workflow=workflow,
+        run=trouble.ref,
+        name=run.name if run is not None else "",
+        namespace=run.namespace if run is not None else "",
+        step=step.name if step is not None else trouble.key,
+        key=trouble.key,
+        why=trouble.why,
+        amount=run.at_stake() if run is not None else None,
+        command=explain(run, workflow),
+    )
+    facts = {
+        "workflow": told.workflow, "run": told.run, "name": told.name, "namespace": told.namespace, "step": told.step,
+        "key": told.key, "amount": told.amount, "why": told.why, "command": told.command, "msg": _TO_DO[trouble.alert],
+    }  # fmt: skip
+    logger.error("%s %s", told.alert, " ".join(f"{name}={_fact(value)}" for name, value in facts.items() if value))
+    if trouble.alert in _HOLDS and told.step is not None and told.key is not None:
+        on_held.send(Held(workflow, told.step, told.key, told.why, told.command))
+    on_attention.send(told)
+
+
+def _about(journal: Journal, troubles: Sequence[Trouble]) -> tuple[Mapping[str, WorkflowRow], Mapping[tuple[str, str], StepRow]]:
+    """The runs and the steps; empty where the journal does not answer now: it is told all the same."""
+    refs = sorted({trouble.ref for trouble in troubles})
+    of_steps = sorted({trouble.ref for trouble in troubles if trouble.key is not None})
+    try:
+        # A row that cannot be read here is told by its reference.
+        steps = journal.reads.slim_steps(of_steps, unreadable=[])
+        return journal.reads.slim_runs(refs, unreadable=[]), {(s.ref, s.key): s for of_run in steps.values() for s in of_run}
+    except Exception:
+        logger.warning("alert_without_names runs=%d: the journal could not be read to say what they are called", len(refs))
+        return {}, {}
+
+
+_PLAIN = re.compile(r"[\w.:@/+#-]+", re.ASCII)
+
+
+def _fact(value: str) -> str:
+    """A value of a log line: bare where it is one word, else quoted, so that no value can look like another fact."""
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)
 
 
 def hold(journal: Journal, engine: Engine | None, row: StepRow, why: str, *, who: str | None) -> bool:
     """Holds a step in doubt; False where it was decided otherwise first."""
-    return _told(journal, engine, row, why, held=journal.doubts.hold(row, why, who=who))
+    return _told(engine, row, why, held=journal.doubts.hold(row, why, who=who))
 
 
 def hold_without_value(journal: Journal, engine: Engine | None, row: StepRow, token: str | None, why: str, *, who: str) -> bool:
     """Holds a step that happened with a value that cannot be recorded; False where it was decided otherwise first."""
-    return _told(journal, engine, row, why, held=journal.ends.happened_without_value(row, token, why, who))
+    return _told(engine, row, why, held=journal.ends.happened_without_value(row, token, why, who))
 
 
 def hold_for_drift(journal: Journal, engine: Engine | None, row: StepRow, why: str) -> bool:
     """Holds a workflow function whose code no longer fits what is recorded; False where it is held or over already."""
-    return _told(journal, engine, row, why, held=journal.doubts.hold_drift(row, why))
+    return _told(engine, row, why, held=journal.doubts.hold_drift(row, why))
 
 
-def _told(journal: Journal, engine: Engine | None, row: StepRow, why: str, *, held: bool) -> bool:
-    """Tells everybody who should know of a hold: the log, the alert, whoever waits for the step's result."""
-    if not held:
-        return False
-    run = journal.reads.run(row.ref)
-    workflow = run.id if run is not None and run.declared else row.ref
-    command = explain(run, workflow)
-    logger.error("step %s of workflow %s is held: %s. A person must decide: `%s`", row.name, workflow, why, command)
-    on_held.send(Held(workflow, row.name, row.key, why, command))
-    if engine is not None:
+def _told(engine: Engine | None, row: StepRow, why: str, *, held: bool) -> bool:
+    """Tells whoever waits for the step's result of a hold; people are told by the journal's commit."""
+    if held and engine is not None:
         engine.say_held(row, why)
-    return True
+    return held

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import JournalUnmigrated, JournalUnreachable, Left
 from ..model import SECOND, WorkerRow, attempt_name
+from . import alerts
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -64,6 +65,7 @@ class Host:
         code_version: str | None = None,
     ) -> None:
         self.journal = journal
+        alerts.listen(journal)
         self.engine = engine
         self.parent = parent
         self.stale = stale
