@@ -254,16 +254,40 @@ def test_a_refused_message_is_found_until_a_person_has_seen_it(cli: Cli, journal
     assert "refused_message" in cli.findings(), "another message is news"
 
 
+def test_a_refused_message_of_a_run_that_is_there_is_told_so_and_can_be_acknowledged(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, "charge", id="order-7", declared=True)
+    journal.events.note(Event.REFUSED, ref=ref, key="9:mail", who="w1", why="it has no row", name="mail")
+    found = cli.findings()["refused_message"]
+    assert "1 message of mail came for the step '9:mail', which this journal does not have; it has the run" in found["certain"]
+    assert cli.run_printed(found["command"]).exit_code == 0
+    assert cli.findings() == {}
+
+
+@on_sqlite
+def test_a_start_that_was_taken_back_is_no_message_in_any_namespace(cli: Cli, journal: Journal) -> None:
+    for _ in range(3):  # a broker that is away for a while
+        journal.runs.forget(a_run(journal, a_step("pay", safety=Safety.IDEMPOTENT, options={"window": 10**12})))
+    assert cli.findings() == {}
+    assert cli.findings("--namespace", "another") == {}
+
+
+@on_sqlite
+def test_a_start_that_was_taken_back_is_told_by_explain(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, a_step("pay", safety=Safety.IDEMPOTENT, options={"window": 10**12}))
+    journal.runs.forget(ref)
+    assert the_run(journal, ref).taken_back_at is not None
+    told = cli("explain", ref, code=0).stdout
+    assert "its start was taken back" in told
+    assert "its first message could not be sent" in told
+
+
 @on_sqlite
 def test_a_refused_message_is_the_concern_of_its_workers_namespace(cli: Cli, journal: Journal) -> None:
     ref = new_ref()
     journal.events.note(Event.REFUSED, ref=ref, key="t1/0/charge", who="w1", why="pruned", name="charge", namespace="other")
     assert cli.findings() == {}
-    assert (
-        cli("resolve", ref, "--acknowledge", *SIGNED, code=2)
-        .stderr.strip()
-        .endswith("has no workflow '" + ref + "', and in namespace 'default' no message of it was refused")
-    )
+    told = cli("resolve", ref, "--acknowledge", *SIGNED, code=2).stderr
+    assert f"has no workflow '{ref}', and in namespace 'default' no message of it was refused" in told
     found = cli.findings("--namespace", "other")["refused_message"]
     assert "--namespace other resolve" in found["command"]
     assert cli.run_printed(found["command"]).exit_code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from durable_adapter.journal import Journal
@@ -280,15 +282,31 @@ def test_several_workers_are_read_by_id_living_or_not(journal: Journal) -> None:
     assert journal.reads.workers([]) == {}
 
 
-def test_what_a_person_acknowledged_is_known_with_its_time(journal: Journal) -> None:
-    ref, other = a_run(journal, "charge"), a_run(journal, "charge")
+def test_a_refused_message_says_whether_the_run_or_the_step_is_missing(journal: Journal) -> None:
+    ref, other = a_run(journal, "charge", namespace="shop"), new_ref()
+    for run, key in ((ref, "charge"), (ref, "mail"), (other, "charge")):
+        journal.events.note(Event.REFUSED, ref=run, key=key, who="w1", why="it does not fit", name="pay", namespace="default")
+    found = {(m.ref, m.key): (m.lacks_run, m.lacks_step, m.namespace) for m in journal.reads.refused()}
+    assert found == {
+        (ref, "charge"): (False, False, "shop"),
+        (ref, "mail"): (False, True, "shop"),
+        (other, "charge"): (True, False, "default"),
+    }
+    assert {m.ref for m in journal.reads.refused(ref=other)} == {other}
+
+
+def test_what_a_person_acknowledged_is_not_told_again_until_another_comes(journal: Journal) -> None:
+    ref = a_run(journal, "charge")
+    journal.events.note(Event.REFUSED, ref=ref, key="mail", who="w1", why="it does not fit", name="pay")
     fail(journal, ref, "charge", Effect.UNKNOWN)
-    before = journal.time()
     journal.doubts.acknowledge(ref, "charge", who="me", why="written off")
-    found = journal.reads.acknowledged([ref, other])
-    assert set(found) == {ref}
-    assert found[ref] >= before
-    assert journal.reads.acknowledged([]) == {}
+    assert len(journal.reads.refused()) == 1, "that was about a step"
+    time.sleep(0.002)  # SQLite's clock counts milliseconds
+    journal.runs.acknowledge(ref, who="me", why="an old message")
+    assert journal.reads.refused() == []
+    time.sleep(0.002)
+    journal.events.note(Event.REFUSED, ref=ref, key="mail", who="w1", why="it does not fit", name="pay")
+    assert len(journal.reads.refused()) == 1
 
 
 def test_history_is_walked_back_in_batches(journal: Journal) -> None:

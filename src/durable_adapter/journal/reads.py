@@ -48,6 +48,43 @@ class Listener:
         return serves and engine in self.engines and self.beat_at >= since
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedMessage:
+    """A message that a worker refused.
+
+    Attributes:
+        at: when.
+        ref: the run that it named.
+        key: the step that it named.
+        who: the process that refused it.
+        why: in words.
+        task: the name of its task, where that is known.
+        namespace: that of the process.
+        lacks_run: the journal has no such run now.
+        lacks_step: the journal has the run, and no such step of it.
+    """
+
+    at: int
+    ref: str
+    key: str | None
+    who: str | None
+    why: str
+    task: str | None
+    namespace: str | None
+    lacks_run: bool
+    lacks_step: bool
+
+
+def _refused(row: sa.Row[Any]) -> RefusedMessage:
+    detail = json.loads(row.detail) if row.detail else {}
+    known = row.run_namespace is not None
+    return RefusedMessage(
+        at=row.at, ref=row.ref or "", key=row.key, who=row.who, why=row.why or "", task=detail.get("name"),
+        namespace=row.run_namespace or detail.get("namespace"), lacks_run=not known,
+        lacks_step=known and row.key is not None and row.step_key is None,
+    )  # fmt: skip
+
+
 class Reads:
     """Queries that people and the runtime ask."""
 
@@ -238,13 +275,32 @@ class Reads:
         rows = self._db.select(sa.select(worker).where(worker.c.id.in_(list(ids)))) if ids else []
         return {row.id: found for row, found in readable(worker_row, rows)}
 
-    def acknowledged(self, refs: Sequence[str]) -> dict[str, int]:
-        """When a person last acknowledged what there is about a run, by run."""
-        if not refs:
-            return {}
-        action = sa.and_(event.c.kind == Event.OPERATOR.value, event.c.detail.contains('"acknowledge"'))
-        query = sa.select(event.c.ref, sa.func.max(event.c.at).label("at")).where(event.c.ref.in_(list(refs)), action)
-        return {row.ref: int(row.at) for row in self._db.select(query.group_by(event.c.ref))}
+    def refused(self, *, since: int = 0, ref: str | None = None, limit: int = 10_000) -> list[RefusedMessage]:
+        """Returns messages that were refused and that no person has acknowledged since, oldest first.
+
+        Args:
+            since: only those refused since this time.
+            ref: only those that named this run.
+            limit: how many at the most.
+        """
+        seen = event.alias("seen")
+        action = sa.and_(seen.c.kind == Event.OPERATOR.value, seen.c.key.is_(None), seen.c.detail.contains('"acknowledge"'))
+        acknowledged = sa.select(sa.func.max(seen.c.at)).where(seen.c.ref == event.c.ref, action).scalar_subquery()
+        query = (
+            sa.select(
+                *event.c,
+                workflow.c.namespace.label("run_namespace"),
+                step.c.key.label("step_key"),
+                acknowledged.label("acknowledged_at"),
+            )
+            .join(workflow, workflow.c.ref == event.c.ref, isouter=True)
+            .join(step, sa.and_(step.c.ref == event.c.ref, step.c.key == event.c.key), isouter=True)
+            .where(event.c.kind == Event.REFUSED.value, event.c.at >= since)
+        )
+        if ref is not None:
+            query = query.where(event.c.ref == ref)
+        rows = self._db.select(query.order_by(event.c.at).limit(limit))
+        return [_refused(row) for row in rows if (row.acknowledged_at or -1) < row.at]
 
     def by_id_prefix(self, namespace: str, prefix: str, *, limit: int = 10) -> list[WorkflowRow]:
         """Runs whose id begins with a text, newest first: a range of the index on the id."""

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UnreadableRow
-from ..model import SECOND, Event
+from ..model import SECOND
 from .case import Case, Look, Witness, look_around
 from .commands import Caller
 from .finding import Finding, Trouble
@@ -149,14 +149,7 @@ def _unfinished(journal: Journal, look: Look, namespace: str) -> Iterator[str]:
 
 
 def _of_refused(journal: Journal, look: Look, namespace: str) -> Iterator[Finding]:
-    events = refusals_of(journal.events.since(Event.REFUSED, look.now - REFUSED_FOR, limit=REFUSALS), namespace)
-    seen = journal.reads.acknowledged(sorted({e["ref"] for e in events if e["ref"]}))
-    return refused(look, events, seen)
-
-
-def refusals_of(events: Iterable[Mapping[str, Any]], namespace: str) -> list[Mapping[str, Any]]:
-    """Those refusals that workers of a namespace wrote: a refused message belongs to no run that would say whose it is."""
-    return [e for e in events if e["kind"] == Event.REFUSED and e["detail"].get("namespace", namespace) == namespace]
+    return refused(look, journal.reads.refused(since=look.now - REFUSED_FOR, limit=REFUSALS), namespace)
 
 
 def _contained(case: Case) -> list[Finding]:

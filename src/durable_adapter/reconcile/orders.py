@@ -30,7 +30,7 @@ from .commands import Caller, step_word, workflow_word
 from .foresight import Order, Verb
 from .sending import Sending
 from .verdicts import hurry
-from .words import status_words
+from .words import plural, status_words
 
 if TYPE_CHECKING:
     from ..journal import Decision, Journal
@@ -298,7 +298,8 @@ class Orders:
                 f"step {waiting.name} of {word} is {waiting.status.value} and waits for a verdict; acknowledging would not give "
                 f"one. {self._explain(run)}"
             )
-        if not marked and (step is not None or run.attention is None):
+        messages = self._journal.reads.refused(ref=run.ref) if step is None else []
+        if not marked and not messages and (step is not None or run.attention is None):
             what = f"step {step.name} of {word}" if step is not None else word
             raise NotResolvable(f"nothing about {what} is marked for a person. {self._explain(run)}")
         names = ", ".join(f"{s.name} ({_MARKS.get(s.attention or '', s.attention)})" for s in marked)
@@ -307,12 +308,31 @@ class Orders:
         def carry_out() -> Outcome:
             for row in marked:
                 self._journal.doubts.acknowledge(row.ref, row.key, who=self._who, why=self._why)
-            if also_run and run.attention is not None:
+            if messages or (also_run and run.attention is not None):
                 self._journal.runs.acknowledge(run.ref, who=self._who, why=self._why)
             return Outcome(True, f"{word} is off the list.", "")
 
+        if messages:
+            names = ", ".join(filter(None, [names, plural(len(messages), "refused message")]))
         would = f"take {names or word} off the list of findings; no outcome changes"
         return Change(word, run.ref, step, "acknowledge", would, carry_out)
+
+    def acknowledge_refused(self, ref: str, namespace: str) -> Change | None:
+        """Takes the refused messages of a run that the journal does not have off the list, until another comes.
+
+        Returns:
+            None where no message of such a run was refused in this namespace.
+        """
+        messages = [m for m in self._journal.reads.refused(ref=ref) if (m.namespace or namespace) == namespace]
+        if not messages:
+            return None
+
+        def carry_out() -> Outcome:
+            self._journal.runs.acknowledge(ref, who=self._who, why=self._why)
+            return Outcome(True, f"{ref} is off the list.")
+
+        would = f"take {plural(len(messages), 'refused message')} of run {ref} off the list"
+        return Change(ref, ref, None, "acknowledge", would, carry_out)
 
     def _changed(self, run: WorkflowRow) -> Outcome:
         fresh = self._journal.reads.run(run.ref)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from ..journal.engine_ends import after, is_ended_by_engine
+from ..journal.reads import RefusedMessage
 from ..journal.undo import passed_pivot, undecided
 from ..model import AFTER, FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Attention, Kind, Shape, StepRow, StepStatus, WorkflowStatus
 from ..recovery.lost import GONE
@@ -267,34 +267,44 @@ def unknown_task(case: Case) -> Iterator[Finding]:
         )
 
 
-def refused(look: Look, events: Iterable[Mapping[str, Any]], acknowledged: Mapping[str, int]) -> Iterator[Finding]:
-    """Messages that named a run which this journal does not have; each run once, until a person has seen it."""
-    latest: dict[str, tuple[int, int, Mapping[str, Any]]] = {}
-    for event in events:
-        ref = event["ref"] or ""
-        count = latest[ref][0] if ref in latest else 0
-        first = latest[ref][1] if ref in latest else event["at"]
-        latest[ref] = (count + 1, first, event)
-    for ref, (count, first, event) in latest.items():
-        if acknowledged.get(ref, 0) >= event["at"]:
-            continue
-        worker = look.living.get(event["who"] or "")
+def refused(look: Look, messages: Iterable[RefusedMessage], namespace: str) -> Iterator[Finding]:
+    """Messages that named what this journal does not have, or that did not fit it; each run once, until a person has seen it."""
+    by_ref: dict[str, list[RefusedMessage]] = {}
+    for message in messages:
+        if (message.namespace or namespace) == namespace:
+            by_ref.setdefault(message.ref, []).append(message)
+    for ref, of_it in by_ref.items():
+        last = of_it[-1]
+        worker = look.living.get(last.who or "")
         words = tongue(worker.engine if worker is not None else None)
-        task = str(event["detail"].get("name", f"a {words.task}"))
+        task = last.task or f"a {words.task}"
         seen = look.caller.change("resolve", ref, "--acknowledge", why="looked into it")
+        came, why = _lacking(last, words.message)
         yield Finding(
             kind=Trouble.REFUSED,
             workflow=ref,
             ref=ref,
             name=task,
             step=task,
-            key=event["key"],
-            since=first,
-            certain=f"{plural(count, words.message)} of {task} came for a run that this journal does not have; nothing was run.",
-            uncertain=f"why: the run was pruned or lost in a restore, or the {words.message} belongs to another journal or "
-            "namespace",
+            key=last.key,
+            since=of_it[0].at,
+            certain=f"{plural(len(of_it), words.message)} of {task} {came}; nothing was run.",
+            uncertain=why,
             remedies=(Remedy("once you know where it came from", seen),),
         )
+
+
+def _lacking(message: RefusedMessage, what: str) -> tuple[str, str]:
+    """What a refused message named in vain, and what is not known of it."""
+    elsewhere = f"or the {what} belongs to another journal or namespace"
+    if message.lacks_run:
+        return "came for a run that this journal does not have", f"why: the run was pruned or lost in a restore, {elsewhere}"
+    if message.lacks_step:
+        return (
+            f"came for the step {message.key!r}, which this journal does not have; it has the run",
+            f"why: the step was lost in a restore, its publication was taken back, {elsewhere}",
+        )
+    return f"did not fit its run: {message.why.rstrip('.')}", f"where the {what} came from"
 
 
 #: Every function that finds trouble with a run as a whole.

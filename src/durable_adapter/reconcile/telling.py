@@ -294,6 +294,8 @@ class Telling:
                 return f"{name} was stopped: the code no longer fits what is recorded", why
             case Event.VALUE_MISSING:
                 return f"{name} happened, but its value could not be recorded", why
+            case Event.TAKEN_BACK:
+                return "its start was taken back", why
             case Event.REFUSED:
                 return f"a {self._tongue.message} of {detail.get('name', name)} was refused", why
             case _:

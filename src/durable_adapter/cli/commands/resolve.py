@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from ..changing import Given, changing_command, give, troubled
+from ..changing import Given, carry_out, changing_command, give, troubled
 from ..session import Session
 
 if TYPE_CHECKING:
@@ -152,32 +152,12 @@ def _acknowledge(session: Session, given: Given) -> int:
     orders = Orders(session.journal, who=given.who, why=given.why, engines=session.engines, caller=session.caller)
     try:
         return give(session, given, orders.acknowledge, lambda _run, _steps: ())
-    except UnknownWorkflow:
-        return _acknowledge_refused(session, given.id, given.who, given.why, apply=given.apply)
-
-
-def _acknowledge_refused(session: Session, ref: str, who: str, why: str, *, apply: bool) -> int:
-    """A run that is not in the journal, of which messages were refused: they are off the list until another comes."""
-    from ...errors import UnknownWorkflow
-    from ...reconcile.looking import refusals_of
-
-    events = refusals_of(session.journal.events.of(ref), session.namespace) if len(ref) <= 32 else []
-    if not events:
-        raise UnknownWorkflow(
-            f"the journal {session.journal.db.safe_url} has no workflow {ref!r}, and in namespace {session.namespace!r} no "
-            "message of it was refused"
-        )
-    would = f"take the {len(events)} refused messages of run {ref} off the list"
-    if apply:
-        session.journal.runs.acknowledge(ref, who=who, why=why)
-    change: dict[str, Any] = {
-        "workflow": ref, "ref": ref, "step": None, "key": None, "action": "acknowledge", "would": would, "warnings": [],
-        "done": apply or None, "says": f"{ref} is off the list." if apply else None, "next": "" if apply else None,
-    }  # fmt: skip
-    if session.out.as_json:
-        session.out.json({"applied": apply, "changes": [change], "refused": [], "more": False, "next": None})
-    else:
-        session.out.say(f"{ref}: {'' if apply else 'would '}{would}.")
-        if not apply:
-            session.out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
-    return 0
+    except UnknownWorkflow as error:
+        # A reference has 32 characters; whatever is longer names no run of which a message could have been refused.
+        change = orders.acknowledge_refused(given.id, session.namespace) if len(given.id) <= 32 else None
+        if change is None:
+            raise UnknownWorkflow(
+                f"the journal {session.journal.db.safe_url} has no workflow {given.id!r}, and in namespace "
+                f"{session.namespace!r} no message of it was refused that nobody has acknowledged"
+            ) from error
+        return carry_out(session, [change], apply=given.apply)
