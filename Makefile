@@ -7,6 +7,8 @@
 #   make check          what CI checks besides the tests: lint, types, imports, docs
 #   make crash-matrix   Celery's whole crash matrix (needs Redis and PostgreSQL, brought along by the wheels);
 #                       RQ's with ARGS='--engine rq'
+#   make explore        5,000 random schedules of the real runtime on SQLite, and a tenth of that on PostgreSQL and on MariaDB
+#                       where they run; ARGS="--schedules N --seed S --dialect D --trace", and a seed replays a schedule
 #   make bench          the benchmarks
 #
 # Variables: PYTHON (which interpreter makes the environment), ARGS (handed to pytest, the matrix, the benchmarks, the demo),
@@ -25,7 +27,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oldest check lint format types imports docs crash-matrix bench clean
+.PHONY: help demo test oldest check lint format types imports docs crash-matrix explore bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -85,6 +87,9 @@ docs: $(VENV)/.for-development
 
 crash-matrix: $(VENV)/.for-development
 	$(BIN)/python -m tests.crash.matrix $(ARGS)
+
+explore: $(VENV)/.for-development
+	$(BIN)/python -m tests.explorer $(ARGS)
 
 bench: $(VENV)/.for-development
 	$(BIN)/python -m benchmarks $(ARGS)
