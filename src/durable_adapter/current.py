@@ -47,7 +47,14 @@ class CurrentFunction(Protocol):
     ref: str
 
     def call_step(
-        self, policy: StepPolicy, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        policy: StepPolicy,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        declines: Callable[[int, BaseException], bool] = ...,
     ) -> Any: ...
 
     def sleep(self, seconds: float, key: str | None) -> None: ...

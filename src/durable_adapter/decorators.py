@@ -203,12 +203,14 @@ def _refuse_unknown(options: dict[str, Any], known: frozenset[str], decorator: s
 
 
 def _refuse_what_is_no_task(given: Any, decorator: str) -> None:
-    if isinstance(given, (staticmethod, classmethod, property)):
+    # Asked of its type alone, here and below: a lazy proxy stays as it is. `isinstance` would make the task of it, and Celery
+    # read its configuration.
+    if issubclass(type(given), (staticmethod, classmethod, property)):
         kind = type(given).__name__
         raise DeclarationError(
             f"{decorator} stands above @{kind}, and decorates no function there: put it below, next to the def"
         )
-    if not callable(given):  # asked of its type alone: a lazy proxy stays as it is
+    if not callable(given):
         raise DeclarationError(
             f"{decorator}({given!r}): options are given by name, as in @{decorator}(name='charge'); "
             "without parentheses it decorates a task or a function"

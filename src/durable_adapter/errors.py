@@ -165,6 +165,17 @@ class NotFinished(DurableError):
     """Raised in a test by a call whose workflow waits: for time to pass, or for a person. Only under the test journal."""
 
 
+#: Errors that say that what a program asks for cannot be kept durable: it would be refused again, so it is not tried again.
+REFUSALS: tuple[type[Exception], ...] = (
+    CannotSuspend,
+    DeclarationError,
+    InsideEventLoop,
+    NotInWorkflow,
+    SameKeyTwice,
+    UnsupportedCanvas,
+)
+
+
 class Killed(BaseException):
     """Raised by a test's own code where the process is to die: the test journal takes it for `kill -9`.
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from . import checking
-from .errors import DeclarationError
+from .errors import REFUSALS, DeclarationError
 from .model import SECOND, Safety
 
 #: How long a provider is trusted to remember an idempotency key, from the first moment the step could have started.
@@ -312,6 +312,8 @@ class StepPolicy:
 
     def may_retry(self, attempt: int, error: BaseException) -> bool:
         """Whether our own policy, apart from any wish of the engine, asks for another attempt."""
+        if is_refusal(error):
+            return False
         if self.retry is not None:
             return self.retry.allows(attempt, error)
         chain = list(causes(error))
@@ -422,6 +424,11 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         yield current
         inner = (getattr(current, "exc", None), current.__cause__)
         queue.extend(error for error in inner if isinstance(error, BaseException))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether *error*, or what it wraps, is a refusal of this library's own: the same code would be refused again."""
+    return any(isinstance(cause, REFUSALS) for cause in causes(error))
 
 
 def no_answer(error: BaseException) -> bool:

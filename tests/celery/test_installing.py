@@ -20,7 +20,7 @@ from celery.worker.consumer import consumer
 import durable_adapter as durable
 from durable_adapter.celery import binding_of, install, uninstall
 from durable_adapter.celery.binding import _SHARED
-from durable_adapter.celery.publishing import BINDINGS
+from durable_adapter.celery.branches import BINDINGS
 from durable_adapter.errors import InstallConflict, NotInstalled, SettingError
 
 pytestmark = pytest.mark.usefixtures("declarations", "alone")
@@ -115,7 +115,7 @@ def test_uninstall_puts_every_object_back(app: Celery, journal: str) -> None:
         "app.send_task",
         "app.AsyncResult",
         "group.apply_async",
-        "_chord.apply_async",
+        "_chord.run",
         "trace.build_tracer",
         "consumer.build_tracer",
         "installing.marked.run",
@@ -126,7 +126,7 @@ def test_uninstall_puts_every_object_back(app: Celery, journal: str) -> None:
     signal.signal(signal.SIGUSR1, soft_limit)
     assert after.keys() == before.keys()
     assert {key for key in before if after[key] is not before[key] and after[key] != before[key]} == set()
-    for key in ("trace.build_tracer", "consumer.build_tracer", "group.apply_async", "_chord.apply_async"):
+    for key in ("trace.build_tracer", "consumer.build_tracer", "group.apply_async", "_chord.run"):
         assert after[key] is before[key]
     assert binding.patches == []
 

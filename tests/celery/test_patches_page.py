@@ -17,6 +17,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "patches.md").read_te
 TASK = {
     "patches.charge.run": "`TASK.run`, for each marked task and each compensation",
     "patches.charge.retry": "`TASK.retry`, likewise",
+    "patches.charge.replace": "`TASK.replace`, likewise",
+    "patches.charge.add_to_chord": "`TASK.add_to_chord`, likewise",
 }
 
 
@@ -53,6 +55,7 @@ def test_every_patched_object_is_on_the_page_with_its_reason_and_its_guard(bindi
 def test_every_signal_that_is_listened_to_is_on_the_page(binding: Binding) -> None:
     names = {id(signal): name for name, signal in vars(signals).items() if isinstance(signal, signals.Signal)}
     names[id(binding.app.on_after_finalize)] = "app.on_after_finalize"
+    names[id(binding.app.on_after_configure)] = "app.on_after_configure"
     heard = {names[id(signal)] for signal, _ in binding.receivers}
     told = {name for row in table("Signals that are listened to") for name in re.findall(r"`([^`]+)`", row[0])}
     assert told == heard

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from durable_adapter import errors, model
-from durable_adapter.celery.publishing import _GROUPS
+from durable_adapter.celery.branches import GROUPS
 from durable_adapter.decorators import _STEP_OPTIONS, _WORKFLOW_OPTIONS
 from durable_adapter.journal import Journal
 from durable_adapter.journal.migrations import migrate
@@ -145,5 +145,5 @@ def test_commands_that_a_page_names_exist(page: Path):
 
 
 def test_the_documentation_says_that_groups_are_refused_as_long_as_they_are():
-    assert "not durable yet" in _GROUPS
+    assert "not durable yet" in GROUPS
     assert "groups and chords with marked members" in (DOCS / "reference" / "support.md").read_text()

@@ -31,8 +31,15 @@ class ActiveTask:
     send: Callable[[], Any] | None = None
     #: What `retry(exc=...)` was given, where the attempt called it.
     given: BaseException | None = None
+    #: Called before the caught publication is sent: stores what the body returned after `retry(throw=False)`.
+    before_sending: Callable[[], None] | None = None
     #: Whether the body ran at all; not so on a memo hit.
     ran: bool = False
+
+    def begin(self) -> None:
+        """An attempt begins: nothing was caught of it yet."""
+        self.ran = True
+        self.error, self.delay, self.send, self.given, self.before_sending = None, 0, None, None, None
 
     def wish(self, raised: BaseException | None) -> Wish | None:
         """The engine's wish to run this task again, if the attempt made one."""
@@ -43,7 +50,13 @@ class ActiveTask:
         error = self.error
         if error is None:
             error = self.given
-        return Wish(error=error, delay=self.delay, send=self.send)
+        return Wish(error=error, delay=self.delay, send=self._send)
+
+    def _send(self) -> None:
+        assert self.send is not None
+        if self.before_sending is not None:
+            self.before_sending()
+        self.send()
 
 
 #: The delivery that this context runs; None outside of one.

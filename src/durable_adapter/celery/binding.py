@@ -23,7 +23,7 @@ from celery import signals
 from celery.app import trace
 from celery.canvas import _chord, group
 
-from ..errors import InstallConflict, JournalUnreachable
+from ..errors import InstallConflict, JournalUnreachable, SettingError
 from ..journal import Journal, forking
 from ..model import Mode
 from ..runtime import shield
@@ -31,11 +31,14 @@ from ..runtime.engine import INSTALLED
 from ..runtime.host import Host
 from ..settings import Settings
 from . import active, spawned, worker
+from .branches import BINDINGS, guard_chord, guard_group
 from .engine import CeleryEngine
-from .publishing import BINDINGS, Publishing, refuse_groups
+from .publishing import Publishing
 from .registry import Registry
 from .results import durable_result_class
 from .running import run_wrapper
+from .tasks import task_named
+from .wishes import hear_wishes
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -60,16 +63,13 @@ class Patch:
 class Binding:
     """What `install()` made of one app."""
 
-    def __init__(self, app: Celery, settings: Settings) -> None:
+    def __init__(self, app: Celery, read_settings: Callable[[], Settings]) -> None:
         self.app = app
-        self.settings = settings
-        self.journal = Journal(
-            settings.url(),
-            namespace=settings.namespace,
-            schema=settings.schema,
-            resend_after=settings.resend_after,
-            pool_size=settings.pool_size,
-        )
+        self._read_settings = read_settings
+        #: Why the settings that the app's own configuration brought cannot be used.
+        self._unusable: Exception | None = None
+        self._opened: tuple[Journal, Host] | None = None
+        self.settings = read_settings()
         self.registry = Registry(app)
         self.engine = CeleryEngine(self)
         #: Names this parent to its children, which inherit it at the fork.
@@ -81,18 +81,6 @@ class Binding:
         self.given_up: deque[str] = deque()
         #: Tasks that this worker ended on purpose, until that is written down.
         self.ended: deque[Heard] = deque()
-        self.host = Host(
-            self.journal,
-            self.engine,
-            queues=lambda: self.queues,
-            parent=self.parent,
-            stale=settings.stale,
-            beat=settings.beat,
-            code_version=settings.code_version,
-        )
-        self.host.is_stopping = lambda: self._stopping[0] != 0
-        self.host.shielded = active.SOFT_LIMIT.up
-        self.host.exposed = active.SOFT_LIMIT.down
         #: Runs this app's messages in this process instead of sending them; set by the test journal.
         self.in_process: InProcess | None = None
         self.patches: list[Patch] = []
@@ -101,13 +89,85 @@ class Binding:
         self.receivers: list[tuple[Any, str]] = []
 
     @property
+    def journal(self) -> Journal:
+        """The journal; made when it is first asked for, which opens no connection.
+
+        Raises:
+            NotInstalled: nobody named one.
+            SettingError: the app's configuration has a setting that is not accepted.
+        """
+        return self._open()[0]
+
+    @journal.setter
+    def journal(self, journal: Journal) -> None:
+        self._opened = journal, self.host
+
+    @property
+    def host(self) -> Host:
+        """This process as the journal sees it; raises as `journal` does."""
+        return self._open()[1]
+
+    @host.setter
+    def host(self, host: Host) -> None:
+        self._opened = self.journal, host
+
+    def _open(self) -> tuple[Journal, Host]:
+        if self._opened is not None:
+            return self._opened
+        if self.settings.journal is None and not self.app.configured:
+            self.app.conf.get("durable_adapter_journal")  # Celery reads its configuration now, and we hear of it
+        if self._unusable is not None:
+            raise self._unusable
+        settings = self.settings
+        journal = Journal(
+            settings.url(),
+            namespace=settings.namespace,
+            schema=settings.schema,
+            resend_after=settings.resend_after,
+            pool_size=settings.pool_size,
+        )
+        host = Host(
+            journal,
+            self.engine,
+            queues=lambda: self.queues,
+            parent=self.parent,
+            stale=settings.stale,
+            beat=settings.beat,
+            code_version=settings.code_version,
+        )
+        host.is_stopping = lambda: self._stopping[0] != 0
+        host.shielded = active.SOFT_LIMIT.up
+        host.exposed = active.SOFT_LIMIT.down
+        self._opened = journal, host
+        return self._opened
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            journal, host = self._opened
+            host.stop()
+            journal.close()
+            self._opened = None
+
+    def _configured(self, **_: Any) -> None:
+        """Celery has read the app's configuration, which may have settings of ours."""
+        try:
+            settings = self._read_settings()
+        except SettingError as error:
+            self._unusable = error  # a signal's receiver cannot raise it: whoever needs the journal hears of it
+            self._close()
+            return
+        if settings != self.settings:
+            self._close()
+        self.settings = settings
+
+    @property
     def is_off(self) -> bool:
         """Whether new starts are left alone. What began durable ends durable all the same."""
         return self.settings.mode is Mode.OFF
 
     def publish(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         """Sends a message as it is, past our own hook."""
-        task = self.app._tasks.get(name)
+        task = task_named(self.app, name)
         extra = {"task_type": task} if task is not None else {}
         if task is not None:
             options = {**{k: v for k, v in task._get_exec_options().items() if v is not None}, **options}
@@ -130,12 +190,15 @@ class Binding:
         INSTALLED[self.engine.name] = self.engine
         self.publishing.install()
         self._replace_result()
-        for cls, what in ((group, "a group with durable members"), (_chord, "a chord with durable members")):
-            self._patch_canvas(cls, what)
+        refuses = "refuses a {} with durable members before anything of it is sent"
+        self._patch_shared(group, "apply_async", refuses.format("group"), guard_group)
+        self._patch_shared(_chord, "run", refuses.format("chord"), guard_chord)
         self._patch_tracer()
         worker.install(self)
         spawned.carry(self)
         self._list_what_is_the_processs()
+        if not self.app.configured:
+            self.listen(self.app.on_after_configure, self._configured)
         self.listen(signals.import_modules, self._on_modules)
         self.listen(signals.worker_init, self._on_modules)
         self.listen(signals.task_success, self._unmarked_succeeded)
@@ -156,8 +219,7 @@ class Binding:
             heard.disconnect(dispatch_uid=uid)
         self.receivers.clear()
         self.patches.clear()
-        self.host.stop()
-        self.journal.close()
+        self._close()
 
     @property
     def is_installed(self) -> bool:
@@ -182,10 +244,13 @@ class Binding:
         """Makes sure, when a worker starts, that the journal is there and that every marked task is hooked.
 
         Raises:
-            JournalError: the journal is not migrated, or newer than this code.
+            JournalError: the journal is not migrated, or newer than this code; not where nothing is marked.
+            NotInstalled: something is marked, and no journal is named anywhere.
             InstallConflict: a task cannot be hooked, and `strict` is set; else that task alone is refused.
         """
         self.hook_tasks()
+        if not self.registry.marks_anything:
+            return  # a worker that needs no journal does not wait for one
         with contextlib.suppress(JournalUnreachable):
             self.journal.check()
         missing = self.unhooked()
@@ -262,17 +327,6 @@ class Binding:
         guard = "install() refuses a Celery that does not have it; the arguments are handed on as they come"
         self.patched(f"{where}.{name}", why, undo, guard=guard)
 
-    def _patch_canvas(self, cls: Any, what: str) -> None:
-        def make(original: Any) -> Any:
-            @functools.wraps(original)
-            def apply_async(canvas: Any, *args: Any, **kwargs: Any) -> Any:
-                refuse_groups(canvas)
-                return original(canvas, *args, **kwargs)
-
-            return apply_async
-
-        self._patch_shared(cls, "apply_async", f"refuses {what} before anything of it is sent", make)
-
     def _patch_tracer(self) -> None:
         """A net below the hooks: a task that got its tracer before it was hooked is hooked when the tracer is made."""
 
@@ -298,7 +352,7 @@ class Binding:
         if active.SOFT_LIMIT.number is not None:
             where = f"signal.{signal.Signals(active.SOFT_LIMIT.number).name}"
             self.patched(where, shield.WHY, lambda: None if BINDINGS else active.SOFT_LIMIT.take_down(), guard=shield.GUARD)
-        if self.journal.db.is_sqlite:
+        if (self.settings.journal or "").startswith("sqlite"):
             self.patched(forking.WHERE, forking.WHY, lambda: None, guard=forking.GUARD)
 
     def _unmarked_succeeded(self, sender: Any = None, result: Any = None, **_: Any) -> None:
@@ -338,38 +392,9 @@ def wrap(binding: Binding, task: Task) -> None:
         lambda: unwrap(binding, task),
         guard="a worker that cannot hook a marked task refuses that task, or with strict=True does not start",
     )
-    _watch_retry(binding, task)
+    hear_wishes(binding, task)
     if getattr(task, "__trace__", None) is not None:
         task.__trace__ = trace.build_tracer(task.name, task, binding.app.loader, app=binding.app)
-
-
-def _watch_retry(binding: Binding, task: Task) -> None:
-    """Notes the error that `retry(exc=...)` is given: with `throw=False` it is nowhere else to be seen."""
-    original = task.retry
-    before = task.__dict__.get("retry")
-
-    @functools.wraps(original)
-    def retry(*args: Any, **kwargs: Any) -> Any:
-        running = active.ACTIVE.get()
-        if running is not None and binding.is_installed:
-            running.given = kwargs.get("exc", args[2] if len(args) > 2 else None)
-        return original(*args, **kwargs)
-
-    def undo() -> None:
-        if task.__dict__.get("retry") is not retry:
-            return
-        if before is not None:
-            task.retry = before
-        else:
-            del task.retry
-
-    task.retry = retry
-    binding.patched(
-        f"{task.name}.retry",
-        "notes the error with which an attempt asks to be run again",
-        undo,
-        guard="hands its arguments on as they come, and decides nothing by itself",
-    )
 
 
 def unwrap(binding: Binding, task: Task) -> None:

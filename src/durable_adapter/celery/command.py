@@ -62,9 +62,10 @@ def binding(app: Celery) -> Binding | None:
 def parameters(app: Celery) -> Callable[[str, tuple[Any, ...], dict[str, Any]], dict[str, Any] | None]:
     """Names the arguments of a task's call by parameter; None where the task is not there, or the call does not fit it."""
     from .plans import original_run
+    from .tasks import task_named
 
     def named(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        if name not in app._tasks:
+        if task_named(app, name) is None:
             return None
         try:
             bound = inspect.signature(original_run(app, name)).bind(*args, **kwargs)

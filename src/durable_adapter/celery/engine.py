@@ -18,6 +18,7 @@ from ..runtime.engine import EngineEnd, EngineOutcome
 from ..runtime.plans import compensation_options
 from .plans import dispatched_message, message_for, undo_message
 from .states import HELD
+from .tasks import task_named
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -100,7 +101,7 @@ class CeleryEngine:
 
     def say_held(self, step: StepRow, why: str) -> None:
         """Stores the state HELD for the step's task, where its results are stored at all."""
-        task = self._binding.app._tasks.get(step.name)
+        task = task_named(self._binding.app, step.name)
         if step.task_id is None or (task is not None and task.ignore_result):
             return
         try:
@@ -110,7 +111,7 @@ class CeleryEngine:
 
     def knows(self, name: str) -> bool:
         """Whether this app has a task of that name."""
-        return name in self._binding.app._tasks
+        return task_named(self._binding.app, name) is not None
 
 
 #: The errors by which a worker says that it cannot read a task's message. A body may raise them as well.

@@ -47,7 +47,7 @@ def start(workflow_id: str, signature: Signature, *, app: Celery | None = None) 
             "result or a task"
         )
     binding = binding_of(app or signature.app)
-    if not binding.is_off and not binding.publishing.is_durable(signature):
+    if not binding.is_off and not binding.publishing.is_durable(signature, draw=True):
         raise DeclarationError(
             f"durable.start({workflow_id!r}, ...): no task in this signature is durable. Mark the ones with effects with "
             "@durable.step. Nothing was sent."

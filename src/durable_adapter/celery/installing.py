@@ -5,12 +5,13 @@ An app holds its binding in an attribute of its own. Nothing is patched before `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import VERSION, current_app
 
 from ..errors import InstallConflict, NotInstalled
-from ..settings import load
+from ..settings import Settings, load
 from .binding import Binding, check_same
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def install(app: Celery, journal: str | None = None, **options: Any) -> Binding:
 
     Args:
         app: the Celery app.
-        journal: SQLAlchemy URL of the journal; else from the environment, `app.conf` or pyproject.toml.
+        journal: SQLAlchemy URL of the journal; else from the environment, `app.conf` or pyproject.toml. Where Celery has not
+            read its configuration yet, it is not made to: settings that stand there count once it has.
         **options: any other setting by name: `namespace`, `schema`, `mode`, `stale`, `beat`, `sweep_every`,
             `resend_after`, `retention`, `pool_size`, `code_version`, `strict`, `sweeper`. Times in seconds.
 
@@ -45,19 +47,33 @@ def install(app: Celery, journal: str | None = None, **options: Any) -> Binding:
         >>> binding = install(app, journal="sqlite:////tmp/durable-doctest.db")
         >>> uninstall(app)
     """
-    settings = load({"journal": journal, **options}, engine=app.conf.get)
+
+    def read_settings() -> Settings:
+        return load({"journal": journal, **options}, engine=_engine_settings(app))
+
     existing: Binding | None = app.__dict__.get(_ATTRIBUTE)
     if existing is not None:
-        check_same(existing, settings)
+        check_same(existing, read_settings())
         return existing
-    settings.url()
+    if app.configured or app._config_source is None:
+        read_settings().url()
     if VERSION[:2] < OLDEST:
         raise InstallConflict(
             f"durable-adapter needs Celery {'.'.join(map(str, OLDEST))} or newer; this is {'.'.join(map(str, VERSION[:3]))}"
         )
-    binding = Binding(app, settings)
+    binding = Binding(app, read_settings)
     binding.install()
     return binding
+
+
+def _engine_settings(app: Celery) -> Callable[[str], Any]:
+    """Looks a setting up in the app's configuration; only in what is set by hand so far where Celery has not read it yet.
+
+    To read `app.conf` would make Celery read its configuration now, and lose what the user's code sets between here and
+    `config_from_object()`.
+    """
+    found: Callable[[str], Any] = app.conf.get if app.configured else app._preconf.get
+    return found
 
 
 def uninstall(app: Celery) -> None:

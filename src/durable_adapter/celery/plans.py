@@ -13,6 +13,7 @@ from ..codec import JSON
 from ..errors import MessageExpired
 from ..model import SECOND, STAMP, Kind, StepRow, StepStatus, WorkflowRow, make_stamp
 from ..runtime.plans import Member, arguments_of, decode_plan, plain, step_before, undo_call
+from .tasks import task_named
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -126,7 +127,7 @@ def queue_of(app: Celery, name: str, args: Any, kwargs: Any, options: Mapping[st
     queue = options.get("queue")
     if queue is not None:
         return str(getattr(queue, "name", queue))
-    task = app._tasks.get(name)
+    task = task_named(app, name)
     if not app.conf.task_routes:
         return str(getattr(task, "queue", None) or app.conf.task_default_queue)
     routed = app.amqp.router.route({}, name, tuple(args or ()), dict(kwargs or {}), task)
@@ -136,7 +137,7 @@ def queue_of(app: Celery, name: str, args: Any, kwargs: Any, options: Mapping[st
 
 def original_run(app: Celery, name: str) -> Any:
     """A task's own function, below our wrapper."""
-    run = app._tasks[name].run
+    run = task_named(app, name).run
     return getattr(run, "__wrapped__", run)
 
 

@@ -7,13 +7,14 @@ go through untouched.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
-from celery.canvas import _chain, group
+from celery.canvas import _chain
 from celery.utils import uuid
 
 from ..current import FUNCTION, STEP
@@ -35,18 +36,13 @@ from ..runtime.starting import (
     started_before,
 )
 from .active import ACTIVE
+from .branches import holds_marked, is_branch, refusal, refuse_member
 from .plans import delay_of, member_of, original_run, queue_of, stamped, stamped_chain, tail_members
 
 if TYPE_CHECKING:
     from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
-
-#: What `app.send_task` takes by position after kwargs.
-_BY_POSITION = ("countdown", "eta", "task_id", "producer", "connection", "router", "result_cls", "expires")
-
-#: The bindings of this process, for the canvas classes that all apps share.
-BINDINGS: list[Binding] = []
 
 
 class Publishing:
@@ -71,13 +67,21 @@ class Publishing:
         """Hooks `app.send_task`."""
         app = self._app
         self._before = app.__dict__.get("send_task")
+        by_position = [
+            parameter.name
+            for parameter in inspect.signature(app.send_task).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
 
         @functools.wraps(app.send_task)
-        def send_task(name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-            if not self._binding.is_installed:
-                return self.original(name, args, kwargs, *rest, **options)
-            options.update(zip(_BY_POSITION, rest, strict=False))
-            return self.send(name, args, kwargs, options)
+        def send_task(*given: Any, **named: Any) -> Any:
+            def as_given() -> Any:
+                return self.original(*given, **named)
+
+            options = dict(zip(by_position, given, strict=False)) | named
+            if not self._binding.is_installed or len(options) < len(given) + len(named) or "name" not in options:
+                return as_given()  # as ever; a call that does not fit the signature fails there as ever, too
+            return self.send(options.pop("name"), options.pop("args", None), options.pop("kwargs", None), options, as_given)
 
         app.send_task = send_task
 
@@ -96,22 +100,35 @@ class Publishing:
             guard="restates none of its defaults, and calls the class's own method as it is at that moment",
         )
 
-    def send(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
-        """One publication."""
+    def send(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], as_given: Callable[[], Any] | None = None) -> Any:
+        """One publication.
+
+        Args:
+            name: the task.
+            args: as `send_task` takes them.
+            kwargs: likewise.
+            options: everything else that `send_task` was given.
+            as_given: publishes it exactly as it was given: with nothing named that was not, so that the defaults of whoever
+                overrides `send_task` count.
+        """
+        if as_given is None:
+            as_given = functools.partial(self.original, name, args, kwargs, **options)
         running = ACTIVE.get()
         if running is not None and options.get("task_id") == running.task_id:
             return self._caught(name, args, kwargs, options)
-        if STAMP in options:
-            return self.original(name, args, kwargs, **options)
         binding = self._binding
-        if binding.is_off:
-            return self.original(name, args, kwargs, **options)
+        if STAMP in options or binding.is_off:
+            return as_given()
         binding.ensure_hooked()
-        chain = options.get("chain")
         registry = binding.registry
-        marked = registry.is_marked(name) or (chain and any(_holds_marked(binding, s) for s in chain))
+        chain = options.get("chain")
+        marked = registry.marks_anything and (
+            registry.is_marked(name) or any(holds_marked(binding, sig, draw=True) for sig in chain or ())
+        )
+        if registry.marks_anything:
+            refuse_member(binding, name, options, marked=marked)
         if not marked:
-            return self._unmarked(name, args, kwargs, options)
+            return self._unmarked(name, args, kwargs, options, as_given)
         self._refuse_unsupported(name, options)
         if chain and current_function() is not None and STARTING.get() is None:
             raise UnsupportedCanvas(
@@ -123,12 +140,12 @@ class Publishing:
             return self._dispatch(function, name, args, kwargs, options)
         return self._start(name, args, kwargs, options)
 
-    def is_durable(self, signature: Any) -> bool:
-        """Whether a signature, or anything inside it, is a durable task."""
+    def is_durable(self, signature: Any, *, draw: bool = False) -> bool:
+        """Whether a signature, or anything inside it, is a durable task; *draw* looks into generators as well."""
         self._binding.ensure_hooked()
-        return _holds_marked(self._binding, signature)
+        return holds_marked(self._binding, signature, draw=draw)
 
-    def _unmarked(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+    def _unmarked(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], as_given: Callable[[], Any]) -> Any:
         step, function = current_step(), current_function()
         if step is not None and step.outbox is not None:
             options["task_id"] = options.get("task_id") or uuid()
@@ -137,7 +154,7 @@ class Publishing:
         if function is not None:
             sent = function.send_once(name, lambda task_id: self.original(name, args, kwargs, **{**options, "task_id": task_id}))
             return self._result({**options, "task_id": sent}) if isinstance(sent, str) else sent
-        return self.original(name, args, kwargs, **options)
+        return as_given()
 
     def _result(self, options: Mapping[str, Any]) -> Any:
         return (options.get("result_cls") or self._app.AsyncResult)(options["task_id"])
@@ -162,10 +179,10 @@ class Publishing:
     def _refuse_unsupported(self, name: str, options: Mapping[str, Any]) -> None:
         """Raises where durable tasks are published in a shape that is not durable yet."""
         if options.get("chord") is not None:
-            raise UnsupportedCanvas(_GROUPS.format(what=f"the chord that task {name} belongs to"))
+            raise refusal(f"the chord that task {name} belongs to")
         for sig in options.get("chain") or ():
-            if _is_group(sig) and _holds_marked(self._binding, sig):
-                raise UnsupportedCanvas(_GROUPS.format(what=f"a chain with a group in it, behind task {name}"))
+            if is_branch(sig) and holds_marked(self._binding, sig, draw=True):
+                raise refusal(f"a chain with a group in it, behind task {name}")
             if sig.get("task") in self._binding.registry.workflows:
                 raise UnsupportedCanvas(
                     f"task {sig['task']} is a workflow function and stands in a chain behind {name}: a workflow function "
@@ -266,12 +283,6 @@ class Publishing:
         unmarked_ended(self._binding.host, ref, key, name, value=result, error=error, last=not request.chain)
 
 
-_GROUPS = (
-    "{what} has durable members, and groups and chords are not durable yet. Nothing was sent. Until they are, publish "
-    "the members as tasks of their own or from a workflow function, or take the mark off these tasks."
-)
-
-
 def run_of(request: Any) -> str | None:
     """The run that a delivery belongs to: by its stamp, or because it was adopted."""
     if request is None:
@@ -294,37 +305,3 @@ def signature_fingerprint(binding: Binding, signature: Any) -> str:
         for position, sig in enumerate(tasks)
     ]
     return plan_fingerprint(binding.registry, members)
-
-
-def refuse_groups(canvas: Any) -> None:
-    """Refuses a group or chord with durable members before anything of it is sent."""
-    for binding in BINDINGS:
-        if binding.is_off:
-            continue
-        if isinstance(canvas, group) and ACTIVE.get() is None and get_current_task() is not None and FUNCTION.get() is None:
-            return  # Celery's own dispatch of several link callbacks, after a body: each is a run of its own
-        binding.ensure_hooked()
-        if _holds_marked(binding, canvas):
-            raise UnsupportedCanvas(_GROUPS.format(what=f"this {type(canvas).__name__.lstrip('_')}"))
-
-
-def _is_group(sig: Any) -> bool:
-    return isinstance(sig, Mapping) and sig.get("subtask_type") in ("group", "chord")
-
-
-def _holds_marked(binding: Binding, sig: Any) -> bool:
-    """Whether a signature, or anything inside it, is a durable task."""
-    if not isinstance(sig, Mapping):
-        return False
-    if binding.registry.is_marked(str(sig.get("task"))):
-        return True
-    kwargs: Any = sig.get("kwargs") or {}
-    inner: list[Any] = []
-    for name in ("tasks", "header", "body"):
-        found = kwargs.get(name) if isinstance(kwargs, Mapping) and sig.get("subtask_type") else None
-        if isinstance(found, Mapping):
-            inner.append(found)
-        elif isinstance(found, Sequence) and not isinstance(found, str):
-            inner.extend(found)
-    inner += list((sig.get("options") or {}).get("chain") or ())
-    return any(_holds_marked(binding, s) for s in inner)

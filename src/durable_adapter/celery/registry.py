@@ -18,6 +18,7 @@ from ..policy import DECLARED, StepPolicy, WorkflowPolicy
 from ..runtime.functions import compensation_name
 from ..runtime.marked import Marked
 from .plans import original_run, signature_call
+from .tasks import all_tasks, count_tasks, task_named
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -35,7 +36,7 @@ class Registry(Marked):
 
     def function(self, name: str) -> Callable[..., Any] | None:
         """What a task runs, below our hook; None where the app has no such task."""
-        found: Callable[..., Any] | None = original_run(self._app, name) if name in self._app._tasks else None
+        found: Callable[..., Any] | None = original_run(self._app, name) if task_named(self._app, name) is not None else None
         return found
 
     def compensation_call(self, given: Any) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class Registry(Marked):
     @property
     def is_stale(self) -> bool:
         """Whether there are declarations or tasks that were not looked at yet."""
-        return self._generation != DECLARED.generation or self._seen != len(self._app._tasks)
+        return self._generation != DECLARED.generation or self._seen != count_tasks(self._app)
 
     def refresh(self) -> list[Task]:
         """Looks at every declaration and every task; returns the marked tasks.
@@ -54,13 +55,12 @@ class Registry(Marked):
             DeclarationError: a compensation is no task, a declaration is about something that is no task, or it names a
                 parameter that the task does not have.
         """
-        tasks = self._app._tasks
         generation = DECLARED.generation
         for entry in DECLARED:
             if type(entry.target) is FunctionType:
                 # A function may be one that RQ sends, and its compensation another: that is seen when it is called here.
                 undo = compensation_name(entry.step) if entry.step is not None else None
-                if undo in tasks:
+                if undo is not None and task_named(self._app, undo) is not None:
                     self.compensations.add(str(undo))
                 continue
             task = self._task_of(entry.target)
@@ -72,7 +72,7 @@ class Registry(Marked):
                     self.steps[task.name] = self.steps.pop(entry.step.name)
             if entry.workflow is not None:
                 self.workflows[task.name] = entry.workflow
-        for name, task in list(tasks.items()):
+        for name, task in all_tasks(self._app):
             function = getattr(task.run, "__func__", task.run)
             step = getattr(function, STEP_MARK, None)
             if isinstance(step, StepPolicy) and name not in self.steps:
@@ -86,8 +86,9 @@ class Registry(Marked):
         for name, workflow in self.workflows.items():
             self._check_parameters(f"workflow {name}", name, workflow)
         # Last: what is wrong is said again each time that somebody looks. Looking has made tasks of lazy proxies.
-        self._generation, self._seen = generation, len(tasks)
-        return [tasks[name] for name in sorted({*self.steps, *self.workflows, *self.compensations}) if name in tasks]
+        self._generation, self._seen = generation, count_tasks(self._app)
+        marked = [task_named(self._app, name) for name in sorted({*self.steps, *self.workflows, *self.compensations})]
+        return [task for task in marked if task is not None]
 
     def _task_of(self, target: Any) -> Task | None:
         """The app's own task behind what was decorated; None where it belongs to another app."""
@@ -101,7 +102,7 @@ class Registry(Marked):
             raise DeclarationError(
                 f"durable.step or durable.workflow decorates {target!r}, which is neither a function nor a Celery task"
             )
-        found: Task | None = self._app._tasks.get(name)
+        found: Task | None = task_named(self._app, name)
         return found
 
     def _check_parameters(self, who: str, name: str, policy: StepPolicy | WorkflowPolicy) -> None:
@@ -121,7 +122,7 @@ class Registry(Marked):
         if type(given) in (Proxy, PromiseProxy):
             given = given._get_current_object()
         known = compensation_name(policy) if type(given) is not FunctionType else None
-        if known is None or known not in self._app._tasks:
+        if known is None or task_named(self._app, known) is None:
             what = "a plain function" if callable(given) and known is None else f"{given!r}"
             raise DeclarationError(
                 f"step {name}: compensate={what} is no task of this app. A compensation is sent to a worker like any task: "

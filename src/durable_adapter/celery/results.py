@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import TimeoutError as CeleryTimeout
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from .binding import Binding
 
 
+logger = logging.getLogger("durable_adapter")
+
+
 class HeldTimeout(CeleryTimeout):
     """Raised by `get(timeout=...)` when the step is held: a person must decide before there can be a result."""
 
@@ -23,6 +27,11 @@ def durable_result_class(binding: Binding, base: type[Any]) -> type[Any]:
 
     class DurableAsyncResult(base):
         """An `AsyncResult` that knows of held steps and of workflow functions."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            #: The task's name, where whoever made this result knew it.
+            self.durable_name: str | None = kwargs.get("task_name", args[2] if len(args) > 2 else None)
 
         def get(self, timeout: float | None = None, *args: Any, **kwargs: Any) -> Any:
             """As `AsyncResult.get`; inside a workflow function it suspends instead of blocking a worker.
@@ -38,7 +47,7 @@ def durable_result_class(binding: Binding, base: type[Any]) -> type[Any]:
             try:
                 return super().get(timeout, *args, **kwargs)
             except CeleryTimeout as error:
-                reason = held_reason(self)
+                reason = _held_reason_if_durable(binding, self)
                 if reason is None:
                     raise
                 raise HeldTimeout(reason) from error
@@ -48,6 +57,25 @@ def durable_result_class(binding: Binding, base: type[Any]) -> type[Any]:
     DurableAsyncResult.__name__ = DurableAsyncResult.__qualname__ = base.__name__
     DurableAsyncResult.__module__ = base.__module__
     return DurableAsyncResult
+
+
+def _held_reason_if_durable(binding: Binding, result: Any) -> str | None:
+    """Why a durable task's result will not come by itself; None for any other task, and where nobody can say.
+
+    The result backend is not asked where this result and those before it in its chain are known to be of unmarked tasks.
+    """
+    registry = binding.registry
+    names, current = [], result
+    while current is not None:
+        names.append(getattr(current, "durable_name", None))
+        current = getattr(current, "parent", None)
+    if not registry.marks_anything or not any(name is None or registry.is_marked(name) for name in names):
+        return None
+    try:
+        return held_reason(result)
+    except Exception:
+        logger.debug("why task %s has no result is not known", result.id, exc_info=True)
+        return None
 
 
 def held_reason(result: Any) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
+from celery.states import SUCCESS
 
 from ..codec import fingerprint
 from ..current import FUNCTION, STEP, called_plainly
@@ -33,6 +34,7 @@ from ..runtime.deliveries import adopted, awaited, kind_of
 from ..runtime.functions import run_function
 from ..runtime.steps import run_step
 from .active import ActiveTask, active
+from .limits import Limits, limited
 from .plans import KEPT, member_of, stamped_chain, tail_members
 from .states import HELD
 
@@ -57,10 +59,10 @@ def run_wrapper(binding: Binding, task: Task, original: Callable[..., Any]) -> A
             return original(*args, **kwargs)
         request = task.request_stack.top
         if request is None or request.called_directly or not request.id or request.is_eager:
-            return _in_place(binding, name, original, args, kwargs, request)
+            return _in_place(binding, task, original, args, kwargs, request)
         if STEP.get() is not None or FUNCTION.get() is not None:
             # A task that calls itself: Celery shows it the outer request, but it is a call like any other.
-            return _in_place(binding, name, original, args, kwargs, None)
+            return _in_place(binding, task, original, args, kwargs, None)
         stamp = read_stamp((request.stamps or {}).get(STAMP))
         if stamp is None and (binding.is_off or not registry.is_marked(name)):
             return original(*args, **kwargs)
@@ -72,13 +74,14 @@ def run_wrapper(binding: Binding, task: Task, original: Callable[..., Any]) -> A
 
 def _in_place(
     binding: Binding,
-    name: str,
+    task: Task,
     original: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     request: Any,
 ) -> Any:
     """A call that no broker delivered: a step where a workflow function makes it, and itself everywhere else."""
+    name = task.name
     function = FUNCTION.get()
     if function is None or STEP.get() is not None:
         here = binding.in_process
@@ -92,7 +95,10 @@ def _in_place(
     policy = binding.registry.steps.get(name)
     if policy is None:
         return original(*args, **kwargs)
-    return as_called(original, function.call_step(policy, policy.name or name, original, args, kwargs))
+    limits = Limits(task)
+    with limited(limits):
+        value = function.call_step(policy, policy.name or name, original, args, kwargs, declines=limits.declines)
+    return as_called(original, value)
 
 
 def _delivered(
@@ -110,7 +116,7 @@ def _delivered(
     nesting = request.replaced_task_nesting or 0
     own_key = bounded_key(member_key(request.id, 0, name))
     given = stamp[1] if stamp is not None else None
-    delivery = ActiveTask(request.id, name, nesting)
+    delivery, limits = ActiveTask(request.id, name, nesting), Limits(task)
     is_function = name in binding.registry.workflows and given is None
     again = bool((request.delivery_info or {}).get("redelivered")) or bool(request.retries)
     call = Call(
@@ -121,10 +127,11 @@ def _delivered(
         kind=kind_of(given, is_function=is_function),
         args=args,
         kwargs=kwargs,
-        body=_body(binding, delivery, original, args, kwargs, request),
+        body=_body(binding, delivery, limits, original, args, kwargs, request),
         counts=not request.chain,
         again=again,
         wish=delivery.wish,
+        declines=limits.declines,
         adopt=None if stamp is not None else lambda call: _adopted(binding, task, request, args, kwargs, call),
     )
     if stamp is None and request.chain:
@@ -156,6 +163,7 @@ def _unstamped_ref(request: Context, name: str, args: tuple[Any, ...], kwargs: d
 def _body(
     binding: Binding,
     delivery: ActiveTask,
+    limits: Limits,
     original: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -164,11 +172,15 @@ def _body(
     """The user's code, with the delivery current, so that a retry is caught and a chain that it stops is noticed."""
 
     def body(call: Call) -> Any:
-        had_chain = bool(request.chain)
-        delivery.ran = True
-        delivery.error, delivery.delay, delivery.send, delivery.given = None, 0, None, None
-        with active(delivery):
+        task, had_chain = limits.task, bool(request.chain)
+        delivery.begin()
+        limits.declined, limits.most = False, None
+        with active(delivery), limited(limits):
             value = awaited(original(*args, **kwargs))
+        if delivery.send is not None:
+            delivery.before_sending = functools.partial(_store_meanwhile, task, request, value)
+        elif request.retries:
+            _forget_meanwhile(task, request)
         if had_chain and not request.chain:
             _stopped(binding, call)
         return value
@@ -221,6 +233,27 @@ def _adopted(
         code_version=binding.settings.code_version,
         again=_AGAIN if call.again else None,
     )
+
+
+def _store_meanwhile(task: Task, request: Context, value: Any) -> None:
+    """Stores what a body returned after `retry(throw=False)`, as Celery does; the step itself is not done yet."""
+    if task.ignore_result or request.ignore_result:
+        return
+    try:
+        task.backend.store_result(request.id, value, SUCCESS, request=request)
+    except Exception:
+        logger.warning("what task %s returned meanwhile could not be stored", request.id, exc_info=True)
+
+
+def _forget_meanwhile(task: Task, request: Context) -> None:
+    """Makes room for the step's own value: Celery keeps the first success that it has stored of a task."""
+    if task.ignore_result or request.ignore_result:
+        return
+    try:
+        if task.backend.get_task_meta(request.id, cache=False).get("status") == SUCCESS:
+            task.backend.forget(request.id)
+    except Exception:
+        logger.debug("the result of task %s could not be looked at", request.id, exc_info=True)
 
 
 def _let_go(task: Task, request: Context, left: Left) -> Any:

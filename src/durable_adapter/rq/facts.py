@@ -32,6 +32,11 @@ def has_retry(job: Job) -> bool:
     return bool(job.retries_left and job.retries_left > 0)
 
 
+def has_spent_its_retries(job: Job) -> bool:
+    """Whether RQ was told to run a job again if it raises, and has done so as often as it may."""
+    return job.retries_left is not None and job.retries_left <= 0
+
+
 def repeats_left(job: Job) -> int | None:
     """How often a job is repeated after this tick; None where it never is. Before RQ 2.3 there is no such thing."""
     found: int | None = vars(job).get("repeats_left")

@@ -26,7 +26,7 @@ from ..runtime.order import ALLOW_FAILURE, OUTSIDE, unmet
 from ..runtime.steps import run_step
 from . import ticks
 from .aside import ASIDE, OFTEN, aside
-from .facts import has_retry, is_of_before, repeats_left, times_tried
+from .facts import has_retry, has_spent_its_retries, is_of_before, repeats_left, times_tried
 from .identity import UNMARKED, base_of, own_key, place_of, stamp_of
 from .jobs import kept_of_serializer, member_of
 from .notes import ASKED, PUT_ASIDE, count, once_more
@@ -197,6 +197,7 @@ def _delivered(
         body=body,
         again=not is_next and (_came_again(job) if stamp is not None else _may_have_run(job)),
         wish=delivery.wish,
+        declines=lambda _attempt, _error: has_spent_its_retries(job),
         adopt=lambda call: _adopted(binding, job, call),
     )
     if stamp is not None and repeats_left(job) is None and ref == stamp[0]:

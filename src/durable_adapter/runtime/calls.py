@@ -60,6 +60,11 @@ def no_wish(_error: BaseException | None) -> Wish | None:
     return None
 
 
+def declines_nothing(_attempt: int, _error: BaseException) -> bool:
+    """For calls of which no engine says how often they may be tried."""
+    return False
+
+
 @dataclass(slots=True)
 class Call:
     """Which call is this, and how is it run?
@@ -78,6 +83,8 @@ class Call:
             for with all its values, would wait for Python's collector.
         again: its message may have been run before: delivered again, or sent again.
         wish: the engine's wish to repeat the attempt that just ended, if there is one.
+        declines: whether the engine does not try the call again after an attempt, given its number and its error: its limits
+            are reached, or it was told not to. Not so where nobody told it anything.
         adopt: makes the run that a message without one belongs to; None where the message carries a run. Handed the call, too.
         new_row: the row of a call that the plan does not know; None for planned calls.
         row: the row as already read, if it was.
@@ -98,6 +105,7 @@ class Call:
     decides: bool = True
     again: bool = False
     wish: Callable[[BaseException | None], Wish | None] = no_wish
+    declines: Callable[[int, BaseException], bool] = declines_nothing
     adopt: Callable[[Call], tuple[WorkflowRow, list[StepRow]]] | None = None
     new_row: Callable[[], StepRow] | None = None
     row: StepRow | None = None
@@ -114,6 +122,15 @@ class Call:
         if self.turn is not None:
             self.turn()
             self.turn = None
+
+    def may_repeat(self, attempt: int, error: BaseException, *, declined: bool = False) -> bool:
+        """Whether our own policy tries the call again after attempt number *attempt*, which ended in *error*.
+
+        What the engine declines, or *declined* when that attempt ended, only a policy that the step itself declares repeats.
+        """
+        if self.policy.retry is None and (declined or self.declines(attempt, error)):
+            return False
+        return self.policy.may_retry(attempt, error)
 
     def __post_init__(self) -> None:
         if self.kind is Kind.DISPATCH:

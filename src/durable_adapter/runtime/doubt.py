@@ -11,7 +11,7 @@ from ..policy import MAX_TAKEOVERS, CannotTell, DidNotHappen, Happened
 from . import alerts
 from .calls import Call
 from .host import Host
-from .values import encode_for, read_failure, write_failure
+from .values import encode_for, read_failure, was_declined, write_failure
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -152,7 +152,7 @@ def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
     journal = host.journal
     if row.error is not None:
         error = read_failure(row.error)
-        if not call.policy.may_retry(row.attempt, error):
+        if not call.may_repeat(row.attempt, error, declined=was_declined(row.error)):
             failure = write_failure(error)
             host.patiently(
                 lambda: journal.ends.fail(

@@ -43,10 +43,10 @@ from ..model import (
     is_storable,
     new_token,
 )
-from ..policy import StepPolicy, causes, template_fields
+from ..policy import StepPolicy, causes, is_refusal, template_fields
 from . import alerts
 from .attributes import carrying_nothing
-from .calls import Call, awaited, refuse_inside_event_loop
+from .calls import Call, awaited, declines_nothing, refuse_inside_event_loop
 from .steps import _described, _look, follow, run_step
 from .unreadable import left_alone
 from .values import arguments_fingerprint, decode, encode, encode_for, read_failure, write_failure
@@ -131,7 +131,7 @@ def _failed(host: Host, call: Call, own: StepRow, error: Exception, run: Functio
 
     Where the error is a step's whose effect is unknown, the engine's wish is to repeat that step: it is in doubt instead.
     """
-    wish = call.wish(error)
+    wish = call.wish(error) if not is_refusal(error) else None
     ends = host.journal.ends
     if wish is not None:
         _refuse_to_repeat(host, call, run.failed_with(wish.error or error), wish.error or error)
@@ -296,9 +296,16 @@ class FunctionRun:
         return Left("this worker is shutting down; the workflow goes on elsewhere")
 
     def call_step(
-        self, policy: StepPolicy, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        policy: StepPolicy,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        declines: Callable[[int, BaseException], bool] = declines_nothing,
     ) -> Any:
-        """Runs a step in place, or hands back its recorded outcome."""
+        """Runs a step in place, or hands back its recorded outcome; *declines* as in `Call`."""
         refuse_inside_event_loop(name, function)
         given = _given_key(policy, name, function, args, kwargs)
         key, position, found = self._next(Kind.STEP, name, given)
@@ -319,6 +326,7 @@ class FunctionRun:
             counts=False,
             decides=False,
             again=self._call.again,
+            declines=declines,
             new_row=lambda: self._row(Kind.STEP, key, position, name, policy, args, kwargs, print_, self._host.engine),
             row=found,
             facts=self._call.facts,

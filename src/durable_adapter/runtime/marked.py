@@ -25,6 +25,11 @@ class Marked:
         self.workflows: dict[str, WorkflowPolicy] = {}
         self.compensations: set[str] = set()
 
+    @property
+    def marks_anything(self) -> bool:
+        """Whether any task is durable here."""
+        return bool(self.steps or self.workflows or self.compensations)
+
     def is_marked(self, name: str) -> bool:
         """Whether a task is durable here: a step, a workflow function, or a compensation of one."""
         return name in self.steps or name in self.workflows or name in self.compensations

@@ -25,6 +25,7 @@ from ..model import (
     StepStatus,
     new_token,
 )
+from ..policy import is_refusal
 from . import alerts
 from .calls import Call, Wish
 from .current_step import RunningStep
@@ -249,8 +250,11 @@ def _attempt(host: Host, call: Call, token: str, *, claimed: bool) -> Value | No
         running.say_the_rest()
         return _ended_in_error(host, call, token if claimed else None, error)
     wish = call.wish(None)
-    if wish is not None and wish.error is None:
-        return _not_done_yet(host, call, token if claimed else None, wish, None)
+    if wish is not None:
+        # It asked to be run again, and went on to return: what it returned is no outcome.
+        if wish.error is None:
+            return _not_done_yet(host, call, token if claimed else None, wish, None)
+        return _ended_in_error(host, call, token if claimed else None, wish.error, wish=wish)
     return _succeeded(host, call, token, value, claimed=claimed)
 
 
@@ -296,10 +300,20 @@ def _value_missing(host: Host, call: Call, token: str | None, error: Unserialisa
     return Left(reason, held=held)
 
 
-def _ended_in_error(host: Host, call: Call, token: str | None, error: Exception) -> Value | None:
-    """What is known about the effect decides: try again, fail, or doubt. An engine's wish to repeat may be refused."""
+def _ended_in_error(host: Host, call: Call, token: str | None, error: BaseException, *, wish: Wish | None = None) -> Value | None:
+    """What is known about the effect decides: try again, fail, or doubt. An engine's wish to repeat may be refused.
+
+    Args:
+        host: this process.
+        call: the call.
+        token: its claim's.
+        error: what it raised, or what it asked to be run again for.
+        wish: the engine's wish, where the body did not raise but return.
+    """
     policy = call.policy
-    wish = call.wish(error)
+    returned, wish = wish is not None, wish or call.wish(error)
+    if is_refusal(error):
+        wish = None
     cause: BaseException | None = wish.error if wish is not None else error
     if wish is not None and cause is None:
         return _not_done_yet(host, call, token, wish, error)
@@ -307,11 +321,11 @@ def _ended_in_error(host: Host, call: Call, token: str | None, error: Exception)
     unknown = policy.effect_unknown(cause)
     repeatable = not unknown or policy.safety is Safety.IDEMPOTENT
     if repeatable and wish is not None:
-        return _not_done_yet(host, call, token, wish, error)
+        return _not_done_yet(host, call, token, wish, None if returned else error)
     if not repeatable and (policy.safety is Safety.PROBE or wish is not None):
         return _in_doubt(host, call, token, cause)
     attempt = _attempt_number(host, call, token)
-    if repeatable and policy.may_retry(attempt, cause):
+    if repeatable and call.may_repeat(attempt, cause):
         return _later(host, call, token, cause, policy.retry_delay(attempt))
     effect = Effect.UNKNOWN if unknown else Effect.DID_NOT_HAPPEN
     recorded = _fail(host, call, token, error, effect)
@@ -386,7 +400,7 @@ def _in_doubt(host: Host, call: Call, token: str | None, error: BaseException) -
     """The effect may have happened, and something would repeat it: the step is in doubt, and its attempt is over."""
     row = _row_for_end(host, call)
     why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
-    failure = write_failure(error)
+    failure = write_failure(error, declined=call.declines(row.attempt if token is not None else row.attempt + 1, error))
     worker = host.worker
     raise_doubt, late = host.journal.doubts.raise_doubt, host.journal.ends.late_failure
     if not host.patiently(lambda: raise_doubt(row, token, why, over=True, error=failure, who=worker)):

@@ -97,7 +97,7 @@ def run_transaction(host: Host, call: Call) -> Committed:
                     except Exception as error:
                         raise BodyFailed(error) from error
                 wish = call.wish(None)
-                if wish is not None and wish.error is None:
+                if wish is not None:
                     raise AskedAgain(wish)
                 outcome = encode_for(journal, value, call.policy.codec)
                 row.reference = running.reference

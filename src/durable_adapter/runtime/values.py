@@ -45,9 +45,20 @@ def arguments_fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str 
         return None
 
 
-def write_failure(error: BaseException) -> bytes:
-    """A recorded error: type, message and a traceback without locals."""
-    return json.dumps(record_failure(error)).encode()
+def write_failure(error: BaseException, *, declined: bool = False) -> bytes:
+    """A recorded error: type, message and a traceback without locals.
+
+    Args:
+        error: the error.
+        declined: the engine declined to try the attempt again that ended in it.
+    """
+    failure = record_failure(error)
+    return json.dumps({**failure, "declined": True} if declined else failure).encode()
+
+
+def was_declined(data: bytes) -> bool:
+    """Whether the engine declined to try the attempt again that ended in a recorded error."""
+    return bool(json.loads(data).get("declined"))
 
 
 def read_failure(data: bytes | None) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Task, chain
+from celery import Task, chain, chord, group
 from pydantic import BaseModel
 
 import durable_adapter as durable
@@ -210,3 +210,150 @@ def launches_a_chain_then_fails(order: str) -> str:
 def replaces_itself(self: Task, order: str) -> Any:
     ledger().record("replaces", order)
     return self.replace(steps.charge.s(order))
+
+
+@durable.step(idempotent=True)
+@app.task(bind=True, autoretry_for=(Exception,), default_retry_delay=0, max_retries=3)
+def replaces_itself_with(self: Task, order: str, shape: str) -> Any:
+    """Replaces itself with a canvas; `autoretry_for` would try that again."""
+    ledger().record("replaces", order)
+    shapes: dict[str, Any] = {
+        "task": unmarked_note.si(order),
+        "chain": chain(unmarked_note.si(order), unmarked_note.si(order)),
+        "group": group(unmarked_note.si(order), unmarked_note.si(order)),
+        "chord": chord([unmarked_note.si(order), unmarked_note.si(order)], unmarked_note.si(order)),
+    }
+    return self.replace(shapes[shape])
+
+
+@durable.step(idempotent=True, retry=durable.RetryPolicy(initial_interval=0.05, maximum_attempts=5))
+@app.task(bind=True)
+def replaces_itself_although_it_is_retried(self: Task, order: str) -> Any:
+    ledger().record("replaces", order)
+    try:
+        return self.replace(unmarked_note.si(order))
+    except Exception as error:
+        raise self.retry(exc=error, countdown=0) from error
+
+
+@durable.step(idempotent=True)
+@app.task(bind=True)
+def adds_to_its_chord(self: Task, order: str) -> Any:
+    ledger().record("adds", order)
+    return self.add_to_chord(unmarked_note.si(order)).id
+
+
+@app.task
+def unmarked_note(order: str, *_results: Any) -> str:
+    ledger().record("unmarked", order)
+    return order
+
+
+class Declined(Exception):
+    """The provider said no."""
+
+
+class Transient(Exception):
+    """It may work next time."""
+
+
+@durable.step(idempotent=True)
+@app.task(bind=True, max_retries=1)
+def retries_once(self: Task, order: str) -> None:
+    ledger().record("attempt", order)
+    raise self.retry(exc=Transient("x"), countdown=0)
+
+
+@durable.step(idempotent=True)
+@app.task(bind=True, max_retries=5)
+def retries_as_often_as_the_call_says(self: Task, order: str, most: int) -> None:
+    ledger().record("attempt", order)
+    raise self.retry(exc=Transient("x"), countdown=0, max_retries=most)
+
+
+@durable.step(idempotent=True)
+@app.task(max_retries=0)
+def never_retries(order: str) -> None:
+    ledger().record("attempt", order)
+    raise Transient("x")
+
+
+@durable.step(idempotent=True)
+@app.task(max_retries=None)
+def retries_without_limit(order: str) -> None:
+    """Celery has no limit, and nobody asks it: our own policy decides."""
+    ledger().record("attempt", order)
+    raise Transient("x")
+
+
+@durable.step(idempotent=True)
+@app.task(autoretry_for=(Exception,), dont_autoretry_for=(Declined,), max_retries=5, default_retry_delay=0)
+def is_declined(order: str) -> None:
+    ledger().record("attempt", order)
+    raise Declined("no")
+
+
+@durable.step(idempotent=True)
+@app.task(autoretry_for=(Transient,), retry_kwargs={"max_retries": 1}, default_retry_delay=0)
+def autoretries_once(order: str) -> None:
+    ledger().record("attempt", order)
+    raise Transient("x")
+
+
+@durable.step(idempotent=True, retry=durable.RetryPolicy(initial_interval=0.05, maximum_attempts=2))
+@app.task(max_retries=0)
+def retries_because_the_step_says_so(order: str) -> None:
+    ledger().record("attempt", order)
+    raise Transient("x")
+
+
+def _it_did_not_happen(order: str) -> durable.Verdict:
+    return durable.did_not_happen()
+
+
+@durable.step(probe=_it_did_not_happen, settle=0)
+@app.task(bind=True)
+def is_probed_and_never_retried(self: Task, order: str) -> None:
+    ledger().record("attempt", order)
+    raise self.retry(exc=Transient("x"), max_retries=0)
+
+
+@durable.step(idempotent=True)
+@app.task(bind=True, max_retries=5)
+def returns_and_is_retried(self: Task, order: str) -> str:
+    """`retry(throw=False)`, and a value; the last attempt waits to be let go."""
+    ledger().record("attempt", order)
+    if ledger().count(order, "attempt") == 1:
+        self.retry(countdown=0, throw=False)
+        return "not yet"
+    ledger().wait_at("last attempt", order)
+    return "done"
+
+
+@durable.step(idempotent=True)
+@app.task(bind=True, max_retries=5)
+def returns_and_is_retried_for_an_error(self: Task, order: str) -> str:
+    ledger().record("attempt", order)
+    if ledger().count(order, "attempt") == 1:
+        self.retry(exc=Transient("x"), countdown=0, throw=False)
+        return "not yet"
+    return "done"
+
+
+@durable.step(idempotent=True)
+@app.task(pydantic=True)
+def wants_a_model(order: str, amount: Amount) -> None:
+    ledger().record("wants_a_model", order)
+
+
+@durable.workflow
+@app.task
+def catches_what_is_declined(order: str) -> str:
+    """Steps in place, whose tasks have limits of their own."""
+    caught = []
+    for step in (never_retries, is_declined, autoretries_once):
+        try:
+            step(order)
+        except (Transient, Declined) as error:
+            caught.append(type(error).__name__)
+    return " ".join(caught)

@@ -232,3 +232,15 @@ def told_of_exception(job: Any, *error: Any) -> bool:
     """An exception handler of a worker."""
     ledger().record(f"exception {error[0].__name__}", job.args[0])
     return True
+
+
+@durable.step(idempotent=True)
+def fail_idempotent(order: str) -> None:
+    ledger().record("fail", order)
+    raise ValueError("out of paper")
+
+
+@durable.step(idempotent=True, retry=durable.RetryPolicy(initial_interval=0.05, maximum_attempts=3))
+def fail_idempotent_three_times(order: str) -> None:
+    ledger().record("fail", order)
+    raise ValueError("out of paper")
