@@ -1,13 +1,15 @@
 """Errors as the journal keeps them: what raised, what it said and where, without a single local variable.
 
-A recorded error comes back as its own type where that type is already loaded and the copy says the same; otherwise as
-`StepFailed`. Neither recording nor restoring raises or imports: an error must not be lost because it is badly behaved.
+A recorded error comes back as its own type where that type is already loaded; otherwise as `StepFailed`. Where JSON could not
+keep all of it (a response object, say), it is of a subclass that says what is missing, so that `except` finds it all the same.
+Neither recording nor restoring raises or imports: an error must not be lost because it is badly behaved.
 """
 
 from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .codec import JSON
@@ -17,11 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MESSAGE_LIMIT = 4_000  # characters: enough for a provider's error body
+REPR_LIMIT = 200  # characters of the message in the repr of an error that could not be recorded in full
 TRACEBACK_LIMIT = 16_000  # characters, the last ones: the innermost frames are at the end
 FRAME_LIMIT = 50  # innermost frames of each error
 CHAIN_LIMIT = 5  # errors behind the error
 GROUP_LIMIT = 10  # errors beside each other in an exception group
-STATE_LIMIT = 16_000  # bytes of recorded arguments and attributes
+MEMBERS_LIMIT = 30  # errors in an exception group and the groups in it, all together
+STATE_LIMIT = 16_000  # bytes of recorded arguments, and of attributes
+MEMBER_STATE_LIMIT = 2_000  # likewise, of each error in an exception group
+
+#: Characters at which a text is cut that is too long to be recorded in full.
+_CUT_AT = MESSAGE_LIMIT
+
+#: What a restored error has in its dictionary besides its own attributes: what it said, and what could not be kept of it, or
+#: not in full.
+_SAID, _MISSING, _CUT = "__durable_message__", "__durable_missing__", "__durable_cut__"
+_OURS = frozenset({"__notes__", "__durable_recorded__", _SAID, _MISSING, _CUT})
 
 _SEPARATORS = {
     "cause": "The above exception was the direct cause of the following exception:",
@@ -40,31 +53,94 @@ def record_failure(exc: BaseException) -> dict[str, object]:
 
     Returns:
         `type`, `module`, `message`, `traceback`, `chain` (type, message and relation of each error behind this one);
-        where they can be recorded `args` and `attributes`; `omitted`, the names of attributes that cannot; `members`
-        of an exception group.
+        `args` and `attributes`, or `kept_args` where only a part of the arguments can be recorded; `omitted` and `cut`, the
+        names of what cannot be recorded, or not in full; `group` and `members` of an exception group.
 
     Example:
         >>> record_failure(ValueError("no such order"))["message"]
         'no such order'
     """
     behind = list(_behind(exc))
-    attributes, omitted = _attributes(exc)
-    failure: dict[str, object] = {
-        "type": _type_name(type(exc)),
-        "module": _text(getattr(type(exc), "__module__", ""), MESSAGE_LIMIT),
-        "message": _message(exc),
+    failure = {
+        **_named(exc),
         "traceback": _traceback_text(exc, behind),
         "chain": [{"relation": how, "type": _type_name(type(other)), "message": _message(other)} for how, other in behind],
     }
-    if (args := _encoded(_args(exc))) is not None:
-        failure["args"] = args
+    return failure | _state(exc, STATE_LIMIT, [MEMBERS_LIMIT])
+
+
+def _named(exc: BaseException) -> dict[str, object]:
+    return {
+        "type": _type_name(type(exc)),
+        "module": _text(getattr(type(exc), "__module__", ""), MESSAGE_LIMIT),
+        "message": _message(exc),
+    }
+
+
+def _state(exc: BaseException, limit: int, room: list[int]) -> dict[str, object]:
+    """What an error carries, as far as it can be recorded.
+
+    Args:
+        exc: the error.
+        limit: bytes of its arguments, and of its attributes.
+        room: how many errors may still be recorded as members of groups; shared by all groups in a group.
+    """
+    state: dict[str, object] = {}
+    lost = _Lost(names=list(vars(exc).get(_MISSING, ())), cut=list(vars(exc).get(_CUT, ())))
+    if isinstance(exc, BaseExceptionGroup):
+        state["group"] = _text(exc.message, MESSAGE_LIMIT)
+        members: list[object] = []
+        for one in _members(exc):
+            if room[0] <= 0:
+                break
+            room[0] -= 1
+            members.append({**_named(one), **_state(one, MEMBER_STATE_LIMIT, room)})
+        state["members"] = members
+        if len(members) < len(exc.exceptions):
+            lost.names.append(f"exceptions[{len(members)}:]")
+    elif (args := _encoded(_args(exc), limit)) is not None:
+        state["args"] = args
+    else:
+        places = {f"args[{place}]": value for place, value in enumerate(_args(exc))}
+        kept = _kept(places, limit, lost)
+        state["kept_args"] = _encoded([kept.get(name) for name in places], sys.maxsize)
+    attributes = {name: value for name, value in vars(exc).items() if name not in _OURS}
     if attributes:
-        failure["attributes"] = attributes
-    if omitted:
-        failure["omitted"] = omitted
-    if members := _members(exc):
-        failure["members"] = [{"type": _type_name(type(one)), "message": _message(one)} for one in members]
-    return failure
+        whole = _encoded(attributes, limit)
+        encoded = whole if whole is not None else _encoded(_kept(attributes, limit, lost), sys.maxsize)
+        if encoded not in (None, "{}"):
+            state["attributes"] = encoded
+    if lost.names:
+        state["omitted"] = list(dict.fromkeys(_text(name, 100) for name in lost.names))
+    if lost.cut:
+        state["cut"] = list(dict.fromkeys(_text(name, 100) for name in lost.cut))
+    return state
+
+
+@dataclass
+class _Lost:
+    """What of an error cannot be recorded, and what only in part, by name."""
+
+    names: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+
+def _kept(values: Mapping[str, object], limit: int, lost: _Lost) -> dict[str, object]:
+    """Those of some values that can be recorded in so many bytes; a text that is too long for that is cut."""
+    kept: dict[str, object] = {}
+    for name, value in values.items():
+        given = value
+        if isinstance(value, str) and _encoded(value, limit) is None:
+            given = _text(value, min(_CUT_AT, limit // 4))
+        whole = _encoded(given, limit)
+        if whole is None or not isinstance(name, str):
+            lost.names.append(str(name))
+            continue
+        limit -= len(whole)
+        kept[name] = given
+        if given is not value:
+            lost.cut.append(name)
+    return kept
 
 
 def restore_failure(failure: Mapping[str, Any]) -> Exception:
@@ -72,9 +148,10 @@ def restore_failure(failure: Mapping[str, Any]) -> Exception:
 
     It is of its own type if that is an `Exception` in a module that is already loaded, and if the copy, made from the
     recorded arguments and attributes, says what the original said. Where the constructor wants other arguments than
-    it handed to `Exception`, the copy is made without it, provided that every attribute was recorded. In all other
-    cases it is a `StepFailed`. Either way it carries the recorded traceback as a note, and `__durable_recorded__` is
-    true of it. Never raises, and never imports.
+    it handed to `Exception`, the copy is made without it. Where something could not be recorded, it is of a subclass of its
+    own type with the same name: what is missing raises `AttributeError`, and its `repr` names it. In all other cases it is a
+    `StepFailed`. Either way it carries the recorded traceback as a note, and `__durable_recorded__` is true of it. Never
+    raises, and never imports.
 
     Args:
         failure: What `record_failure` returned.
@@ -98,25 +175,103 @@ def restore_failure(failure: Mapping[str, Any]) -> Exception:
 
 def _copy(failure: Mapping[str, Any]) -> Exception | None:
     cls = _loaded_type(str(failure.get("module", "")), str(failure.get("type", "")))
-    if cls is None:
+    message = failure.get("message")
+    if cls is None or not isinstance(message, str):
         return None
+    missing, cut = tuple(map(str, _listed(failure.get("omitted")))), tuple(map(str, _listed(failure.get("cut"))))
     try:
-        args: Any = JSON.decode(str(failure["args"]).encode())
+        args: Any = _recorded_args(cls, failure)
         attributes: Any = JSON.decode(str(failure.get("attributes", "{}")).encode())
-    except (KeyError, ValueError, DurableError):
+    except (KeyError, ValueError, TypeError, DurableError):
         return None
-    makers: list[Callable[[type[Exception], list[Any]], Exception]] = [_constructed]
-    if not failure.get("omitted"):
-        makers.append(_assembled)
+    makers: list[Callable[[type[Exception], list[Any]], Exception]] = []
+    if "kept_args" not in failure and not cut:
+        makers.append(_constructed)
+        if not missing:
+            makers.append(_assembled)
     for make in makers:
         try:
             exc = make(cls, args)
             exc.__dict__.update(attributes)
         except Exception:  # noqa: S112 - somebody else's constructor may raise anything
             continue
-        if type(exc) is cls and _message(exc) == failure.get("message"):
+        if type(exc) is cls and _message(exc) == message:
             return exc
-    return None
+    if not missing and not cut:
+        return None
+    try:
+        return _incomplete(cls, args, {**attributes, _SAID: message, _MISSING: missing, _CUT: cut})
+    except Exception:
+        return None
+
+
+def _recorded_args(cls: type[Exception], failure: Mapping[str, Any]) -> list[Any]:
+    """The arguments of an error; those that could not be recorded are None.
+
+    Raises:
+        KeyError: none are recorded, or they cannot be read; likewise the other errors of reading them.
+    """
+    if "group" in failure and issubclass(cls, BaseExceptionGroup):
+        return [str(failure["group"]), [_copy(one) or _failed(one) for one in _listed(failure.get("members"))]]
+    found: Any = JSON.decode(str(failure["kept_args"] if "kept_args" in failure else failure["args"]).encode())
+    return list(found) if isinstance(found, list) else found
+
+
+def _failed(failure: Mapping[str, Any]) -> StepFailed:
+    return StepFailed(str(failure.get("message", "")), type_name=str(failure.get("type", "")))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+class _Incomplete:
+    """Stands before a recorded error's own type where not all of it could be kept: says what it said, and what is missing."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Nothing: nobody who keeps a list of their error types is to hear of one that is only a copy."""
+
+    def __str__(self) -> str:
+        return str(vars(self)[_SAID])
+
+    def __repr__(self) -> str:
+        said = str(self)
+        said = said if len(said) <= REPR_LIMIT else f"{said[:REPR_LIMIT]}..."
+        return f"{type(self).__qualname__}({said!r}) [recorded; not kept: {_told(self)}]"
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{type(self).__qualname__} has no attribute {name!r} here: the error was read from the journal, which could not "
+            f"keep: {_told(self)}"
+        )
+
+    def __reduce__(self) -> Any:
+        own = type(self).__mro__[2]
+        args = list(_builtin_base(own).__reduce__(self)[1])
+        return _incomplete, (own, args, dict(vars(self)))
+
+
+def _told(exc: Any) -> str:
+    """What could not be kept of an error, or not in full."""
+    return ", ".join([*vars(exc).get(_MISSING, ()), *(f"{name} (cut)" for name in vars(exc).get(_CUT, ()))])
+
+
+#: The types that stand for others, by the type that they stand for.
+_INCOMPLETE: dict[type[Exception], type[Exception]] = {}
+
+
+def _incomplete(cls: type[Exception], args: list[Any], state: dict[str, Any]) -> Exception:
+    """An error of a subclass of *cls*, made without any constructor of its own."""
+    if cls not in _INCOMPLETE:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        _INCOMPLETE[cls] = type(cls.__name__, (_Incomplete, cls), names)
+    made, base = _INCOMPLETE[cls], _builtin_base(cls)
+    exc: Exception = base.__new__(made, *args)
+    base.__init__(exc, *args)
+    exc.__dict__.update(state)
+    return exc
 
 
 def _constructed(cls: type[Exception], args: list[Any]) -> Exception:
@@ -187,29 +342,16 @@ def _args(exc: BaseException) -> list[object]:
 
 
 def _builtin_base(cls: type[BaseException]) -> Any:
-    return next(base for base in cls.__mro__ if base.__module__ == "builtins" and issubclass(base, BaseException))
+    own = (base for base in cls.__mro__ if not issubclass(base, _Incomplete))
+    return next(base for base in own if base.__module__ == "builtins" and issubclass(base, BaseException))
 
 
-def _attributes(exc: BaseException) -> tuple[str | None, list[str]]:
-    kept: dict[str, object] = {}
-    omitted: list[str] = []
-    for name, value in vars(exc).items():
-        if name in ("__notes__", "__durable_recorded__"):
-            continue
-        if _encoded(value) is None:
-            omitted.append(_text(name, 100))
-        else:
-            kept[name] = value
-    encoded = _encoded(kept) if kept else None
-    return (encoded, omitted) if encoded or not kept else (None, [*map(str, kept), *omitted])
-
-
-def _encoded(value: object) -> str | None:
+def _encoded(value: object, limit: int) -> str | None:
     try:
         data = JSON.encode(value)
     except Exception:
         return None
-    return data.decode() if len(data) <= STATE_LIMIT else None
+    return data.decode() if len(data) <= limit else None
 
 
 def _message(exc: BaseException) -> str:
