@@ -10,11 +10,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from .current import FUNCTION, OUTSIDE, STEP, called_plainly
 from .errors import DeclarationError
+from .loops import standing_still
 from .policy import DECLARED, RetryPolicy, StepPolicy, Verdict, WorkflowPolicy
 
 P = ParamSpec("P")
@@ -92,6 +93,7 @@ def step(target: Any = None, /, **options: Any) -> Any:
     _refuse_unknown(options, _STEP_OPTIONS, "durable.step")
 
     def mark(given: Any) -> Any:
+        _refuse_a_method(given, "durable.step")
         who = _subject("durable.step", given)
         policy = StepPolicy(**options, subject=who)
         if type(given) is FunctionType:
@@ -134,6 +136,7 @@ def workflow(target: Any = None, /, **options: Any) -> Any:
     _refuse_unknown(options, _WORKFLOW_OPTIONS, "durable.workflow")
 
     def mark(given: Any) -> Any:
+        _refuse_a_method(given, "durable.workflow")
         who = _subject("durable.workflow", given)
         policy = WorkflowPolicy(**options, subject=who)
         if type(given) is FunctionType:
@@ -157,19 +160,41 @@ _WORKFLOW_OPTIONS = frozenset(inspect.signature(WorkflowPolicy).parameters) - {"
 def wrapped(function: FunctionType, policy: StepPolicy) -> Any:
     """A function that is a step where a workflow function calls it, and itself everywhere else."""
 
-    @functools.wraps(function)
-    def durable_step(*args: Any, **kwargs: Any) -> Any:
-        caller = FUNCTION.get() or (OUTSIDE[-1] if OUTSIDE else None)
+    name = policy.name or f"{function.__module__}.{function.__qualname__}"
+
+    def caller_of_a_step() -> Any:
+        """What calls a step here; None where this is a plain call."""
         if STEP.get() is not None:
-            return function(*args, **kwargs)
-        name = policy.name or f"{function.__module__}.{function.__qualname__}"
+            return None
+        caller = FUNCTION.get() or (OUTSIDE[-1] if OUTSIDE else None)
         if caller is None:
             called_plainly(name)
-            return function(*args, **kwargs)
-        return as_called(function, caller.call_step(policy, name, function, args, kwargs))
+        return caller
 
+    durable_step: Any
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def durable_coroutine(*args: Any, **kwargs: Any) -> Any:
+            caller = caller_of_a_step()
+            if caller is None:
+                return await function(*args, **kwargs)
+            with standing_still(durable_step.__code__):
+                return caller.call_step(policy, name, function, args, kwargs)
+
+        durable_step = durable_coroutine
+    else:
+
+        @functools.wraps(function)
+        def durable_function(*args: Any, **kwargs: Any) -> Any:
+            caller = caller_of_a_step()
+            if caller is None:
+                return function(*args, **kwargs)
+            return as_called(function, caller.call_step(policy, name, function, args, kwargs))
+
+        durable_step = durable_function
     # Not every reader follows `__wrapped__`: Celery's check of arguments at `.delay()` does not.
-    durable_step.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    durable_step.__signature__ = inspect.signature(function)
     setattr(durable_step, STEP_MARK, policy)
     setattr(durable_step, _OWN, durable_step)
     return durable_step
@@ -200,6 +225,33 @@ def _refuse_unknown(options: dict[str, Any], known: frozenset[str], decorator: s
     unknown = sorted(set(options) - known)
     if unknown:
         raise DeclarationError(f"{decorator} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+
+
+def is_of_a_class(function: FunctionType) -> bool:
+    """Whether a function was defined in the body of a class: a method, static and class methods included."""
+    owner = function.__qualname__.rpartition(".")[0]
+    return bool(owner) and not owner.endswith("<locals>")
+
+
+def no_methods(what: str, name: str) -> DeclarationError:
+    """The error about a method that was marked.
+
+    Args:
+        what: the decorator, or the call, as its user wrote it.
+        name: the method's dotted name.
+    """
+    return DeclarationError(
+        f"{what}: {name} is a method, and methods cannot be marked, static and class methods included: the object that a method "
+        "is called on is no part of what the journal knows a step by, so that one account could be handed another's outcome. "
+        "Accepted are functions of a module. Move the body into one that takes what it needs (such as account_id) as arguments, "
+        "mark that, and call it from the method."
+    )
+
+
+def _refuse_a_method(given: Any, decorator: str) -> None:
+    function = given.__func__ if type(given) is MethodType else given
+    if type(given) is MethodType or (type(given) is FunctionType and is_of_a_class(given)):
+        raise no_methods(decorator, f"{function.__module__}.{function.__qualname__}")
 
 
 def _refuse_what_is_no_task(given: Any, decorator: str) -> None:

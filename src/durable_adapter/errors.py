@@ -137,6 +137,10 @@ class MessageExpired(DurableError):
     """Recorded for a step that never began, because its message was to be discarded after a time that has passed."""
 
 
+class EndedByEngine(DurableError):
+    """Recorded for a step that never began, because its task was cancelled, stopped or deleted in its queue library."""
+
+
 class NotResolvable(DurableError):
     """Raised when a person's verdict is given on a step that is not in doubt, held or failed with its effect unknown."""
 

@@ -8,15 +8,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rq import Queue, Retry
 from rq.exceptions import DeserializationError
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 
 import durable_adapter.rq as durable_rq
-from durable_adapter.errors import DeclarationError, UnserialisableValue
+from durable_adapter.errors import DeclarationError, UnserialisableValue, UnsupportedCanvas
 from durable_adapter.model import STAMP, Effect, StepStatus, WorkflowStatus, make_stamp, new_ref
 from tests.celery.ledger import Ledger
 from tests.rq.shop import chains, steps
 from tests.rq.world import Shop
-from tests.rq_versions import REPEATS, RETURNED_RETRY, since
+from tests.rq_versions import REPEATS, RETURNED_RETRY, UNIQUE, since
 
 
 def test_a_marked_job_runs_once_and_its_result_is_recorded(shop: Shop, ledger: Ledger, order: str) -> None:
@@ -249,11 +249,61 @@ def test_a_job_that_asks_more_often_than_its_own_max_has_failed_for_good(shop: S
     assert shop.status(job) is WorkflowStatus.FAILED
 
 
-def test_a_method_is_refused_with_a_clear_error(shop: Shop, ledger: Ledger, order: str) -> None:
-    with pytest.raises(DeclarationError, match="is a method"):
-        shop.queue.enqueue(steps.Shop().sell, order)
-    assert not shop.work()
+@UNIQUE
+class TestAJobThatIsToBeUnique:
+    def test_needs_an_id_as_ever(self, shop: Shop, ledger: Ledger, order: str) -> None:
+        before = shop.sent()
+        with pytest.raises(ValueError, match="explicit job_id") as plainly:
+            shop.queue.enqueue(steps.unmarked, order, unique=True)
+        with pytest.raises(ValueError, match="explicit job_id") as marked:
+            shop.queue.enqueue(steps.charge, order, unique=True)
+        assert str(marked.value) == str(plainly.value)
+        with pytest.raises(ValueError, match="explicit job_id"):
+            shop.queue.enqueue_in(timedelta(hours=1), steps.charge, order, unique=True)
+        with pytest.raises(ValueError, match="explicit job_id"):
+            shop.queue.enqueue_job(Job.create(steps.charge, (order,), connection=shop.redis), unique=True)
+        assert shop.sent() == before
+        assert shop.count_runs() == 0
+
+    def test_and_with_one_it_is(self, shop: Shop, ledger: Ledger, order: str) -> None:
+        from rq.exceptions import DuplicateJobError
+
+        shop.queue.enqueue(steps.charge, order, job_id=order, unique=True)
+        with pytest.raises(DuplicateJobError):
+            shop.queue.enqueue(steps.charge, order, job_id=order, unique=True)
+        shop.work()
+        assert ledger.names(order) == ["charge"]
+        assert shop.count_runs() == 1
+
+
+def test_a_job_that_was_never_enqueued_is_not_performed_and_says_so(shop: Shop, ledger: Ledger, order: str) -> None:
+    job = Job.create(steps.charge, (order,), connection=shop.redis)
+    with pytest.raises(UnsupportedCanvas, match=r"never enqueued.*queue.enqueue_job"):
+        job.perform()
+    assert ledger.names(order) == []
     assert shop.count_runs() == 0
+    shop.queue.enqueue_job(job)
+    shop.work()
+    assert ledger.names(order) == ["charge"]
+
+
+def test_what_is_named_in_a_class_cannot_be_marked(shop: Shop, ledger: Ledger, order: str) -> None:
+    name = "tests.rq.shop.identity.Handler.handle"
+    with pytest.raises(DeclarationError, match="is a method"):
+        durable_rq.mark(name)
+    job = shop.queue.enqueue(name, order)
+    shop.work()
+    assert ledger.names(order) == ["handle"]
+    assert shop.runs_of(job) == []
+
+
+def test_nor_where_its_class_is_seen_only_by_the_worker(shop: Shop, ledger: Ledger, order: str) -> None:
+    name = "tests.rq.shop.late_class.Handler.handle"
+    durable_rq.mark(name)
+    job = shop.queue.enqueue(name, order)
+    shop.work()
+    assert "is a method" in str(job.latest_result().exc_string)
+    assert ledger.names(order) == []
 
 
 def test_what_cannot_be_written_down_is_refused_at_the_caller(shop: Shop, order: str) -> None:

@@ -44,12 +44,6 @@ def half_lost(shop: Shop, order: str) -> None:
     shop.queue.enqueue(steps.book, order, depends_on=charge)
 
 
-def cancelled_by_hand(shop: Shop, order: str) -> None:
-    charge = shop.queue.enqueue(steps.charge, order)
-    shop.queue.enqueue(steps.book, order, depends_on=charge)
-    charge.cancel(enqueue_dependents=True)
-
-
 def in_runs_of_their_own(shop: Shop, order: str) -> None:
     first = shop.queue.enqueue(steps.mail, order)
     second = shop.queue.enqueue(steps.charge, order)
@@ -57,7 +51,7 @@ def in_runs_of_their_own(shop: Shop, order: str) -> None:
     shop.queue.enqueue(steps.book, order, depends_on=[first, second])
 
 
-@pytest.mark.parametrize("lose", [lost_by_redis, half_lost, cancelled_by_hand, in_runs_of_their_own])
+@pytest.mark.parametrize("lose", [lost_by_redis, half_lost, in_runs_of_their_own])
 def test_a_job_that_rq_delivers_too_early_waits(
     shop: Shop, ledger: Ledger, order: str, lose: Callable[[Shop, str], None]
 ) -> None:

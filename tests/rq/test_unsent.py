@@ -117,22 +117,7 @@ def test_a_group_in_a_callers_pipeline_is_taken_back_too(shop: Shop, order: str)
     assert [job.get_status() for job in group.get_jobs()] == [JobStatus.QUEUED]
 
 
-@pytest.mark.parametrize("forget", ["cancel", "delete", "empty"])
-def test_what_redis_alone_is_told_to_forget_comes_back(shop: Shop, ledger: Ledger, order: str, forget: str) -> None:
-    """Telling the journal is `durable-adapter cancel`."""
-    job = shop.queue.enqueue(steps.charge, order)
-    if forget == "empty":
-        shop.queue.empty()
-    else:
-        getattr(job, forget)()
-    shop.work()
-    assert ledger.names(order) == []
-    shop.sweep_and_work(70)
-    assert ledger.names(order) == ["charge"]
-    assert shop.status(job) is WorkflowStatus.SUCCEEDED
-
-
-def test_a_time_to_live_starts_anew_when_a_job_is_sent_again(shop: Shop, ledger: Ledger, order: str) -> None:
+def test_a_time_to_live_is_no_longer_when_a_job_is_sent_again(shop: Shop, ledger: Ledger, order: str) -> None:
     job = shop.queue.enqueue(steps.charge, order, ttl=50)
     shop.redis.delete(job.key)  # as Redis does when it has passed
     shop.work()

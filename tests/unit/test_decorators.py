@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -98,6 +99,119 @@ def test_a_decorated_function_is_itself_inside_another_step(function: Function) 
     finally:
         STEP.reset(token)
     assert function.calls == []
+
+
+def test_an_async_function_stays_one_where_it_is_marked(function: Function) -> None:
+    @durable.step
+    async def charge(order: str) -> str:
+        return f"ran {order}"
+
+    assert inspect.iscoroutinefunction(charge)
+    assert asyncio.iscoroutinefunction(charge)
+    assert asyncio.run(charge("42")) == "recorded"
+    assert function.calls == [(f"{__name__}.{charge.__qualname__}", ("42",), {})]
+
+
+def test_and_is_itself_outside_of_a_workflow_and_inside_another_step(function: Function) -> None:
+    @durable.step
+    async def charge(order: str) -> str:
+        await asyncio.sleep(0)
+        return f"ran {order}"
+
+    token = STEP.set(object())  # type: ignore[arg-type]
+    assert asyncio.run(charge("42")) == "ran 42"
+    STEP.reset(token)
+    outside = FUNCTION.set(None)
+    assert asyncio.run(charge("43")) == "ran 43"
+    FUNCTION.reset(outside)
+    assert function.calls == []
+
+
+class TestALoopThatAStepHasToItself:
+    """A step is recorded in place: its loop stands still, and whatever else were in that loop would, too."""
+
+    def awaited(self, *others: Any) -> list[bool]:
+        """Whether a loop ran where the step was called, for each call."""
+        seen: list[bool] = []
+
+        class Notes(Function):
+            def call_step(self, *_: Any) -> Any:
+                try:
+                    asyncio.get_running_loop()
+                except RuntimeError:
+                    seen.append(False)
+                    return asyncio.run(asyncio.sleep(0, "recorded"))
+                seen.append(True)
+                return "recorded"
+
+        @durable.step
+        async def charge() -> str:
+            return "ran"
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(charge(), *(other() for other in others))
+
+        async def inside() -> list[Any]:
+            value = [await charge()]
+            await asyncio.sleep(0)
+            return value
+
+        token = FUNCTION.set(Notes())  # type: ignore[arg-type]
+        try:
+            found = asyncio.run(together() if len(others) > 1 else inside() if others else charge())
+        finally:
+            FUNCTION.reset(token)
+        assert found in ("recorded", ["recorded"], ["recorded", None, None])
+        return seen
+
+    def test_stands_still(self) -> None:
+        assert self.awaited() == [False]
+
+    def test_one_that_runs_something_else_runs_on(self) -> None:
+        async def other() -> None:
+            await asyncio.sleep(0)
+
+        assert self.awaited(other) == [True]
+        assert self.awaited(other, other) == [True]
+
+
+class Account:
+    """A class, in which nothing can be marked."""
+
+    def charge(self, order: str) -> None: ...
+
+    @staticmethod
+    def book(order: str) -> None: ...
+
+    @classmethod
+    def mail(cls, order: str) -> None: ...
+
+
+@pytest.mark.parametrize("mark", [durable.step, durable.step(idempotent=True), durable.workflow, durable.workflow(id="a")])
+@pytest.mark.parametrize("method", [Account.charge, Account().charge, Account.book, Account.mail])
+def test_a_method_is_refused_where_the_decorator_stands(mark: Any, method: Any) -> None:
+    with pytest.raises(DeclarationError, match=rf"Account\.{method.__name__} is a method.*Accepted are functions of a module"):
+        mark(method)
+    before = len(list(DECLARED))
+    with pytest.raises(DeclarationError, match="is a method"):
+
+        class Local:
+            @mark
+            def charge(self) -> None: ...
+
+    assert len(list(DECLARED)) == before
+
+
+def test_a_function_of_a_function_is_no_method() -> None:
+    class Factory:
+        def made(self) -> Any:
+            @durable.step
+            def charge() -> str:
+                return "ran"
+
+            return charge
+
+    assert Factory().made()() == "ran"
 
 
 def test_a_task_is_returned_as_it_came_and_the_declaration_is_kept_beside_it() -> None:

@@ -523,6 +523,9 @@ class Runs:
                 if conn.execute(sa.update(step).where(here).values(**values)).rowcount:
                     self._events.write(conn, told, ref=row.ref, key=row.key, why=why)
                     changed += 1
+            if in_hand and ref is not None:  # the message of one that waits for such a worker has not vanished either
+                waits = sa.and_(step.c.task_id == task_id, step.c.status == StepStatus.WAITING.value)
+                conn.execute(sa.update(step).where(step.c.ref == ref, waits).values(sends=0))
             return changed
 
         return self._db.transaction(write)

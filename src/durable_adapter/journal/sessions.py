@@ -11,8 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..errors import JournalUnreachable, TransactionMisuse
-from .database import Database
-from .outages import aborted, unreachable
+from .database import Database, aborted, unreachable
 
 
 class StepSession(Session):

@@ -107,6 +107,8 @@ class Due:
             journal.runs.look_again(row.ref, self._now + journal.runs.resend_after)  # overdue as well: it is woken by this look
         if self._comes_too_early(run, row, steps):
             return
+        if row.status is StepStatus.WAITING and not sleep and self._messages.ended_by_engine(run, row):
+            return
         counted = self._is_counted(run, row)
         vanished = self._messages.vanished(run, row, _since(row)) if counted and row.sends else None
         if vanished is not None:
@@ -128,6 +130,8 @@ class Due:
             if sleep:  # it has no look of its own any more: its run has
                 journal.runs.look_again(row.ref, self._now + GONE)
             raise
+        if counted and not sent:
+            journal.doubts.count_send(row, -1)
         if sent:
             journal.doubts.wish_is_over(row)
         self._sweep.report.woken += 1

@@ -101,6 +101,7 @@ class LostMessages:
         if end_step(self._sweep.journal, run, step, steps, end, who=self._sweep.who) is not Fate.ENDED:
             return False
         self._sweep.report.ended += 1
+        self._sweep.withdraw(run, self._sweep.journal.reads.steps(run.ref))
         return True
 
     def send_again_if_lost(
@@ -159,10 +160,12 @@ class LostMessages:
 
     def _send(self, again: Again) -> None:
         try:
-            self._sweep.send(again.run, again.sent, again.steps)
+            sent = self._sweep.send(again.run, again.sent, again.steps)
         except MessageExpired as expired:
             self.never_begins(again.run, again.sent, expired)
             return
+        if not sent:
+            self._sweep.journal.doubts.count_send(again.lost, -1)
         self._sweep.report.sent_again += 1
 
     def _taken_by_others(

@@ -131,11 +131,9 @@ class Sweep:
             self.report.errors.append(f"{ref}: {error!r}")
 
     def send(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
-        """Publishes a step's message; False where this process does not know its engine."""
+        """Publishes a step's message; False where this process does not know its engine, or another was sent in its place."""
         engine = engine_of(run, step, self.engines)
-        if engine is not None:
-            engine.send_step(run, step, list(steps))
-        return engine is not None
+        return engine is not None and engine.send_step(run, step, list(steps)) is not False
 
     def withdraw(self, run: WorkflowRow, steps: Sequence[StepRow]) -> None:
         """Takes back the messages of those steps that were cancelled."""

@@ -24,7 +24,7 @@ from ..runtime.engine import INSTALLED
 from ..runtime.host import Host
 from ..runtime.shield import Shield
 from ..settings import Settings
-from . import publishing, running
+from . import ended, publishing, running
 from .engine import RQEngine
 from .registry import NAMED, Registry
 from .versions import GROUPS, since
@@ -133,8 +133,11 @@ class Binding:
         self._patch(
             Job, "_execute", "hands each delivery of a marked job to the runtime", running.execute, concerns=running.concerns
         )
-        self._patch(Job, "prepare_for_execution", "sees that a job was started before", running.prepare)
+        self._patch(Job, "restore", "reads a job's stamp from its hash", running.restore)
+        self._patch(Job, "prepare_for_execution", "sees that a job was started before, and says who starts it", running.prepare)
         self._patch(Job, "return_value", "suspends a workflow function instead of answering None", running.return_value)
+        self._patch(Job, "delete", "says in the journal that a job was deleted before it began", ended.delete)
+        self._patch(Queue, "empty", "says in the journal that jobs were deleted before they began", ended.empty)
         self._patch(Queue, "enqueue", "warns of a chain that falls apart in a queue that puts jobs off", publishing.enqueue)
         self._patch(Queue, "enqueue_job", "takes a start back whose job could not be sent", publishing.enqueue_job)
         self._patch(Queue, "schedule_job", "takes a start back whose job could not be scheduled", publishing.schedule_job)

@@ -31,9 +31,10 @@ from ..runtime.marked import loaded
 from .binding import BINDINGS, Binding
 from .engine import RQEngine
 from .facts import aware, of_member, status_of
-from .identity import belongs, stamp_of
-from .jobs import fetched
+from .identity import belongs
+from .jobs import fetched, fetched_many
 from .registry import NAMED
+from .stamps import stamp_of
 from .versions import OLDEST, RETURNED_RETRY, VERSION, named, numbers_of
 
 if TYPE_CHECKING:
@@ -389,8 +390,7 @@ def _jobs(binding: Binding, queue: Queue) -> Iterator[Job]:
         found: Any = connection.zrange(registry(queue.name, connection=connection).key, 0, JOBS)
         ids += [of_member(member.decode() if isinstance(member, bytes) else member) for member in found]
     for start in range(0, len(ids), JOBS):
-        page = Job.fetch_many(ids[start : start + JOBS], connection=connection, serializer=binding.serializer)
-        yield from (job for job in page if job is not None)
+        yield from fetched_many(ids[start : start + JOBS], connection, binding.serializer).values()
 
 
 def _imported(name: str) -> Any:

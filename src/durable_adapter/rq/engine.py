@@ -29,13 +29,15 @@ from ..policy import StepPolicy
 from ..runtime.engine import EngineOutcome
 from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
-from . import ticks
+from . import stamps, ticks
+from .ended import end_of, look_for_expiry, refused
 from .facts import aware, is_of_before, of_member, status_of
-from .identity import OVER, belongs, place_of, stamp_of
+from .identity import MADE, OVER, belongs, place_of
 from .jobs import fetched, made_again, serializer_kept
 from .notes import HANDED_BACK, PUT_ASIDE, count, once_more
 from .publishing import sending_again
-from .rows import rows_of
+from .rows import rows_of_starts
+from .stamps import stamp_of
 from .versions import GROUPS, READY_REGISTRY, cannot_suspend, since
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ class RQEngine:
             raise NotInstalled("it is not known where RQ's jobs are: no queue or worker was used in this process yet")
         return found
 
-    def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
+    def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
         """Sends a step's job again, whatever became of it in Redis. A call in place is its function's to run again."""
         if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
             step = next(s for s in steps if s.kind is Kind.FUNCTION)
@@ -96,25 +98,30 @@ class RQEngine:
         if job is not None and not belongs(job, step):
             if status_of(job) not in OVER:
                 logger.debug("job %s is another run's now; step %s of run %s waits until that is over", job.id, step.key, run.ref)
-                return
+                return False
             job = None  # and it is made anew, over the later one
         with sending_again():
             before = [(s, self.hand_back(s)) for s in self._unfinished_before(step, steps)]
             again = [s for s, handed_back in before if handed_back]
             if any(handed_back is None for _, handed_back in before):
-                return  # later
+                return False  # later
             if again:
                 self._deferred(job or self._made(run, step, steps), again)
                 for parent in again:
                     self.send_step(run, parent, steps)  # a memo hit: it stores its result and releases what waits for it
-            elif job is None:
+                return False
+            if job is None:
+                left = self._time_left(run, step, steps)
                 job = self._made(run, step, steps)
                 with self.connection.pipeline() as pipe:
                     _into_its_group(job, pipe)
                     _into_queue(self._queue(job.origin), job, pipe)
+                    if left is not None:
+                        pipe.expire(job.key, left)  # not for as long as it was to be kept when it was sent first
                     pipe.execute()
             else:
                 self._queued_again(job, step)
+        return True
 
     def _unfinished_before(self, step: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
         """The members that a planned one comes after, which succeeded, and of which Redis has no success (any more)."""
@@ -173,7 +180,14 @@ class RQEngine:
             job.register_dependency(pipeline=pipe)
             _into_its_group(job, pipe)
             job.save(pipeline=pipe)
+            stamps.save(job, pipe)
             pipe.execute()
+
+    def _time_left(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> int | None:
+        """The seconds that are left of the time to live of a job that is made again; None where it has none."""
+        if step.kind is Kind.COMPENSATION:
+            return None
+        return look_for_expiry(step, steps, stored_member(run, step)["options"], self._binding.journal.time())
 
     def _made(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Job:
         key: str | None = None
@@ -198,6 +212,7 @@ class RQEngine:
             ref=run.ref,
             key=key,
             marked=step.kind is not Kind.UNMARKED,
+            made=step.options.get(MADE),
             connection=self.connection,
             serializer=serializer_kept(step.options, self._binding.serializer),
         )
@@ -254,7 +269,7 @@ class RQEngine:
 
     def _is_at_its_end(self, job: Job) -> bool:
         """Whether a worker of ours that lives is at a started job's callbacks, or writes its result: behind its body."""
-        rows = rows_of([job.worker_name] if job.worker_name else [], self.connection, self._binding.journal)
+        rows = rows_of_starts([job], self.connection, self._binding.journal)
         return any(row.dead_at is None and row.stopped_at is None for row in rows.values())
 
     def _executions(self, started: StartedJobRegistry, job: Job) -> list[str]:
@@ -315,7 +330,11 @@ class RQEngine:
         if job is None or not belongs(job, step):
             return None
         try:
-            if status_of(job) not in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED):
+            status = status_of(job)
+            end = end_of(job, status, self.connection)
+            if end is not None:
+                return EngineOutcome(succeeded=False, at=end.at, ended=end)
+            if status not in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED):
                 return None
             result = job.latest_result()
         except Exception as error:
@@ -323,7 +342,9 @@ class RQEngine:
             return None
         if result is None or result.type not in (Result.Type.SUCCESSFUL, Result.Type.FAILED) or is_of_before(result, job):
             return None
-        return EngineOutcome(succeeded=result.type is Result.Type.SUCCESSFUL, value=result.return_value)
+        if result.type is Result.Type.FAILED:
+            return EngineOutcome(succeeded=False, refused=refused(job))
+        return EngineOutcome(succeeded=True, value=result.return_value)
 
     def withdraw(self, steps: Sequence[StepRow]) -> None:
         """Cancels jobs that would stay deferred for ever, because what they depend on failed for good."""
@@ -351,6 +372,7 @@ class RQEngine:
 def _into_queue(queue: Queue, job: Job, pipe: Any) -> None:
     """Puts a job into its queue, or where it waits for its rate limit."""
     pipe.sadd(queue.redis_queues_keys, queue.key)  # a flush took the list of queues as well
+    stamps.save(job, pipe)
     if _limiter_of(job) is not None:
         queue._enqueue_rate_limited_job(job, pipeline=pipe)
     else:

@@ -68,6 +68,11 @@ def of_member(member: str) -> str:
     return member.partition(":")[0] if since(EXECUTIONS) else member
 
 
+def made_at(job: Job) -> str:
+    """When a job was made, as its row in the journal keeps it."""
+    return aware(job.created_at).isoformat()
+
+
 @overload
 def aware(moment: datetime) -> datetime: ...
 @overload

@@ -16,10 +16,11 @@ from ..runtime.plans import recorded
 from ..runtime.starting import AlreadyStarted, check_id, found_by_id, starting
 from ..runtime.values import read_failure
 from .binding import Binding
-from .identity import place_of, stamp_of
+from .identity import place_of
 from .installing import installed
 from .jobs import serializer_kept
 from .publishing import again, standing_for
+from .stamps import stamp_of
 
 if TYPE_CHECKING:
     from rq import Queue

@@ -6,29 +6,17 @@ somebody else enqueued under the same id since is another's: what RQ holds under
 
 from __future__ import annotations
 
-from typing import Any
-
 from rq.job import Job, JobStatus
 
-from ..model import STAMP, Kind, StepRow, bounded_key, derive_ref, member_key, read_stamp
+from ..model import Kind, StepRow, bounded_key, derive_ref, member_key
 from . import ticks
-from .facts import aware, repeats_left
+from .facts import aware, made_at, repeats_left
+from .stamps import stamp_of
 
-#: What a member that is not marked carries in `meta` besides its stamp: a worker need not ask the journal what it is.
-UNMARKED = "durable_unmarked"
+#: What a step's row keeps of its job: when that was made. RQ writes it with every job, and never changes it.
+MADE = "made"
 #: Statuses of a job that nobody will run, unless somebody sends it again.
 OVER = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
-
-
-def stamp_of(job: Job) -> tuple[str, str | None] | None:
-    """The run and key that a job's stamp names. What cannot be read is no stamp."""
-    given = job.meta.get(STAMP) if isinstance(job.meta, dict) else None
-    return read_stamp(given)
-
-
-def without_stamp(meta: Any) -> dict[str, Any]:
-    """A job's `meta` as its publisher gave it."""
-    return {k: v for k, v in meta.items() if k not in (STAMP, UNMARKED)} if isinstance(meta, dict) else {}
 
 
 def own_key(job: Job) -> str:
@@ -62,8 +50,13 @@ def _base(job: Job, stamp: tuple[str, str | None] | None) -> str:
 
 
 def belongs(job: Job, step: StepRow) -> bool:
-    """Whether a job under a step's id is that step's, and not one that was enqueued under the same id since."""
+    """Whether a job under a step's id is that step's, and not one that was enqueued under the same id since.
+
+    Of a job that lost its stamp the journal says so: it knows when the step's own job was made.
+    """
     try:
+        if stamp_of(job) is None and step.options.get(MADE) == made_at(job):
+            return True
         if step.kind is Kind.UNMARKED and stamp_of(job) is None:
             return job.func_name == step.name
         return place_of(job) == (step.ref, step.key)

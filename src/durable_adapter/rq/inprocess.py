@@ -24,9 +24,9 @@ from ..model import SECOND
 from .binding import BINDINGS
 from .engine import RQEngine
 from .facts import times_tried
-from .identity import stamp_of
 from .jobs import fetched
 from .notes import PUT_ASIDE, count
+from .stamps import stamp_of
 from .versions import GROUPS, since
 
 if TYPE_CHECKING:

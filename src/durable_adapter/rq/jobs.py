@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rq.exceptions import NoSuchJobError
@@ -15,10 +16,12 @@ from rq.job import Job
 from rq.serializers import resolve_serializer
 from rq.utils import import_attribute
 
-from ..model import STAMP, make_stamp, read_stamp
+from ..model import make_stamp
 from ..runtime.plans import Member
-from .facts import repeats_left
-from .identity import UNMARKED, without_stamp
+from . import stamps
+from .facts import made_at, repeats_left
+from .identity import MADE
+from .stamps import stamp_of, without_stamp
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -40,6 +43,7 @@ KEPT = (
     "group_id",
     "allow_dependency_failures",
     "enqueue_at_front",
+    "_dependency_ids",
     "_success_callback_name",
     "_success_callback_timeout",
     "_failure_callback_name",
@@ -51,6 +55,11 @@ KEPT = (
 
 #: What a step's row keeps of the serializer with which its job is written, unless that is RQ's own.
 SERIALIZER = "serializer"
+
+
+def kept_of(job: Job) -> dict[str, Any]:
+    """What a step's row keeps of its job, so that the job is known again."""
+    return {MADE: made_at(job), **kept_of_serializer(job)}
 
 
 def kept_of_serializer(job: Job) -> dict[str, Any]:
@@ -86,7 +95,7 @@ def member_of(job: Job, queue: str | None, *, delay: int = 0) -> Member:
     meta = without_stamp(job.meta)
     if meta:
         options["meta"] = meta
-    stamp = read_stamp(job.meta.get(STAMP)) if isinstance(job.meta, dict) else None
+    stamp = stamp_of(job)
     if repeats_left(job) is not None and stamp is not None:
         options["stamp"] = stamp[0]  # the runs of its ticks are derived from it
     if type(job) is not Job:
@@ -114,10 +123,26 @@ def made_again(
     ref: str,
     key: str | None,
     marked: bool,
+    made: str | None,
     connection: Redis,
     serializer: Any,
 ) -> Job:
-    """A job made from what the journal keeps; not yet saved."""
+    """A job made from what the journal keeps; not yet saved.
+
+    Args:
+        name: its function.
+        args: its arguments.
+        kwargs: likewise.
+        job_id: its id.
+        queue: where it goes.
+        options: those of the member that it is.
+        ref: its run.
+        key: its key in that, where its id does not name it.
+        marked: whether its function is.
+        made: when the first job of this id and run was made; None where that is not known.
+        connection: where it is written.
+        serializer: how.
+    """
     job_class: Any = import_attribute(options["job_class"]) if "job_class" in options else Job
     job: Job = job_class.create(
         name,
@@ -126,13 +151,12 @@ def made_again(
         connection=connection,
         id=job_id,
         origin=queue or "default",
-        meta={
-            **options.get("meta", {}),
-            STAMP: make_stamp(options.get("stamp", ref), key),
-            **({} if marked else {UNMARKED: True}),
-        },
+        meta=dict(options.get("meta", {})),
         serializer=serializer,
     )
+    stamps.put(job, make_stamp(options.get("stamp", ref), key), unmarked=not marked)
+    if made is not None:
+        job.created_at = datetime.fromisoformat(made)
     for attribute in KEPT:
         if attribute in options:
             setattr(job, attribute, options[attribute])
@@ -144,17 +168,34 @@ def made_again(
 
 
 def fetched(job_id: str | None, connection: Redis, serializer: Any = None, job_class: type[Job] = Job) -> Job | None:
-    """A job as Redis has it; None where it has none."""
+    """A job as Redis has it; None where it has none.
+
+    Read here and not by `Job.fetch`: in a process that only looks, nothing is patched that would read its stamp.
+    """
     if job_id is None:
         return None
-    try:
-        return job_class.fetch(job_id, connection=connection, serializer=serializer)
-    except NoSuchJobError:
-        return None
+    return _restored(job_id, connection.hgetall(job_class.key_for(job_id)), connection, serializer, job_class)
 
 
 def fetched_many(job_ids: Sequence[str], connection: Redis, serializer: Any = None) -> dict[str, Job]:
     """Those of several jobs that Redis has, by id."""
     wanted = list(dict.fromkeys(job_ids))
-    found = Job.fetch_many(wanted, connection=connection, serializer=serializer) if wanted else []
-    return {job.id: job for job in found if job is not None}
+    if not wanted:
+        return {}
+    with connection.pipeline(transaction=False) as pipe:
+        for job_id in wanted:
+            pipe.hgetall(Job.key_for(job_id))
+        found = zip(wanted, pipe.execute(), strict=True)
+    jobs = (_restored(job_id, fields, connection, serializer, Job) for job_id, fields in found)
+    return {job.id: job for job in jobs if job is not None}
+
+
+def _restored(job_id: str, fields: Any, connection: Redis, serializer: Any, job_class: type[Job]) -> Job | None:
+    """A job from the fields of its hash. A hash without a job is none: RQ writes a heartbeat into one that Redis has lost."""
+    job = job_class(job_id, connection=connection, serializer=serializer)
+    try:
+        job.restore(fields)
+    except NoSuchJobError:
+        return None
+    stamps.read(job, fields)
+    return job

@@ -23,7 +23,7 @@ from .identity import place_of
 from .jobs import fetched_many
 from .notes import PUT_ASIDE, counts
 from .publishing import sending_again
-from .rows import ROW, rows_of
+from .rows import ROW, rows_of_starts
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -66,8 +66,8 @@ class Leftovers:
         members = self._page(registry, 0)
         jobs = self._jobs(of_member(member) for member in members)
         started = [job for job in jobs.values() if status_of(job) is JobStatus.STARTED]
-        dead = self._dead({str(job.worker_name) for job in started if job.worker_name})
-        left = {job.id: job for job in started if job.worker_name in dead}
+        dead = self._started_by_the_dead(started)
+        left = {job.id: job for job in started if job.id in dead}
         steps = self._steps(left.values())
         for member in members:
             job = left.get(of_member(member))
@@ -150,10 +150,10 @@ class Leftovers:
         found = self._binding.journal.reads.slim_steps(refs)
         return {(step.ref, step.key): step for steps in found.values() for step in steps}
 
-    def _dead(self, names: Sequence[str] | set[str]) -> set[str]:
-        """Which of several workers are ours, and over. Of any other RQ is the judge."""
-        found = rows_of(names, self._binding.engine.connection, self._binding.journal)
-        return {name for name, row in found.items() if row.dead_at is not None or row.stopped_at is not None}
+    def _started_by_the_dead(self, started: Sequence[Job]) -> set[str]:
+        """Which of several started jobs a worker of ours started that is over. Of any other RQ is the judge."""
+        found = rows_of_starts(started, self._binding.engine.connection, self._binding.journal)
+        return {job_id for job_id, row in found.items() if row.dead_at is not None or row.stopped_at is not None}
 
 
 def _may_begin(step: StepRow, steps: Steps) -> bool:

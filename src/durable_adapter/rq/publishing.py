@@ -23,7 +23,6 @@ from ..model import (
     AFTER,
     ALSO_AFTER,
     SECOND,
-    STAMP,
     Kind,
     Start,
     StepRow,
@@ -36,11 +35,12 @@ from ..runtime.functions import FunctionRun
 from ..runtime.order import ALLOW_FAILURE, OUTSIDE
 from ..runtime.plans import decode_plan, encode_member, row_for
 from ..runtime.starting import STARTING, current_step, dispatching, identity_here, planned, start_run, started_before
-from . import ticks
+from . import stamps, ticks
 from .facts import status_of
-from .identity import UNMARKED, belongs, own_key, place_of, run_of_tick, stamp_of, without_stamp
-from .jobs import fetched, kept_of_serializer, member_of
+from .identity import belongs, own_key, place_of, run_of_tick
+from .jobs import fetched, kept_of, kept_of_serializer, member_of
 from .pipelines import follow
+from .stamps import stamp_of
 
 if TYPE_CHECKING:
     from rq import Queue
@@ -54,6 +54,8 @@ logger = logging.getLogger("durable_adapter")
 _PENDING = "_durable_pending"
 #: The attribute of a job object that stands for one that was sent before: which of the jobs behind it were met again.
 _AGAIN = "_durable_again"
+#: The attribute of a job object whose id was derived, because its publisher gave none.
+_DERIVED_ID = "_durable_derived_id"
 #: Set while the sweeper or a repair makes a job again: it has its stamp, and its run is in the journal.
 SENDING_AGAIN: ContextVar[bool] = ContextVar("durable_rq_sending_again", default=False)
 #: What was committed by a publication that is under way, to be taken back if it fails.
@@ -114,6 +116,7 @@ def create(binding: Binding, make: Callable[..., Job], job_class: type[Job], arg
     if SENDING_AGAIN.get() or binding.is_off:
         return job
     binding.seen(job.connection, job.serializer)
+    stamps.take_off(job)  # somebody has handed on the `meta` of another job
     given = args[0] if args else kwargs.get("func")
     marked = binding.registry.look(job.func_name, given)
     function = dispatching(binding.registry, job.func_name or "")
@@ -133,6 +136,7 @@ def create(binding: Binding, make: Callable[..., Job], job_class: type[Job], arg
     identity = identity_here(job.func_name or "") if STARTING.get() is None else None
     if identity is not None and not kwargs.get("id"):
         job.id = identity.task_id
+        job.__dict__[_DERIVED_ID] = True
     if joined is not None:
         ref = joined
         others = [(parent.ref, parent.key) for parent in parents if parent.ref != ref]
@@ -145,7 +149,7 @@ def create(binding: Binding, make: Callable[..., Job], job_class: type[Job], arg
         pending = Pending(ref, others=others, inside=identity is not None)
     pending.allow_failure = bool(job.allow_dependency_failures)
     pending.outside = _unfinished(binding, plain, allow_failure=pending.allow_failure)
-    job.meta = {**(job.meta or {}), STAMP: make_stamp(ref), **({} if marked else {UNMARKED: True})}
+    stamps.put(job, make_stamp(ref), unmarked=not marked)
     setattr(job, _PENDING, pending)
     return job
 
@@ -215,6 +219,18 @@ def _outside_row(ref: str, job: Job) -> StepRow:
     )
 
 
+def is_pending(job: Job) -> bool:
+    """Whether a job was made in this process and not sent yet: nothing of its run is committed."""
+    return _PENDING in job.__dict__
+
+
+def forget_if_sent(job: Job) -> None:
+    """Of a job that was only saved here, and that somebody else has sent meanwhile, what its hash says counts."""
+    if is_pending(job) and job._status not in _NOT_SENT:
+        del job.__dict__[_PENDING]
+        stamps.take_off(job)
+
+
 def to_dict(binding: Binding, write: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
     """`Job.to_dict`: whatever way leads to Redis, what must be committed first is."""
     if _RUNS_HERE.get():
@@ -231,34 +247,40 @@ def to_dict(binding: Binding, write: Callable[..., Any], job: Job, args: Any, kw
                 f"a transactional step sends {job.func_name} in a way that cannot wait for its commit: use queue.enqueue()"
             )
         if job._status in _NOT_SENT:
-            return _without_stamp(job, lambda: write(*args, **kwargs))
+            with stamps.left_out(job):  # there is no run before it is sent, and a worker may meet it first
+                return write(*args, **kwargs)
         del job.__dict__[_PENDING]
         if publish(binding, job, pending, lambda: job) is not job:
             raise UnsupportedCanvas(
                 f"{job.func_name} was started before under the id that these arguments give it, and where several jobs are sent "
                 "at once the first start's job cannot be handed back: use queue.enqueue(). Nothing was sent."
             )
-    return write(*args, **kwargs)
-
-
-def _without_stamp(job: Job, write: Callable[[], Any]) -> Any:
-    """Writes a job that nobody has sent: there is no run before it is sent, and a worker may meet it first."""
-    meta = job.meta
-    job.meta = without_stamp(meta)
-    try:
-        return write()
-    finally:
-        job.meta = meta
+    fields = write(*args, **kwargs)
+    stamps.write(job, fields)
+    return fields
 
 
 def enqueue_job(binding: Binding, send: Callable[..., Job], queue: Queue, args: Any, kwargs: dict[str, Any]) -> Job:
     """`Queue.enqueue_job`: what `enqueue`, `enqueue_call` and `@job` come to."""
     job: Job = args[0] if args else kwargs["job"]
+    if _lacks_an_id(job, args, kwargs):
+        return send(*args, **kwargs)
     _begin_anew(binding, job)
     if not queue.is_async:
         _before_it_runs_here(job)
+    if is_pending(job) and job.timeout is None:
+        job.timeout = queue._default_timeout  # as RQ does a moment later; what makes the job again has no such queue
     with _waiting_for(args[1] if len(args) > 1 else kwargs.get("pipeline")):
         return _sent(binding, queue, job, lambda: send(*args, **kwargs))
+
+
+def _lacks_an_id(job: Job, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a job is to be unique that was given no id: RQ refuses that, and asks for an id that nothing has given it yet."""
+    unique = args[3] if len(args) > 3 else kwargs.get("unique", False)
+    if not unique or (job._id and not job.__dict__.get(_DERIVED_ID)):
+        return False
+    job._id = None
+    return True
 
 
 def _before_it_runs_here(job: Job) -> None:
@@ -282,7 +304,7 @@ def _before_it_runs_here(job: Job) -> None:
 def _part_of_its_caller(job: Job) -> None:
     """Makes a job that was to begin or join a run a plain one."""
     del job.__dict__[_PENDING]
-    job.meta = without_stamp(job.meta)
+    stamps.take_off(job)
 
 
 def enqueue(binding: Binding, send: Callable[..., Job | None], queue: Queue, args: Any, kwargs: dict[str, Any]) -> Job | None:
@@ -309,6 +331,8 @@ def enqueue(binding: Binding, send: Callable[..., Job | None], queue: Queue, arg
 def schedule_job(binding: Binding, send: Callable[..., Job], queue: Queue, args: Any, kwargs: dict[str, Any]) -> Job:
     """`Queue.schedule_job`: what `enqueue_in` and `enqueue_at` come to."""
     job: Job = args[0] if args else kwargs["job"]
+    if _lacks_an_id(job, args, kwargs):
+        return send(*args, **kwargs)
     pending: Pending | None = job.__dict__.get(_PENDING)
     at = args[1] if len(args) > 1 else kwargs.get("datetime")
     if pending is not None and isinstance(at, datetime):
@@ -412,7 +436,7 @@ def _begin_anew(binding: Binding, job: Job) -> None:
         begins = stamp[1] is None and status_of(job) is JobStatus.FINISHED
     if begins and binding.registry.look(job.func_name):
         pending = Pending(new_ref())
-        job.meta = {**(job.meta or {}), STAMP: make_stamp(pending.ref)}
+        stamps.put(job, make_stamp(pending.ref))
         setattr(job, _PENDING, pending)
 
 
@@ -425,7 +449,7 @@ def publish(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any
     beside = [_outside_row(run.ref, other) for other in pending.outside]
     if pending.others or beside:
         steps[0].options |= {AFTER: [row.key for row in beside], **_order_of(pending)}
-    _keep_serializer(steps[0], job)
+    _keep(steps[0], job)
     for place, row in enumerate(beside, start=1):
         row.position = place
     steps += beside
@@ -450,7 +474,7 @@ def _standing_for(binding: Binding, job_id: str, name: str, ref: str, serializer
     if job is None or place_of(job)[0] != ref:  # a fixed id: Redis has it for another run
         job = Job(job_id, connection=connection, serializer=serializer)
         job.func_name = name
-        job.meta = {STAMP: make_stamp(ref)}
+        stamps.put(job, make_stamp(ref))
     return job
 
 
@@ -480,7 +504,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
     row = row_for(binding.registry, pending.ref, 0, member, counts=True)
     row.message = encode_member(member)
     row.options |= _order_of(pending)
-    _keep_serializer(row, job)
+    _keep(row, job)
     beside = [_outside_row(row.ref, other) for other in pending.outside]
     parents = [*(pending.parents or []), *(other.key for other in beside)]
     if pending.inside and _stands(binding, row):
@@ -495,14 +519,14 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
     if step is not None and outbox is not None:
         joined = runs.join(row, parents, step.session().connection(), beside=beside)
         if joined is None:
-            job.meta = without_stamp(job.meta)
+            stamps.take_off(job)
         outbox.append(send)
         if joined is StepStatus.CANCELLED:
             outbox.append(lambda: binding.engine.withdraw([row]))
         return job
     status = runs.join(row, parents, beside=beside)
     if status is None:  # the run was pruned: RQ knows a parent of which the journal knows nothing any more
-        job.meta = without_stamp(job.meta)
+        stamps.take_off(job)
         return send()
 
     def leave() -> None:
@@ -532,10 +556,10 @@ def _order_of(pending: Pending) -> dict[str, Any]:
     return order
 
 
-def _keep_serializer(row: StepRow, job: Job) -> None:
-    """Notes how a job is written, for whoever reads it; its compensation goes to the same queue, and is written likewise."""
+def _keep(row: StepRow, job: Job) -> None:
+    """Notes how a job is known again, and how it is written; its compensation is sent likewise, to the same queue."""
     kept = kept_of_serializer(job)
-    row.options |= kept
+    row.options |= kept_of(job)
     if kept and "undo_options" in row.options:
         row.options["undo_options"] = {**row.options["undo_options"], **kept}
 
@@ -584,7 +608,7 @@ def _from_function(binding: Binding, function: FunctionRun, job: Job, pending: P
     def sent_as(task_id: str, key: str | None = None) -> str:
         job.id = task_id
         if key is not None:
-            job.meta = {**(job.meta or {}), STAMP: make_stamp(function.ref, key)}
+            stamps.put(job, make_stamp(function.ref, key))
         send()
         return task_id
 
@@ -610,7 +634,7 @@ def _from_function(binding: Binding, function: FunctionRun, job: Job, pending: P
             message,
             sent_as,
             binding.engine,
-            {**_order_of(pending), **kept_of_serializer(job)},
+            {**_order_of(pending), **kept_of(job)},
         )
     job.id = str(task_id)
     return job

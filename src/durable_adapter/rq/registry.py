@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import DeclarationError
 from ..policy import StepPolicy
-from ..runtime.marked import Named
+from ..runtime.marked import Named, refuse_a_name_in_a_class
 
 #: Functions that are marked by name, because nobody may edit them.
 NAMED: dict[str, StepPolicy] = {}
@@ -23,8 +23,9 @@ def mark(name: str, **options: Any) -> None:
         **options: those of `durable.step`.
 
     Raises:
-        DeclarationError: an option is unknown, or options contradict each other.
+        DeclarationError: an option is unknown, options contradict each other, or the name is that of a method.
     """
+    refuse_a_name_in_a_class(name)
     try:
         NAMED[name] = StepPolicy(**options, subject=f"mark({name!r})")
     except TypeError as error:

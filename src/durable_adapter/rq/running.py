@@ -24,12 +24,16 @@ from ..runtime.deliveries import adopted, awaited, kind_of, unmarked_ended
 from ..runtime.functions import FunctionRun, run_function
 from ..runtime.order import ALLOW_FAILURE, OUTSIDE, unmet
 from ..runtime.steps import run_step
-from . import ticks
+from . import stamps, ticks
 from .aside import ASIDE, OFTEN, aside
 from .facts import has_retry, has_spent_its_retries, is_of_before, repeats_left, times_tried
-from .identity import UNMARKED, base_of, own_key, place_of, stamp_of
-from .jobs import kept_of_serializer, member_of
+from .identity import base_of, own_key, place_of
+from .jobs import kept_of, member_of
 from .notes import ASKED, PUT_ASIDE, count, once_more
+from .publishing import forget_if_sent, is_pending
+from .requeued import say_if_requeued
+from .rows import note_start
+from .stamps import is_unmarked, stamp_of
 from .versions import COUNTED_RETRY, RETURNED_RETRY, since
 
 if TYPE_CHECKING:
@@ -109,6 +113,12 @@ def execute_whole(binding: Binding, run: Callable[[], Any], job: Job, _args: Any
 
 def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool) -> Any:
     binding.seen(job.connection, job.serializer)
+    if is_pending(job):
+        raise UnsupportedCanvas(
+            f"job {job.id} ({job.func_name}) was made by Job.create() and never enqueued: it belongs to no run, so nothing would "
+            "be recorded of it. It was not run. Enqueue it with queue.enqueue_job(job), on a queue with is_async=False to "
+            "run it here, or call the function itself to run it plainly."
+        )
     stamp = stamp_of(job)
     name = job.func_name or ""
     if STEP.get() is not None or FUNCTION.get() is not None:
@@ -118,7 +128,7 @@ def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool)
     if stamp is None and (not marked or missing is not None or binding.is_off):
         return run()  # also to fail as ever where the function is not there
     if stamp is not None and (missing is not None or not (marked or stamp[1])):
-        if job.meta.get(UNMARKED) or not _is_a_step(binding, job):
+        if is_unmarked(job) or not _is_a_step(binding, job):
             return _unmarked(binding, run, job, stamp)
         return _left_to_others(binding, job, missing)
     return _delivered(binding, run, job, name, stamp, whole=whole)
@@ -214,6 +224,9 @@ def _delivered(
         if delivery.asked is not None:
             return delivery.granted()
         return _put_aside(binding, job, left)
+    except Exception:
+        say_if_requeued(binding, job, call)
+        raise
 
 
 def _come_after(binding: Binding, ref: str, key: str) -> None:
@@ -246,10 +259,22 @@ def _below(binding: Binding, job: Job, run: Callable[[], Any]) -> Any:
     return awaited(function(*job.args, **job.kwargs))
 
 
-def prepare(_binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
-    """`Job.prepare_for_execution`: notes whether this job had been started before, which RQ overwrites now."""
+def prepare(binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
+    """`Job.prepare_for_execution`: notes whether this job had been started before, which RQ overwrites now, and who starts it."""
     job.__dict__.setdefault(_STARTED_BEFORE, job.started_at is not None)
-    return go_on(*args, **kwargs)
+    prepared = go_on(*args, **kwargs)
+    row = binding.host.row
+    if row is not None and stamp_of(job) is not None:
+        note_start(job, row, args[1] if len(args) > 1 else kwargs["pipeline"])
+    return prepared
+
+
+def restore(_binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
+    """`Job.restore`: reads a job's stamp from its hash."""
+    restored = go_on(*args, **kwargs)
+    forget_if_sent(job)
+    stamps.read(job, args[0] if args else kwargs["raw_data"])
+    return restored
 
 
 def _came_again(job: Job) -> bool:
@@ -283,7 +308,7 @@ def _adopted(binding: Binding, job: Job, call: Call) -> tuple[WorkflowRow, list[
         code_version=binding.settings.code_version,
         again=_AGAIN if call.again and stamp_of(job) is None else None,
     )
-    steps[0].options |= kept_of_serializer(job)
+    steps[0].options |= kept_of(job)
     return run, steps
 
 

@@ -28,9 +28,10 @@ from ..recovery import Sweeper, SweeperThread
 from ..runtime.doubt import attempt_lost
 from ..runtime.engine import installed_beside
 from .binding import Binding
-from .identity import stamp_of
 from .installing import install
 from .leftovers import Leftovers
+from .rows import note_gone
+from .stamps import stamp_of
 from .versions import AWARE_TIMES, since
 
 logger = logging.getLogger("durable_adapter")
@@ -291,19 +292,22 @@ class Horses(Durable):
         try:
             return super().monitor_work_horse(*args, **kwargs)  # type: ignore[misc]
         finally:
-            self._durable_mourn("its horse ended while the step was running")
+            if self._durable_mourn("its horse ended while the step was running"):
+                note_gone(job)
 
-    def _durable_mourn(self, why: str) -> None:
+    def _durable_mourn(self, why: str) -> bool:
+        """Puts in doubt what a dead horse was running; returns whether it was running anything."""
         running = self._durable_running
         names = running.read() if running is not None else []
         if running is None or not names:
-            return
+            return False
         running.write([])
         self._durable_lost += [(name, why) for name in names]
         try:
             self._durable_bury(self._durable_binding())
         except JournalError as error:
             logger.warning("the death of a horse is not written yet: %s", error)
+        return True
 
 
 class Orphan:

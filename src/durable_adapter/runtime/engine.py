@@ -52,8 +52,11 @@ class Engine(Protocol):
     def cannot_suspend(self) -> str | None:
         """Why no workflow function can wait on this engine, and the cure, to end a sentence; None where it can."""
 
-    def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
+    def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool | None:
         """Publishes a step's own message again, under its own id, with what follows it in the plan.
+
+        Returns:
+            False where that message was not sent: it waits for another, which was.
 
         Raises:
             CannotSendAgain: the journal does not have what its message is made of.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import isclass
 from types import FunctionType
 from typing import Any, ClassVar
 
-from ..decorators import STEP_MARK, WORKFLOW_MARK, is_own_wrapper
+from ..decorators import STEP_MARK, WORKFLOW_MARK, is_own_wrapper, no_methods
 from ..errors import DeclarationError
 from ..policy import DECLARED, StepPolicy, WorkflowPolicy
 from .functions import compensation_name
@@ -85,6 +86,8 @@ class Named(Marked):
         """
         if name is None:
             return False
+        if name in self.named:
+            refuse_a_name_in_a_class(name)
         if name not in self._looked or (name in self.named and name not in self.steps):
             functions = [given if callable(given) else None, loaded(name)]
             found = next((f for f in functions if hasattr(f, STEP_MARK) or hasattr(f, WORKFLOW_MARK)), None)
@@ -150,6 +153,16 @@ class Named(Marked):
 def _own_name(target: Any) -> str | None:
     """The name of a plain function; None of a task, which has one of its engine's, or of a proxy, which is not touched."""
     return dotted_name(target) if type(target) is FunctionType else None
+
+
+def refuse_a_name_in_a_class(name: str) -> None:
+    """Refuses to mark a method by its name, as far as what is loaded tells.
+
+    Raises:
+        DeclarationError: the name is that of something in a class.
+    """
+    if isclass(loaded(name.rpartition(".")[0])):
+        raise no_methods(f"mark({name!r})", name)
 
 
 def dotted_name(function: Callable[..., Any]) -> str:

@@ -201,14 +201,6 @@ def key_of(order: str) -> str:
     return durable.idempotency_key()
 
 
-class Shop:
-    """What RQ can send and the plugin cannot keep: a method together with its object."""
-
-    @durable.step
-    def sell(self, order: str) -> None:
-        ledger().record("sell", order)
-
-
 def always_raises(job: Any, connection: Any, result: Any, *args: Any) -> None:
     """A success callback that fails each time."""
     ledger().record("callback", job.args[0])

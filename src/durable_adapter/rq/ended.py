@@ -1,0 +1,105 @@
+"""Jobs that RQ ended on purpose before they began: cancelled, stopped, deleted, expired. They are never sent again by themselves.
+
+Redis keeps a cancelled or stopped job, and the sweeper finds it there. Of a deleted one nothing is left, so that the journal is
+told before it is deleted, where the plugin is installed in what deletes it. What has expired is told from its time to live.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rq.job import Job, JobStatus
+from rq.registry import CanceledJobRegistry
+
+from ..errors import EndedByEngine, MessageExpired
+from ..model import AFTER, SECOND, StepRow
+from ..runtime.engine import EngineEnd
+from ..runtime.engine_ends import ended_by_engine
+from .facts import aware, status_of
+from .identity import place_of
+from .jobs import fetched_many
+from .publishing import SENDING_AGAIN, is_pending
+from .rows import is_started_by_us
+from .stamps import stamp_of
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from rq import Queue
+
+    from .binding import Binding
+
+#: Of a job with one of these RQ deletes what it ran.
+_RAN = (JobStatus.FINISHED, JobStatus.FAILED)
+#: RQ's own frames where a job's function cannot be had: the call of its body would stand between them.
+_NO_FUNCTION = re.compile(r'in _execute\n(?:    .*\n)*  File "[^"]*", line \d+, in func\n')
+
+
+def end_of(job: Job, status: JobStatus | None, connection: Redis) -> EngineEnd | None:
+    """How RQ ended a job on purpose, as far as its hash says; None where it did not, or where somebody else may have begun it."""
+    if status is JobStatus.CANCELED:
+        at: Any = connection.zscore(CanceledJobRegistry(job.origin, connection=connection).key, job.id)
+        word = "it was cancelled in RQ"
+        return EngineEnd(word, EndedByEngine(f"job {job.id}: {word}"), int(at * SECOND) if at is not None else None)
+    if status is JobStatus.STOPPED and is_started_by_us(job, connection):
+        word = "it was stopped in RQ"
+        ended = aware(job.ended_at)
+        at = int(ended.timestamp() * SECOND) if ended is not None else None
+        return EngineEnd(word, EndedByEngine(f"job {job.id}: {word}"), at, killed=True)
+    return None
+
+
+def refused(job: Job) -> str | None:
+    """Why a worker called a job failed without running its body; None where it may have run."""
+    last = job.latest_result()
+    said = (last.exc_string if last is not None else None) or ""
+    if _NO_FUNCTION.search(said) is None:
+        return None
+    return f"its worker could not import its function, or read the job ({said.strip().splitlines()[-1][:200]})"
+
+
+def look_for_expiry(step: StepRow, steps: Sequence[StepRow], options: Mapping[str, Any], now: int) -> int | None:
+    """The seconds that are left of a job's time to live, counted from when it was to be sent; None where it has none.
+
+    Args:
+        step: the step, which has not begun.
+        steps: all of its run.
+        options: those of its job.
+        now: the time, in microseconds.
+
+    Raises:
+        MessageExpired: none are left.
+    """
+    ttl = options.get("ttl")
+    if ttl is None or step.attempt:
+        return None
+    before = set(step.options.get(AFTER, ()))
+    since = max([step.created_at + int(step.options.get("delay", 0)), *(s.ended_at or 0 for s in steps if s.key in before)])
+    left = (since + int(ttl) * SECOND - now) // SECOND
+    if left <= 0:
+        raise MessageExpired(f"step {step.name} of {step.ref} never began: its job had a ttl of {ttl} s, which have passed")
+    return int(left)
+
+
+def delete(binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
+    """`Job.delete`: the journal is told first. What RQ itself deletes has run."""
+    if not SENDING_AGAIN.get() and not is_pending(job) and stamp_of(job) is not None and job._status not in _RAN:
+        _tell(binding, [job])
+    return go_on(*args, **kwargs)
+
+
+def empty(binding: Binding, go_on: Callable[..., Any], queue: Queue, args: Any, kwargs: Any) -> Any:
+    """`Queue.empty`, which deletes the jobs in a queue inside of Redis: the journal is told first."""
+    jobs = fetched_many(queue.get_job_ids(), queue.connection, queue.serializer)
+    _tell(binding, (job for job in jobs.values() if stamp_of(job) is not None and status_of(job) not in _RAN))
+    return go_on(*args, **kwargs)
+
+
+def _tell(binding: Binding, jobs: Iterable[Job]) -> None:
+    """Records that jobs were deleted. What has begun, or is over, stays as it is."""
+    word = "its job was deleted in RQ"
+    for job in jobs:
+        ref, _ = place_of(job)
+        end = EngineEnd(word, EndedByEngine(f"job {job.id}: {word}"), binding.journal.time())
+        ended_by_engine(binding.journal, ref, job.id, end, who=binding.host.row)

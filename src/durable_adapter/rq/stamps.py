@@ -1,0 +1,127 @@
+"""Where a job carries the run and the key that it stands for: in a field of its own hash, which no body writes.
+
+The same stamp stands in `meta`, where dashboards show it. A body may assign `job.meta`, and RQ writes a hash that Redis has
+lost without its `meta`: so the field decides, and `meta` counts only in jobs that have no such field. RQ leaves fields that
+it does not know in the hash when an id is used again: each says when its job was made, and counts for that job alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rq.utils import utcformat
+
+from ..model import STAMP, read_stamp
+
+if TYPE_CHECKING:
+    from rq.job import Job
+
+#: The field of a job's hash. Frozen.
+FIELD = "durable_run"
+#: What a member that is not marked carries in `meta` besides its stamp: a worker need not ask the journal what it is.
+UNMARKED = "durable_unmarked"
+#: The field of RQ's own that says when a job was made.
+_MADE = "created_at"
+#: The attribute of a job object that holds what its field says: the stamp, and whether its function is not marked.
+_STAMP = "_durable_stamp"
+#: The attribute of a job object that says when the job was made whose hash was read last.
+_READ = "_durable_read"
+
+
+def put(job: Job, stamp: str, *, unmarked: bool = False) -> None:
+    """Stamps a job; it is written to Redis with the job."""
+    job.__dict__[_STAMP] = (stamp, unmarked)
+    job.meta = {**without_stamp(job.meta), STAMP: stamp, **({UNMARKED: True} if unmarked else {})}
+
+
+def take_off(job: Job) -> None:
+    """Makes a job one that stands for nothing."""
+    job.__dict__.pop(_STAMP, None)
+    if job.meta:
+        job.meta = without_stamp(job.meta)
+
+
+def stamp_of(job: Job) -> tuple[str, str | None] | None:
+    """The run and key that a job's stamp names. What cannot be read is no stamp."""
+    return read_stamp(_given(job)[0])
+
+
+def is_unmarked(job: Job) -> bool:
+    """Whether a job's stamp says that its function is not marked."""
+    return _given(job)[1]
+
+
+def without_stamp(meta: Any) -> dict[str, Any]:
+    """A job's `meta` as its publisher gave it."""
+    return {k: v for k, v in meta.items() if k not in (STAMP, UNMARKED)} if isinstance(meta, dict) else {}
+
+
+def write(job: Job, fields: dict[str, Any]) -> None:
+    """Adds a job's stamp to the fields of its hash that are about to be written."""
+    said = _said(job, fields[_MADE])
+    if said is not None:
+        fields[FIELD] = said
+
+
+def save(job: Job, pipeline: Any) -> None:
+    """Writes a job's stamp alone: for who sends a job again from a process in which `write` is not hooked in."""
+    said = _said(job, utcformat(job.created_at))
+    if said is not None:
+        pipeline.hset(job.key, FIELD, said)
+
+
+def read(job: Job, fields: Mapping[Any, Any]) -> None:
+    """Takes a job's stamp from its hash, as Redis gave it.
+
+    What an object has in memory stays where the hash is that of the same job and says nothing: something without the plugin
+    has written it anew.
+    """
+    made, given = _text(fields, _MADE), _text(fields, FIELD)
+    known = job.__dict__.get(_READ)
+    if known is not None and known != made:
+        job.__dict__.pop(_STAMP, None)
+    job.__dict__[_READ] = made
+    if given is None:
+        return
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        said = json.loads(given)
+        if said["made"] == made:
+            job.__dict__[_STAMP] = (said["stamp"], bool(said.get("unmarked")))
+        else:  # and so is the `meta` that RQ leaves in the hash as well, where the next job of the id has none
+            job.__dict__[_STAMP] = (None, False)
+
+
+@contextlib.contextmanager
+def left_out(job: Job) -> Iterator[None]:
+    """A block in which a job is written without its stamp."""
+    meta, stamp = job.meta, job.__dict__.pop(_STAMP, None)
+    job.meta = without_stamp(meta)
+    try:
+        yield
+    finally:
+        job.meta = meta
+        if stamp is not None:
+            job.__dict__[_STAMP] = stamp
+
+
+def _said(job: Job, made: str) -> str | None:
+    stamp, unmarked = _given(job)
+    if read_stamp(stamp) is None:
+        return None
+    return json.dumps({"made": made, "stamp": stamp, **({"unmarked": True} if unmarked else {})})
+
+
+def _given(job: Job) -> tuple[Any, bool]:
+    own: tuple[str | None, bool] | None = job.__dict__.get(_STAMP)
+    if own is not None:
+        return own
+    meta = job.meta if isinstance(job.meta, dict) else {}
+    return meta.get(STAMP), bool(meta.get(UNMARKED))
+
+
+def _text(fields: Mapping[Any, Any], name: str) -> str | None:
+    found = fields.get(name.encode(), fields.get(name))
+    return found.decode() if isinstance(found, bytes) else found
