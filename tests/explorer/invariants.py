@@ -18,8 +18,11 @@ DONE = frozenset({StepStatus.SUCCEEDED, StepStatus.UNDONE})
 
 
 def judge(schedule: Schedule) -> list[str]:
-    """What is wrong; empty where nothing is."""
-    return list(Judgement(schedule).problems())
+    """What is wrong; empty where nothing is. Counts what became of the runs among the schedule's figures."""
+    judgement = Judgement(schedule)
+    for figure in judgement.figures():
+        schedule.count(figure)
+    return list(judgement.problems())
 
 
 class Judgement:
@@ -52,6 +55,16 @@ class Judgement:
     def _is_twice(self, ref: str, key: str) -> bool:
         """Whether a step is shown as having happened twice, perhaps."""
         return any((f.ref, f.key) == (ref, key) and f.kind is Trouble.TWICE for f in self._found)
+
+    def figures(self) -> Iterator[str]:
+        """What became of the runs, and of steps that did not simply succeed."""
+        for run in self._runs.values():
+            yield f"run {run.status.value}"
+        for row in self._rows.values():
+            if row.status is StepStatus.HELD:
+                yield f"held {row.safety.value}"
+        for _ in self._schedule.twice:
+            yield "twice"
 
     def problems(self) -> Iterator[str]:
         """Everything that is wrong."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from durable_adapter.errors import NotResolvable
+from durable_adapter.errors import JournalUnreachable, NotResolvable
 from durable_adapter.model import Kind
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.orders import Orders
@@ -81,5 +81,7 @@ class Operator:
             if self.command == "retry" and outcome.done:
                 schedule.retried.update(step.name for step in steps)
             schedule.say(outcome.says)
+        except JournalUnreachable as error:
+            schedule.say(f"could not look or change: {error}")
         except NotResolvable as refused:
             schedule.say(f"is refused: {str(refused)[:120]}")

@@ -6,6 +6,7 @@ comes, and the sweeper is given time until nothing changes any more. Only then i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 import durable_adapter as durable
 from durable_adapter import inline
 from durable_adapter.current import FUNCTION, STEP
-from durable_adapter.errors import Killed
+from durable_adapter.errors import JournalUnreachable, Killed
 from durable_adapter.model import OPEN_WORKFLOWS, SECOND, Safety
 from durable_adapter.policy import WorkflowPolicy
 from durable_adapter.runtime.starting import AlreadyStarted, starting
@@ -117,8 +118,11 @@ class Schedule:
         self._unchanged = 0
         self._circles = 0
         self._last: Any = None
-        self._sweep_wanted = False
-        self._sweeping: Actor | None = None
+        #: The sweepers, and those that are to sweep once more.
+        self._sweeping: list[Actor] = []
+        self._sweep_wanted: set[Actor] = set()
+        #: Whose connection is lost at its next operation, and whether that one is made first.
+        self._cuts: dict[Actor, bool] = {}
         self._operator: Actor | None = None
         self._frozen: list[Actor] = []
         self._sleepers: list[int] = []
@@ -133,6 +137,7 @@ class Schedule:
         self._rounds = chance.randint(1, 8)
         self._people = chance.choice([0, 0, 1, 1, 2, 3])
         self._lies = chance.choice([0.0, 0.0, 0.0, 0.3])
+        self._sweepers = chance.choice([1, 1, 1, 2])
         author = Author(chance, self._probe)
         self.workflows = [author.workflow(number + 1) for number in range(chance.choice([1, 1, 2]))]
         self.by_name = {step.name: step for workflow in self.workflows for step in workflow.every_step}
@@ -151,14 +156,15 @@ class Schedule:
         logging.disable(logging.CRITICAL)
         try:
             with stage.taken_by(self.scheduler), simulated(stage.clock, self.chance, self.sleep):
-                stage.written = self._look_for_marks
+                stage.written, stage.cut = self._look_for_marks, self._is_cut
                 for workflow in self.workflows:
                     self._start(workflow)
                 self._worker()
                 self._worker()
-                self._sweeper()
+                for _ in range(self._sweepers):
+                    self._sweeper()
                 self.scheduler.play()
-                stage.written = None
+                stage.written = stage.cut = None
                 self.problems += self.scheduler.crashes
                 if self.scheduler.points >= ENDLESS:
                     self.problems.append(f"it goes in circles: {ENDLESS} switch points were passed")
@@ -193,7 +199,9 @@ class Schedule:
                     self.scheduler.spawn(f"client of {workflow.name.rpartition('.')[2]} again", lambda: self._publish(workflow))
                 raise
 
-        self.client.actors.append(self.scheduler.spawn(f"client of {workflow.name.rpartition('.')[2]}", work))
+        # Sometimes somebody else starts the same at the same time.
+        for again in ("", " as well")[: 2 if self.chance.random() < 0.1 else 1]:
+            self.client.actors.append(self.scheduler.spawn(f"client of {workflow.name.rpartition('.')[2]}{again}", work))
 
     def _publish(self, workflow: Workflow) -> None:
         names = [workflow.name] if workflow.lines else [step.name for step in workflow.steps]
@@ -203,6 +211,10 @@ class Schedule:
                 self.client.publish(calls)
         except AlreadyStarted:
             self.say("finds that it is started already")
+        except JournalUnreachable as error:
+            self.say(f"is refused: {error}")
+            if self.chance.random() < 0.7:
+                self._publish(workflow)
 
     def _worker(self) -> None:
         process = Process(self, f"worker {len(self.processes) + 1}")
@@ -236,7 +248,8 @@ class Schedule:
         while True:
             self.scheduler.wait(lambda: process.beat_is_due, "waits for its next beat")
             process.beat_is_due = False
-            process.host.beat()
+            with contextlib.suppress(JournalUnreachable):
+                process.host.beat()
 
     def _sweeper(self) -> None:
         sweeper = inline.Sweeper(
@@ -244,20 +257,30 @@ class Schedule:
         )
 
         def work() -> None:
+            actor = HERE.actor
+            assert actor is not None
             while True:
-                self.scheduler.wait(lambda: self._sweep_wanted, "waits for its next sweep")
-                self._sweep_wanted = False
-                report = sweeper.sweep()
+                self.scheduler.wait(lambda: actor in self._sweep_wanted, "waits for its next sweep")
+                self._sweep_wanted.remove(actor)
+                try:
+                    report = sweeper.sweep()
+                except JournalUnreachable as error:
+                    self.say(f"no sweep: {error}")
+                    continue
                 for error in report.errors:
                     self.complain(f"a sweep met an error: {error}")
                 done = {name: count for name, count in vars(report).items() if isinstance(count, int) and count}
                 self.say(f"swept: {done or 'nothing to do'}")
 
-        self._sweeping = self.scheduler.spawn("sweeper", work)
+        name = "sweeper" if not self._sweeping else f"sweeper {len(self._sweeping) + 1}"
+        self._sweeping.append(self.scheduler.spawn(name, work))
+
+    def _sweep(self) -> None:
+        self._sweep_wanted = {actor for actor in self._sweeping if not actor.is_dead}
 
     def _person(self) -> None:
         operator = Operator(self, self.chance, self._lies)
-        self._count(f"operator: {operator.command}")
+        self.count(f"operator: {operator.command}")
         before = self._operator
 
         def work() -> None:
@@ -320,8 +343,8 @@ class Schedule:
 
     def _beside(self, step: Step, attempt: Attempt) -> None:
         """Complains of two attempts at once, unless the other's process counts as dead or its time has passed."""
-        if step.safety is Safety.TRANSACTIONAL:
-            return
+        if step.safety is Safety.TRANSACTIONAL or (step.safety is Safety.IDEMPOTENT and not step.name.endswith("undo")):
+            return  # the first attempt of an idempotent step takes no claim
         for other in self.bank.of(step.name):
             process = next((p for p in self.processes if p.name == other.process), self.client)
             late = step.policy.timeout is not None and self.stage.clock.now - other.began_at >= step.policy.timeout * SECOND
@@ -410,7 +433,8 @@ class Schedule:
     def _note(self, actor: str, says: str) -> None:
         self.trace.append(Line(self.scheduler.points, self.stage.clock.seconds, actor, says))
 
-    def _count(self, what: str) -> None:
+    def count(self, what: str) -> None:
+        """Counts something for the figures."""
         self.figures[what] = self.figures.get(what, 0) + 1
 
     def _look_for_marks(self) -> None:
@@ -438,14 +462,14 @@ class Schedule:
             self._person()
             return
         if self.chance.random() < 0.3:
-            self._sweep_wanted = True
+            self._sweep()
             return
         if not self._faults:
             return
         self._faults -= 1
         faults: list[tuple[Callable[[Actor | None], None], int]] = [
             (self._kill, 30), (self._declare_dead, 20), (self._freeze, 12), (self._lose, 12), (self._double, 22),
-            (self._put_off, 8), (self._jump, 14), (self._kill_another, 6),
+            (self._put_off, 8), (self._jump, 14), (self._kill_another, 8), (self._cut, 20),
         ]  # fmt: skip
         (fault,) = self.chance.choices([f for f, _ in faults], [weight for _, weight in faults])
         fault(actor)
@@ -462,7 +486,7 @@ class Schedule:
         process = self._living(actor)
         if process is None:
             return
-        self._count("killed")
+        self.count("killed")
         saw = self.chance.random() < 0.5
         self._note_fault(
             f"{process.name} is KILLED at: {process.actors[0].at}; its parent {'saw it' if saw else 'is gone as well'}"
@@ -480,15 +504,17 @@ class Schedule:
 
     def _kill_another(self, actor: Actor | None) -> None:
         """The sweeper or a client."""
-        if self.chance.random() < 0.5 and self._sweeping is not None:
-            self._count("sweeper killed")
-            self._note_fault("the sweeper is KILLED")
-            self.scheduler.kill(self._sweeping)
+        if self.chance.random() < 0.5:
+            living = [sweeper for sweeper in self._sweeping if not sweeper.is_dead]
+            sweeper = self.chance.choice(living)
+            self.count("sweeper killed")
+            self._note_fault(f"{sweeper.name} is KILLED at: {sweeper.at}")
+            self.scheduler.kill(sweeper)
             self._sweeper()
             return
         clients = [client for client in self.client.actors if not client.is_done and not client.is_dead]
         if clients:
-            self._count("client killed")
+            self.count("client killed")
             self._note_fault(f"{clients[0].name} is KILLED at: {clients[0].at}")
             self.scheduler.kill(clients[0])
 
@@ -498,7 +524,7 @@ class Schedule:
         row = process.host.row if process is not None else None
         if process is None or row is None:
             return
-        self._count("declared dead")
+        self.count("declared dead")
         process.false_death = True
         self._note_fault(f"{process.name} is declared DEAD while it stands at: {process.actors[0].at}")
         if self.chance.random() < 0.7:
@@ -514,7 +540,7 @@ class Schedule:
     def _freeze(self, actor: Actor | None) -> None:
         process = self._living(actor)
         if process is not None:
-            self._count("frozen")
+            self.count("frozen")
             self._freeze_it(process.actors[0])
 
     def _freeze_it(self, actor: Actor) -> None:
@@ -532,18 +558,34 @@ class Schedule:
                     actor.is_frozen = False
                     self._note_fault(f"{actor.name} goes on")
 
+    def _cut(self, actor: Actor | None) -> None:
+        """The connection of somebody is lost: before his next operation is made, or before it is answered."""
+        others = [process.actors[0] for process in self.processes if not process.is_dead] + self._sweeping
+        somebody = actor if actor is not None and self.chance.random() < 0.7 else self.chance.choice(others)
+        if not somebody.is_done and not somebody.is_dead:
+            self.count("connection cut")
+            self._cuts[somebody] = self.chance.random() < 0.7
+            self._note_fault(f"{somebody.name} loses its connection")
+
+    def _is_cut(self, answered: bool) -> bool:
+        actor = HERE.actor
+        if actor is None or self._cuts.get(actor) is not answered:
+            return False
+        del self._cuts[actor]
+        return True
+
     def _lose(self, _: Actor | None) -> None:
         if self.broker.waiting:
             message = self.chance.choice(self.broker.waiting)
             self.broker.waiting.remove(message)
-            self._count("message lost")
+            self.count("message lost")
             self._note_fault(f"the message {message} is LOST")
 
     def _double(self, _: Actor | None) -> None:
         known = [*self.broker.waiting, *self.broker.delivered]
         if known:
             message = self.chance.choice(known)
-            self._count("message doubled")
+            self.count("message doubled")
             self._note_fault(f"the message {message} comes once MORE")
             self.broker.post(Message(message.ref, message.key, again=self.chance.random() < 0.5))
 
@@ -551,12 +593,12 @@ class Schedule:
         if self.broker.waiting:
             message = self.chance.choice(self.broker.waiting)
             message.due = self.stage.clock.now + self.chance.choice([2, 30, 700]) * SECOND
-            self._count("message put off")
+            self.count("message put off")
             self._note_fault(f"the message {message} is put off")
 
     def _jump(self, _: Actor | None) -> None:
         seconds = self.chance.choice([1, 6, 35, 70, 130])
-        self._count("time jumped")
+        self.count("time jumped")
         self._note_fault(f"{seconds} s pass")
         self._pass(seconds)
 
@@ -586,7 +628,7 @@ class Schedule:
             else:
                 self._thaw(0.4)
                 self._something(None)
-                self._sweep_wanted = True
+                self._sweep()
                 self._pass(self._until_next() if self.chance.random() < 0.5 else self.chance.choice([5, 15, 15, 30]))
             return True
         return self._settle()
@@ -614,7 +656,7 @@ class Schedule:
             self._pass(self._until_next())
         else:
             self._pass(min(15.0, self._until_next()))
-        self._sweep_wanted = True
+        self._sweep()
         return True
 
     def _silent(self) -> bool:

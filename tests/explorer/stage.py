@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from durable_adapter.errors import JournalBusy, Killed
+from durable_adapter.errors import JournalBusy, JournalUnreachable, Killed
 from durable_adapter.journal import Journal, database, schema
 from durable_adapter.journal.migrations import migrate
 from tests.servers.databases import Databases
@@ -34,7 +34,7 @@ _READ = "(SELECT at FROM explorer_clock)"
 EFFECTS = sa.Table("explorer_effect", sa.MetaData(), sa.Column("name", sa.String(100)), sa.Column("attempt", sa.Integer))
 
 _READS = ("glance", "select")
-_WRITES = ("execute", "transaction")
+_WRITES = ("execute", "transaction", "joined")
 
 
 class Depth(threading.local):
@@ -77,6 +77,8 @@ class Stage:
         self._owner: Actor | None = None
         #: Called after each operation that may have written.
         self.written: Callable[[], None] | None = None
+        #: Asked before each operation, and before it is answered: whether the connection is lost there.
+        self.cut: Callable[[bool], bool] | None = None
         db = self.journal.db
         for name in _READS:
             setattr(db, name, self._watched(name, getattr(db, name), writes=False))
@@ -163,19 +165,20 @@ class Stage:
         return run
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Any]:
+    def _transaction(self, *args: Any) -> Iterator[Any]:
         """A transaction that its caller keeps open: a transactional step's. Its body switches; who else writes has to wait."""
         if self._is_inside:
-            with self._open_transaction() as connection:
+            with self._open_transaction(*args) as connection:
                 yield connection
             return
         label = self._label("open_transaction")
         self._before(label, writes=True)
         self._owner = HERE.actor
         try:
-            with self._open_transaction() as connection:
+            with self._open_transaction(*args) as connection:
                 yield connection
                 self._point(f"{label}: before its commit")
+                self._cut(label, answered=False)
         finally:
             self._owner = None
         self._after(label, writes=True)
@@ -190,6 +193,7 @@ class Stage:
 
     def _before(self, label: str, *, writes: bool) -> None:
         self._point(f"before {label}")
+        self._cut(label, answered=False)
         if not writes or self._owner in (None, HERE.actor):
             return
         if database._IN_A_HURRY.get():
@@ -200,7 +204,14 @@ class Stage:
     def _after(self, label: str, *, writes: bool) -> None:
         if writes and self.written is not None:
             self.written()
+        self._cut(label, answered=True)
         self._point(f"after {label}")
+
+    def _cut(self, label: str, *, answered: bool) -> None:
+        """Loses the connection where the schedule says so: before an operation was made, or before it was answered."""
+        if self.cut is not None and self.cut(answered):
+            what = "was made, and its answer is lost" if answered else "was not made"
+            raise JournalUnreachable(f"the connection is cut: {label} {what}")
 
     def _label(self, name: str) -> str:
         """Which of the journal's methods runs an operation: only where somebody reads it."""
