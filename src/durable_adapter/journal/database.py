@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import sqlite3
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import JournalBusy, JournalUnmigrated, JournalUnreachable, SettingError, UnserialisableValue
 from .forking import GATE
+from .outages import aborted, table_missing, unreachable, unwritable, waited_in_vain
 from .troubles import Observer, Trouble, taken, tell
 
 T = TypeVar("T")
@@ -72,10 +73,11 @@ _IMPATIENT: Final = {
 _IN_A_HURRY: ContextVar[bool] = ContextVar("durable_in_a_hurry", default=False)
 #: The transaction that the transactions of this context are parts of, with its database.
 _JOINED: ContextVar[tuple[Database, Connection] | None] = ContextVar("durable_joined", default=None)
-#: SQLSTATEs (PostgreSQL) and error numbers (MySQL, MariaDB) of transactions that the database aborted itself.
-_ABORTED: Final = frozenset({"40001", "40P01", "55P03", 1205, 1213, 1020, "locked"})
-#: Those of them that say that a lock was waited for in vain.
-_NOT_TO_BE_HAD: Final = frozenset({"55P03", 1205, "locked"})
+#: Seconds for which an operation is tried again that the database aborts, or that finds SQLite locked, time after time.
+ABORTED_FOR: Final = 60.0
+#: Seconds of silence after which a connection is asked whether its other end is there, between two such questions, and how
+#: many of them go unanswered before it is given up: a host that died keeps its locks no longer than a minute.
+KEEPALIVE: Final = (30, 10, 3)
 
 
 class Hot:
@@ -228,8 +230,11 @@ class Database:
             options["poolclass"] = sa.pool.QueuePool
             GATE.install(self._close_idle)
         elif self.is_postgresql:
-            arguments = {"connect_timeout": 10, **arguments}
-            options["isolation_level"] = "AUTOCOMMIT"
+            idle, interval, count = KEEPALIVE
+            kept: dict[str, Any] = {"connect_timeout": 10}
+            if self.url.drivername != "postgresql+pg8000":  # libpq's own words
+                kept |= {"keepalives": 1, "keepalives_idle": idle, "keepalives_interval": interval, "keepalives_count": count}
+            arguments = {**kept, **arguments}
         else:
             arguments = {"connect_timeout": 10, **arguments}
         pooled = max(1, self._pool_size - 1)  # beside the one at hand; 0 would be no bound at all
@@ -257,11 +262,15 @@ class Database:
             cursor.execute("PRAGMA synchronous=FULL")
         elif self.is_postgresql:
             cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            # The server's side: it ends the transaction of a host that is gone, and with it that one's locks.
+            kept = zip(("idle", "interval", "count"), KEEPALIVE, strict=True)
+            cursor.execute("SELECT " + ", ".join(f"set_config('tcp_keepalives_{name}', '{n}', false)" for name, n in kept))
             if self.schema:
                 cursor.execute("SELECT set_config('search_path', %s, false)", (quoted_name(self.schema),))
         else:
             cursor.execute("SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'")
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            _keep_alive(connection)
         cursor.close()
         if self.on_connect is not None:
             self.on_connect(connection)
@@ -511,7 +520,7 @@ class Database:
             JournalUnreachable: the database did not answer, refused the connection, or aborted the operation every time.
             JournalBusy: within `in_a_hurry`, a lock was not to be had.
         """
-        reconnected, attempt = False, 0
+        reconnected, attempt, since = False, 0, time.monotonic()
         while True:
             try:
                 return operation()
@@ -522,7 +531,7 @@ class Database:
                     attempt += 1
                     if _IN_A_HURRY.get() and waited_in_vain(error):
                         raise JournalBusy(f"somebody else's transaction on {self.safe_url} keeps a row: {error.orig}") from error
-                    if attempt >= ABORTED_ATTEMPTS:
+                    if attempt >= ABORTED_ATTEMPTS or time.monotonic() - since > ABORTED_FOR:
                         raise JournalUnreachable(
                             f"the journal {self.safe_url} aborted the same transaction {attempt} times: {error.orig}"
                         ) from error
@@ -579,8 +588,9 @@ class Database:
         path = _sqlite_path(self.url) if self.is_sqlite else None
         if path is not None and not path.absolute().parent.is_dir():
             reason = f"there is no directory {path.absolute().parent}"
+        what = "written" if unwritable(error) else "reached"
         return (
-            f"the journal {self.safe_url} cannot be reached: {reason}. "
+            f"the journal {self.safe_url} cannot be {what}: {reason}. "
             "Nothing was sent and nothing was begun. Check the URL and the database, then `durable-adapter doctor`."
         )
 
@@ -666,51 +676,12 @@ def quoted_name(name: str) -> str:
     return f'"{doubled}"'
 
 
-def aborted(error: DBAPIError) -> bool:
-    """Whether the database gave up a transaction by itself, so that trying again is the cure."""
-    return _code(error) in _ABORTED
-
-
-def waited_in_vain(error: DBAPIError) -> bool:
-    """Whether a transaction was given up because a lock was not to be had in time."""
-    return _code(error) in _NOT_TO_BE_HAD
-
-
-def _code(error: DBAPIError) -> Any:
-    """The error number (MySQL, MariaDB) or SQLSTATE by which the database says what is wrong; `locked` for SQLite's one lock.
-
-    The number comes first: newer versions of PyMySQL have a SQLSTATE too, which is `HY000` for nearly everything.
-    """
-    original = error.orig
-    if isinstance(original, sqlite3.OperationalError):
-        return "locked" if "locked" in str(original) or "busy" in str(original) else None
-    number = original.args[0] if original is not None and original.args else None
-    return number if isinstance(number, int) else getattr(original, "sqlstate", None)
-
-
-def unreachable(error: DBAPIError) -> bool:
-    """Whether the database, rather than the statement, is what failed."""
-    if error.connection_invalidated:
-        return True
-    original = error.orig
-    if isinstance(original, sqlite3.OperationalError):
-        text = str(original)
-        return any(part in text for part in ("unable to open", "locked", "disk I/O", "readonly", "busy"))
-    code = _code(error)
-    if isinstance(code, str):
-        # 08 connection, 53 out of resources, 57 operator intervention, 58 system error, 25006 read only after fail-over.
-        return code[:2] in ("08", "53", "57", "58") or code == "25006"
-    if code in (1290, 1792, 1836):
-        return True  # MySQL, MariaDB: read only after fail-over
-    return isinstance(error, (OperationalError, InterfaceError))
-
-
-def table_missing(error: BaseException) -> bool:
-    """Whether a statement failed because the journal's tables are not there."""
-    original = getattr(error, "orig", None)
-    if getattr(original, "sqlstate", None) in ("42P01", "42703", "3F000"):
-        return True
-    if isinstance(original, sqlite3.OperationalError) and ("no such table" in str(original) or "no such column" in str(original)):
-        return True
-    code = original.args[0] if original is not None and original.args else None
-    return code in (1146, 1054)
+def _keep_alive(connection: Any) -> None:
+    """Has the system ask a connection of PyMySQL's now and then whether its other end is there."""
+    its = getattr(connection, "_sock", None)
+    if its is None or its.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    its.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE, strict=True):
+        if hasattr(socket, name):  # not on every system
+            its.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -19,7 +19,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from ..errors import JournalAhead, JournalError, JournalUnreachable
 from . import Journal
 from . import schema as tables
-from .database import Database, quoted_name, unreachable
+from .database import Database, quoted_name
+from .outages import unreachable
 
 if TYPE_CHECKING:
     from alembic.config import Config

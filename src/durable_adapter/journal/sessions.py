@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..errors import JournalUnreachable, TransactionMisuse
-from .database import Database, aborted, unreachable
+from .database import Database
+from .outages import aborted, unreachable
 
 
 class StepSession(Session):

@@ -9,6 +9,7 @@ import click
 from ...model import SECOND, Kind, Safety
 from ..options import When, changing, check_changing, moment
 from ..session import CLEAN, Session, durable_command
+from ..waiting import not_waiting
 
 if TYPE_CHECKING:
     from ...journal.losses import Doubtful
@@ -73,7 +74,8 @@ def command(session: Session, since: When, until: When | None, apply_: bool, by:
         if alive and found.runs:
             _warn(session, alive)
     if apply_ and found.runs:
-        found = journal.doubts.doubt_unfinished(session.namespace, start, until=end, who=who, why=reason)
+        with not_waiting(journal):
+            found = journal.doubts.doubt_unfinished(session.namespace, start, until=end, who=who, why=reason)
     if session.out.as_json:
         session.out.json(_shown(session, found, start, end, applied=apply_, alive=len(alive)))
     elif found.runs:

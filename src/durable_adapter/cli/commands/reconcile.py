@@ -10,6 +10,7 @@ import click
 from ...model import SECOND
 from ..options import When, changing, check_changing, moment, span
 from ..session import CLEAN, FINDINGS, Session, durable_command
+from ..waiting import not_waiting
 
 if TYPE_CHECKING:
     from ...journal import Journal
@@ -106,7 +107,8 @@ def command(
     found = look()
     mended: Mended | None = None
     if apply_:
-        mended = mend(journal, found.findings, list(engines.values()), who=who, why=reason, stale=session.settings.stale)
+        with not_waiting(journal):
+            mended = mend(journal, found.findings, list(engines.values()), who=who, why=reason, stale=session.settings.stale)
         found = look()
     session.out.progress()
     session.warn_of_silence()
