@@ -40,7 +40,7 @@ def test_everything_unfinished_is_shown_first_and_put_in_doubt_when_it_is_ordere
     (event,) = journal.events.since(Event.OPERATOR, 0)
     assert (event["who"], event["why"], event["detail"]["action"]) == ("ann", "the bank says so", "doubt")
     again = cli(*RESTORED, code=0).stdout
-    assert again.endswith("Nothing that is unfinished can have gone on meanwhile.\n")
+    assert "Nothing that is unfinished can have gone on meanwhile.\n" in again
 
 
 @on_sqlite
@@ -49,7 +49,8 @@ def test_the_commands_that_it_prints_lead_on_to_the_end(cli: Cli, journal: Journ
     told = cli.json("-A", shop.name, *RESTORED, *SIGNED, code=0)
     cli("-A", shop.name, "sweep", "--once", code=0)
     assert statuses(journal, chain)["charge"] == "held"
-    look, resolve, retry = (step["command"] for step in told["next"] if step["command"])
+    look, resolve, retry, refused = (step["command"] for step in told["next"] if step["command"])
+    assert refused == f"durable-adapter -A {shop.name} reconcile --kind refused_message"
     found = cli.run_printed(look)
     assert (found.exit_code, found.stdout.count("HELD  "), found.stdout.count("DRIFT  ")) == (1, 2, 1)
     assert "a call without a record runs again" in " ".join(found.stdout.split())
@@ -57,6 +58,19 @@ def test_the_commands_that_it_prints_lead_on_to_the_end(cli: Cli, journal: Journ
     assert cli.run_printed(f"{retry} --by ann --why so --apply").exit_code == 0
     assert the(journal, chain, "charge").status is StepStatus.WAITING
     assert the(journal, function, "function").status is StepStatus.WAITING
+
+
+@on_sqlite
+@pytest.mark.parametrize("unfinished", [True, False])
+@pytest.mark.parametrize("applied", [True, False])
+def test_what_may_be_missing_is_for_the_provider_first(cli: Cli, journal: Journal, unfinished: bool, applied: bool) -> None:
+    if unfinished:
+        a_run(journal, "charge", "ship")
+    told = " ".join(cli(*RESTORED, *(SIGNED if applied else ()), code=0).stdout.split())
+    missing = told.index("What was started in the lost time is missing from the journal, also what had finished")
+    asks = told.index("ask the provider about each first")
+    starts = told.index("Start again only what the provider knows nothing of; what it knows would happen a second time.")
+    assert missing < asks < starts
 
 
 @on_sqlite

@@ -78,8 +78,13 @@ def command(session: Session, since: When, until: When | None, apply_: bool, by:
             found = journal.doubts.doubt_unfinished(session.namespace, start, until=end, who=who, why=reason)
     if session.out.as_json:
         session.out.json(_shown(session, found, start, end, applied=apply_, alive=len(alive)))
-    elif found.runs:
-        _print_next(session, found, start, applied=apply_)
+    elif found.runs and apply_:
+        _print_next(session, found)
+    else:
+        for when, command in _of_the_missing(session):
+            session.out.say(f"{when}\n  {command}" if command else when)
+        if found.runs:
+            session.out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
     return CLEAN
 
 
@@ -126,11 +131,8 @@ def _warn(session: Session, alive: list[WorkerRow]) -> None:
     )
 
 
-def _print_next(session: Session, found: Doubtful, since: int, *, applied: bool) -> None:
+def _print_next(session: Session, found: Doubtful) -> None:
     out = session.out
-    if not applied:
-        out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
-        return
     out.say("Done. Next:", bold=True)
     for when, command in _next(session, found):
         out.say(f"  {when}\n    {command}" if command else f"  {when}")
@@ -154,11 +156,24 @@ def _next(session: Session, found: Doubtful) -> list[tuple[str, str]]:
             "Once you know that nothing is missing of what functions called (a call without a record runs again), such as "
             f"{function}:", bulk,
         ))  # fmt: skip
-    steps.append((
-        "What was started in the lost time is not in the journal: its messages are refused and reported. Start it again from "
-        "your own data.", "",
-    ))  # fmt: skip
+    steps += _of_the_missing(session)
     return steps
+
+
+def _of_the_missing(session: Session) -> list[tuple[str, str]]:
+    """What is to be done about runs of which the journal has nothing any more."""
+    return [
+        (
+            "What was started in the lost time is missing from the journal, also what had finished: nothing here names it. List "
+            "it from your own data, and ask the provider about each first: it may have been charged, shipped and mailed.",
+            "",
+        ),
+        (
+            "Start again only what the provider knows nothing of; what it knows would happen a second time. Messages of what is "
+            "missing are refused and reported:",
+            session.caller.command("reconcile", "--kind", "refused_message"),
+        ),
+    ]
 
 
 def _is_held(kind: Kind, safety: Safety) -> bool:
@@ -168,6 +183,7 @@ def _is_held(kind: Kind, safety: Safety) -> bool:
 def _shown(session: Session, found: Doubtful, since: int, until: int | None, *, applied: bool, alive: int) -> dict[str, Any]:
     from ...reconcile.words import iso
 
+    left = _next(session, found) if found.runs else _of_the_missing(session)
     return {
         "applied": applied,
         "since": iso(since),
@@ -181,5 +197,5 @@ def _shown(session: Session, found: Doubtful, since: int, until: int | None, *, 
             {"name": name, "kind": kind.value, "safety": safety.value, "count": count, "then": then}
             for name, kind, safety, count, then in _rows(found)
         ],
-        "next": [{"when": when, "command": command or None} for when, command in _next(session, found)] if found.runs else [],
+        "next": [{"when": when, "command": command or None} for when, command in left],
     }
