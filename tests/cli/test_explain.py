@@ -119,7 +119,7 @@ def test_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge")
     held(journal, ref, "charge")
     told = cli.json("explain", ref, code=1)
-    assert list(told) == ["workflow", "steps", "events", "findings", "next", "others"]
+    assert list(told) == ["workflow", "steps", "events", "next_look_at", "unswept", "findings", "next", "others"]
     assert list(told["workflow"]) == [
         "id", "ref", "run", "declared", "namespace", "name", "shape", "engine", "status", "state", "attributes", "parent",
         "code_version", "waiting_for", "wake_at", "created_at", "ended_at", "attention", "pruned_at", "error",
@@ -336,7 +336,7 @@ def test_list_as_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", id="order-1", declared=True)
     held(journal, ref, "charge")
     told = cli.json("list", code=0)
-    assert list(told) == ["workflows", "more"]
+    assert list(told) == ["workflows", "more", "unreadable", "unswept"]
     (row,) = told["workflows"]
     created = row.pop("created_at")
     assert created.endswith("+00:00")

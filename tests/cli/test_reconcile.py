@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
-from durable_adapter.model import Event, StepStatus
+from durable_adapter.journal.schema import worker
+from durable_adapter.model import SECOND, Event, StepStatus, WorkflowStatus
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.interleaving import statements
 from tests.journal.making import (
     MINUTE,
+    ONE,
     a_function,
     a_run,
     a_step,
@@ -34,9 +38,12 @@ def test_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", id="order-1", declared=True)
     held(journal, ref, "charge")
     told = cli.json("reconcile", code=1)
-    assert list(told) == ["at", "looked_at", "swept_at", "counts", "at_stake", "more", "applied", "findings"]
-    assert {k: v for k, v in told.items() if k not in ("at", "findings")} == {
-        "looked_at": 1, "swept_at": None, "counts": {"held": 1}, "at_stake": None, "more": False, "applied": None
+    assert list(told) == [
+        "at", "looked_at", "swept_at", "unswept", "next_look_at", "counts", "at_stake", "more", "applied", "findings"
+    ]  # fmt: skip
+    assert {k: v for k, v in told.items() if k not in ("at", "next_look_at", "findings")} == {
+        "looked_at": 1, "swept_at": None, "unswept": [{"engine": "celery", "last_beat_at": None}], "counts": {"held": 1},
+        "at_stake": None, "more": False, "applied": None,
     }  # fmt: skip
     (found,) = told["findings"]
     assert list(found) == [
@@ -121,9 +128,73 @@ def test_another_namespace_is_not_looked_into(cli: Cli, journal: Journal) -> Non
 @on_sqlite
 def test_nobody_who_sweeps_is_said_first(cli: Cli, journal: Journal) -> None:
     told = cli("reconcile", code=0).stderr
-    assert told == "Nobody sweeps: none is alive. Start a worker, or run `durable-adapter -A APP sweep`.\n"
+    assert told == "Nobody sweeps: none is known. Start a worker, or run `durable-adapter -A APP sweep`.\n"
     a_worker(journal, "s1", role="sweeper")
     assert cli("reconcile", code=0).stderr == ""
+
+
+REPORTS = {"reconcile": ("reconcile",), "list": ("list",), "explain": ("explain", "order-42")}
+
+
+def change_worker(journal: Journal, id: str, **values: Any) -> None:
+    """Changes a process's row behind the journal's back: the clock, mostly."""
+    journal.db.transaction(lambda conn: conn.execute(sa.update(worker).where(worker.c.id == id).values(**values)))
+
+
+@pytest.mark.parametrize("command", REPORTS)
+@pytest.mark.parametrize("end", ["stopped", "declared dead", "silent"])
+def test_since_when_nobody_sweeps_is_said_by_every_report(cli: Cli, journal: Journal, command: str, end: str) -> None:
+    ref = a_run(journal, "charge", id="order-42", declared=True)
+    a_worker(journal, "s1", role="sweeper")
+    words = REPORTS[command]
+    assert "Nobody sweeps" not in cli(*words).stderr
+    if end == "stopped":
+        journal.workers.stop("s1")
+    elif end == "declared dead":
+        assert journal.workers.stood_still("s1", 0, "it stood still")
+    change_worker(journal, "s1", beat_at=worker.c.beat_at - 300 * SECOND)
+    told = cli(*words).stderr
+    assert told.startswith("Nobody sweeps: the last beat of a sweeper was at 20")
+    assert " UTC (5 min " in told
+    assert "ago). Start a worker, or run `durable-adapter -A APP sweep`." in told
+    (idle,) = cli.json(*words)["unswept"]
+    assert idle["engine"] == "celery"
+    assert idle["last_beat_at"] is not None
+    assert the_run(journal, ref).status is WorkflowStatus.RUNNING
+
+
+@on_sqlite
+def test_a_sweeper_of_another_namespace_sweeps_nothing_here(cli: Cli, journal: Journal) -> None:
+    a_run(journal, "charge")
+    a_worker(journal, "s1", role="sweeper", namespace="elsewhere")
+    assert cli("reconcile", code=0).stderr.startswith("Nobody sweeps: none is known.")
+
+
+@on_sqlite
+def test_nothing_is_said_to_be_right_while_nobody_sweeps_and_the_next_look_is_told(cli: Cli, journal: Journal) -> None:
+    a_run(journal, "charge", id="order-42", declared=True)
+    told = cli("reconcile", code=0).stdout
+    assert "Nothing is wrong" not in told
+    assert "No findings yet: 1 unfinished workflow looked at. Nobody sweeps, so that what is lost stays lost." in told
+    assert "The next look at one is due 20" in told
+    explained = " ".join(cli("explain", "order-42", code=0).stdout.split())
+    assert "the next look at it is due 20" in explained
+    assert "), and nobody sweeps" in explained
+    a_worker(journal, "s1", role="sweeper")
+    assert "Nothing is wrong: 1 unfinished workflow looked at. The next look" in cli("reconcile", code=0).stdout
+    assert "nobody sweeps" not in cli("explain", "order-42", code=0).stdout
+
+
+@on_sqlite
+def test_a_process_that_has_missed_its_beats_is_not_said_to_live(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, "charge", "ship")
+    claim(journal, ref, "charge")
+    assert "it lives: its last beat was" in " ".join(cli("explain", ref).stdout.split())
+    change_worker(journal, "w1", beat_at=worker.c.beat_at - 240 * SECOND)
+    told = " ".join(cli("explain", ref).stdout.split())
+    assert "it has not beaten for 4 min" in told
+    assert "and nobody has declared it dead" in told
+    assert "it lives" not in told
 
 
 def troubled(journal: Journal, shop: Shop) -> dict[str, str]:
@@ -216,7 +287,7 @@ def test_finding_trouble_takes_a_few_queries_whatever_the_number_of_runs(journal
 def test_every_finding_of_many_runs_is_reported(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     from durable_adapter.reconcile import look_for_trouble, looking
 
-    monkeypatch.setattr(looking, "BATCH", 3)
+    monkeypatch.setattr(looking, "PAGE", 3)
     refs = [a_run(journal, "charge") for _ in range(10)]
     for ref in refs:
         held(journal, ref, "charge")
@@ -229,10 +300,17 @@ def test_runs_that_end_while_it_is_looked_are_left_out(journal: Journal, monkeyp
 
     ref = a_run(journal, "charge")
     held(journal, ref, "charge")
-    slim: Callable[..., object] = journal.reads.slim_runs
-    monkeypatch.setattr(journal.reads, "slim_runs", lambda refs: (journal.runs.forget(ref), slim([]))[1])
+    select: Callable[..., Any] = journal.db.select
+
+    def and_then_it_ends(statement: Any, *values: Any) -> Any:
+        found = select(statement, *values)
+        if "FROM durable_workflow JOIN" in str(statement) and statuses(journal, ref)["charge"] == StepStatus.HELD:
+            journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="asked the bank")
+        return found
+
+    monkeypatch.setattr(journal.db, "select", and_then_it_ends)
     assert look_for_trouble(journal, namespace="default").findings == []
-    assert statuses(journal, ref)["charge"] == StepStatus.HELD
+    assert statuses(journal, ref)["charge"] == StepStatus.SUCCEEDED
 
 
 @on_sqlite

@@ -562,6 +562,12 @@ def reconciling(journal: Journal) -> None:
         reads.refused(since=now - DAY)
         reads.refused(ref=batch[0])
     reads.workers(["living-1", "dead-1"])
+    assert journal.around().living
+    assert journal.surveys.named("default", "order-77777")[0]
+    for asleep in (False, True):
+        found, steps, _ = journal.surveys.of_interest("default", now, asleep=asleep, limit=10_000)
+        assert len(found) >= 9 * UNFINISHED
+        assert steps
     reads.ever_listened("default")
     assert reads.unsettled()
     for asleep in (False, True):
@@ -578,7 +584,6 @@ def reconciling(journal: Journal) -> None:
     assert reads.run(refs[0])
     assert reads.steps(refs[0])
     assert reads.latest("default", "order-77777")
-    assert reads.by_id_prefix("default", "order-7777")
     assert reads.newest_refs()
     assert reads.newest_refs("default", since=now - 3 * DAY)
     assert reads.newest_refs("default", before=now - 30 * DAY)

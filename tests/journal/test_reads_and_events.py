@@ -230,14 +230,18 @@ def test_an_event_is_written_with_the_change_that_it_tells_of_or_not_at_all(jour
     assert journal.events.of(ref) == []
 
 
-def test_runs_are_found_by_the_beginning_of_their_id(journal: Journal) -> None:
-    first = a_run(journal, id="order-42")
-    second = a_run(journal, id="order-421")
-    a_run(journal, id="order-5")
-    a_run(journal, id="order-42", namespace="other")
-    age(journal, first, None, "created_at")
-    assert [run.ref for run in journal.reads.by_id_prefix("default", "order-42")] == [second, first]
-    assert journal.reads.by_id_prefix("default", "") == []
+def test_runs_are_found_by_their_id_their_reference_and_the_beginning_of_their_id(journal: Journal) -> None:
+    first = a_run(journal, id="t1.0")
+    second = a_run(journal, id="t1.1")
+    a_run(journal, id="t12.0")
+    a_run(journal, id="t1.0", namespace="other")
+    latest = a_run(journal, id="t1.0", run=2)
+    for number, ref in enumerate((latest, second, first)):
+        change(journal, ref, created_at=1_000 - number)
+    own, begins = journal.surveys.named("default", "t1")
+    assert (own, [run.ref for run in begins]) == ([], [latest, second, first])
+    assert [run.ref for run in journal.surveys.named("default", "t1.0")[0]] == [latest]
+    assert [run.ref for run in journal.surveys.named("other", first)[0]] == [first]
 
 
 def test_troubled_runs_are_those_with_an_unsettled_step_or_something_to_look_at(journal: Journal) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 SEARCHED = 20_000
 #: Runs that are searched with one query.
 BATCH = 1000
-
-_REF = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -54,22 +51,17 @@ def find_run(journal: Journal, namespace: str, id: str, *, single: bool = False)
         UnknownWorkflow: nothing has that id, or only another namespace has; says where it was looked for.
         NotResolvable: *single* is asked for, and the id names several runs.
     """
-    reads = journal.reads
-    found = reads.latest(namespace, id)
-    if found is not None:
-        return Searched(found)
-    if _REF.fullmatch(id):
-        found = reads.run(id)
-        if found is not None and found.namespace != namespace:
+    named, runs = journal.surveys.named(namespace, id)
+    if named:
+        found = named[0]
+        if found.namespace != namespace:
             raise UnknownWorkflow(
                 f"the run {id} is of namespace {found.namespace!r}, and this is {namespace!r}: give --namespace {found.namespace}"
             )
-        if found is not None:
-            return Searched(found)
-    runs = reads.by_id_prefix(namespace, f"{id}.")
+        return Searched(found)
     if not runs:
         refs = _with_task(journal, namespace, id)
-        own = [run for run in reads.runs(refs).values() if run.namespace == namespace]
+        own = [run for run in journal.reads.runs(refs).values() if run.namespace == namespace]
         runs = sorted(own, key=lambda run: run.created_at, reverse=True)
     if not runs:
         raise UnknownWorkflow(

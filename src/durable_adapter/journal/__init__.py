@@ -25,6 +25,7 @@ from .orders import Orders
 from .reads import Reads
 from .retention import Retention
 from .runs import Runs
+from .surveys import Around, Surveys
 from .undo import Decision, Undo
 from .workers import Workers
 
@@ -66,6 +67,7 @@ class Journal:
         self.orders = Orders(self.db, self.undo)
         self.workers = Workers(self.db, self.events)
         self.reads = Reads(self.db)
+        self.surveys = Surveys(self.db)
         self.retention = Retention(self.db)
 
     def revision(self) -> str | None:
@@ -102,6 +104,17 @@ class Journal:
             f"the journal {self.db.safe_url} is at revision {found}, which this version of durable-adapter "
             f"(it knows up to {tables.REVISION}) does not understand. Upgrade durable-adapter in this process."
         )
+
+    def around(self) -> Around:
+        """Makes sure that the journal is there and usable, as `check` does, and returns what holds for every run. One read."""
+        try:
+            found = self.surveys.around()
+        except JournalUnmigrated:
+            self.check()  # says what is missing
+            raise
+        if found.revision != tables.REVISION:
+            self.check()
+        return found
 
     def time(self) -> int:
         """The database's clock: microseconds since 1970 in UTC."""

@@ -235,6 +235,8 @@ class Database:
             if self.url.drivername != "postgresql+pg8000":  # libpq's own words
                 kept |= {"keepalives": 1, "keepalives_idle": idle, "keepalives_interval": interval, "keepalives_count": count}
             arguments = {**kept, **arguments}
+            if self.url.get_driver_name() in ("psycopg", "psycopg2"):
+                options["use_native_hstore"] = False  # it would cost each first connection a round trip; no column has one
         else:
             arguments = {"connect_timeout": 10, **arguments}
         pooled = max(1, self._pool_size - 1)  # beside the one at hand; 0 would be no bound at all
@@ -378,7 +380,9 @@ class Database:
         with contextlib.suppress(IndexError):  # another thread took it
             self._at_hand.pop().give_back()
 
-    def select(self, statement: sa.Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[sa.Row[Any]]:
+    def select(
+        self, statement: sa.Select[Any] | sa.CompoundSelect[Any], values: Mapping[str, Any] | None = None
+    ) -> Sequence[sa.Row[Any]]:
         """Runs a reading statement that is built where it is used: reports and the sweeper, not the hot path."""
 
         def read() -> Sequence[sa.Row[Any]]:

@@ -92,7 +92,7 @@ class Reads:
         self._db = db
         self._run = sa.select(workflow).where(workflow.c.ref == _P("ref"))
         self._steps = sa.select(step).where(step.c.ref == _P("ref")).order_by(step.c.position, step.c.key)
-        self._outline = _without(step, ("message", *_VALUES)).where(step.c.ref == _P("ref"))
+        self._outline = without(step, ("message", *_VALUES)).where(step.c.ref == _P("ref"))
 
     def run(self, ref: str) -> WorkflowRow | None:
         """One run."""
@@ -130,7 +130,7 @@ class Reads:
     ) -> list[WorkflowRow]:
         """Returns runs, newest first. Reads no plans and no values; *unreadable* is given those that cannot be read here."""
         started: sa.ColumnElement[int] = workflow.c.created_at
-        query = _without(workflow, ("plan", *_VALUES)).limit(limit)
+        query = without(workflow, SLIM_RUN).limit(limit)
         if namespace is not None:
             query = query.where(workflow.c.namespace == namespace)
         if statuses:
@@ -258,7 +258,7 @@ class Reads:
 
     def slim_runs(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, WorkflowRow]:
         """Returns several runs by reference, without plans and values."""
-        query = _without(workflow, ("plan", *_VALUES)).where(workflow.c.ref.in_(list(refs)))
+        query = without(workflow, SLIM_RUN).where(workflow.c.ref.in_(list(refs)))
         return {row.ref: run for row, run in readable(workflow_row, self._db.select(query), unreadable)} if refs else {}
 
     def slim_steps(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, list[StepRow]]:
@@ -266,7 +266,7 @@ class Reads:
 
         An outcome is there without its bytes: that there is one is known. Of a run with a step that cannot be read here, none.
         """
-        query = _without(step, ("message", "details", "arguments", "arguments_codec", "outcome"))
+        query = without(step, SLIM_STEP)
         query = query.where(step.c.ref.in_(list(refs))).order_by(step.c.position, step.c.key)
         return _by_run(refs, self._db.select(query) if refs else (), unreadable)
 
@@ -301,19 +301,6 @@ class Reads:
             query = query.where(event.c.ref == ref)
         rows = self._db.select(query.order_by(event.c.at).limit(limit))
         return [_refused(row) for row in rows if (row.acknowledged_at or -1) < row.at]
-
-    def by_id_prefix(self, namespace: str, prefix: str, *, limit: int = 10) -> list[WorkflowRow]:
-        """Runs whose id begins with a text, newest first: a range of the index on the id."""
-        if not prefix:
-            return []
-        beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        rows = self._db.select(
-            sa.select(workflow)
-            .where(workflow.c.namespace == namespace, workflow.c.id >= prefix, workflow.c.id < beyond)
-            .order_by(workflow.c.id, workflow.c.run.desc())
-            .limit(limit)
-        )
-        return sorted((run for _, run in readable(workflow_row, rows)), key=lambda run: run.created_at, reverse=True)
 
     def newest_refs(
         self, namespace: str | None = None, *, since: int = 0, before: int | None = None, limit: int = 1000
@@ -367,7 +354,12 @@ class Reads:
 _VALUES = ("arguments", "arguments_codec", "outcome", "outcome_codec", "error")
 
 
-def _without(table: sa.Table, blank: Sequence[str]) -> sa.Select[Any]:
+#: What is not read of a run, and of a step, where neither plans nor values are shown.
+SLIM_RUN = ("plan", *_VALUES)
+SLIM_STEP = ("message", "details", "arguments", "arguments_codec", "outcome")
+
+
+def without(table: sa.Table, blank: Sequence[str]) -> sa.Select[Any]:
     """A query of whole rows in which some columns are empty: what may be large is not fetched where it is not shown."""
     return sa.select(*[sa.null().label(c.name) if c.name in blank else c for c in table.c])
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..journal.doubts import NOT_OVER
 from ..journal.losses import LOST
-from ..model import AFTER, SECOND, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
+from ..model import AFTER, SECOND, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name
 from ..runtime.order import concerns_nobody, has_its_turn, is_joined
 from .commands import REASON, Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
@@ -15,10 +16,8 @@ from .words import Tongue, fate, process, tongue, with_places
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..journal.surveys import Around
     from ..runtime.engine import EngineOutcome
-
-#: Steps begun by the dead, or no longer run by the living, that are read at the most.
-CLAIMS = 100_000
 
 Place = tuple[str, str]
 
@@ -49,8 +48,7 @@ class Look:
         stale: microseconds of silence after which a worker may be declared dead.
         living: every process that neither stopped nor died, by id.
         running: the steps (run, key) that living processes name in their beats.
-        dead: the steps that a process began that is dead, stopped or gone.
-        forgotten: the steps that a living process began and no longer names.
+        sweepers: the sweepers of the namespace, those that are no longer alive too.
         caller: how printed commands are called.
         amount: the attribute that says what is at stake, where the asker named one.
         longer_than: microseconds; waiting for longer than this is reported.
@@ -63,8 +61,7 @@ class Look:
     stale: int = 60 * SECOND
     living: Mapping[str, WorkerRow] = field(default_factory=dict)
     running: frozenset[Place] = frozenset()
-    dead: frozenset[Place] = frozenset()
-    forgotten: frozenset[Place] = frozenset()
+    sweepers: tuple[WorkerRow, ...] = ()
     caller: Caller = field(default_factory=Caller)
     amount: str | None = None
     longer_than: int | None = None
@@ -72,18 +69,27 @@ class Look:
     witnesses: Mapping[str, Witness] = field(default_factory=dict)
 
 
-def look_around(journal: Journal, **asked: Any) -> Look:
-    """Reads what holds for every run: who lives, what they run, and which claims are orphaned."""
-    living = {worker.id: worker for worker in journal.workers.alive()}
+def look_around(journal: Journal, around: Around | None = None, **asked: Any) -> Look:
+    """Reads what holds for every run, where it was not read yet: who lives, what they run, and who sweeps."""
+    around = around or journal.around()
     return Look(
-        now=journal.time(),
+        now=around.now,
         resend_after=journal.runs.resend_after,
-        living=living,
-        running=frozenset(_place(name) for worker in living.values() for name in worker.running),
-        dead=frozenset((row.ref, row.key) for row, _ in journal.doubts.of_the_dead(CLAIMS)),
-        forgotten=frozenset((row.ref, row.key) for row, _ in journal.doubts.begun_by_the_living(CLAIMS)),
+        living={worker.id: worker for worker in around.living},
+        running=frozenset(_place(name) for worker in around.living for name in worker.running),
+        sweepers=tuple(w for w in (*around.living, *around.former) if w.role == "sweeper" and _is_of(w, journal.namespace)),
         **asked,
     )
+
+
+def _is_of(worker: WorkerRow, namespace: str) -> bool:
+    """Whether a process is one of a namespace; one of an earlier release did not say, and counts for each."""
+    return worker.namespace is None or worker.namespace == namespace
+
+
+def _may_run(step: StepRow) -> bool:
+    timed_out = step.status is StepStatus.IN_DOUBT and step.over_at == NOT_OVER
+    return step.status is StepStatus.BEGUN or timed_out
 
 
 def _place(attempt: str) -> Place:
@@ -144,6 +150,21 @@ class Case:
         """Whether a living process says that it runs this step."""
         return (step.ref, step.key) in self.look.running
 
+    def is_orphaned(self, step: StepRow) -> bool:
+        """Whether a step may be running, as far as its row knows, in a process that is dead, stopped or gone."""
+        if not _may_run(step):
+            return False
+        worker = self.workers.get(step.worker or "")
+        return worker is None or worker.dead_at is not None or worker.stopped_at is not None
+
+    def is_forgotten(self, step: StepRow) -> bool:
+        """Whether the last two beats of the living worker that began a step do not name it."""
+        worker = self.look.living.get(step.worker or "")
+        if worker is None or not _may_run(step) or (step.begun_at or 0) >= worker.previous_beat_at:
+            return False
+        name = attempt_name(step.ref, step.key, step.token)
+        return name not in worker.running and name not in worker.previously_running
+
     def where(self, step: StepRow) -> str:
         """On which process a step was run last."""
         return process(self.workers.get(step.worker or ""), step.worker)
@@ -161,6 +182,12 @@ class Case:
         """When anything was last recorded of the run."""
         times = (t for s in self.steps for t in (s.created_at, s.begun_at, s.ended_at, s.doubt_at) if t is not None)
         return max([self.run.created_at, *times])
+
+    @property
+    def next_look_at(self) -> int | None:
+        """When a sweeper looks at the run, or at one of its steps, the next time; None where nothing is to be looked at."""
+        looks = [self.run.look_at, *(s.look_at for s in self.steps)]
+        return min((at for at in looks if at is not None), default=None)
 
     @property
     def ready(self) -> list[tuple[StepRow, int]]:

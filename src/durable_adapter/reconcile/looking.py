@@ -15,17 +15,17 @@ from .commands import Caller
 from .finding import Finding, Trouble
 from .run_findings import RUN_FINDINGS, refused
 from .step_findings import STEP_FINDINGS
+from .sweeping import Unswept, unswept
 
 if TYPE_CHECKING:
     from ..journal import Journal
-    from ..model import WorkerRow
+    from ..journal.surveys import Around
+    from ..model import StepRow, WorkerRow, WorkflowRow
 
 logger = logging.getLogger("durable_adapter")
 
-#: Runs that are read at a time.
-BATCH = 500
-#: Runs that are marked for people, or have a step that began and has not ended, that are read at the most.
-TROUBLED = 100_000
+#: Runs that are read at a time, with two round trips.
+PAGE = 10_000
 #: How far back refused messages are reported, and how many events of that kind are read.
 REFUSED_FOR = 7 * 86_400 * SECOND
 REFUSALS = 10_000
@@ -42,6 +42,8 @@ class Found:
         at: when it was looked, in microseconds of the database's clock.
         swept: when a sweeper of each engine beat last.
         engines: the engines of those runs.
+        unswept: those of them, or of those that were asked about, for which nobody sweeps.
+        next_look_at: when the next look at one of those runs is due.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -50,6 +52,8 @@ class Found:
     at: int = 0
     swept: dict[str, int] = field(default_factory=dict)
     engines: set[str] = field(default_factory=set)
+    unswept: list[Unswept] = field(default_factory=list)
+    next_look_at: int | None = None
 
     @property
     def swept_at(self) -> int | None:
@@ -71,6 +75,8 @@ def look_for_trouble(
     witnesses: Mapping[str, Witness] | None = None,
     limit: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    around: Around | None = None,
+    engines: Collection[str] = (),
 ) -> Found:
     """Finds partial executions. Reads only; costs what is unfinished or marked, whatever the history holds.
 
@@ -87,9 +93,12 @@ def look_for_trouble(
         witnesses: the engines that can be asked about single messages, by name.
         limit: how many findings at the most.
         progress: told, now and then, how many runs have been looked at.
+        around: what holds for every run, where it was read already.
+        engines: whether somebody sweeps for them is asked where nothing is unfinished.
     """
     look = look_around(
         journal,
+        around,
         stale=int(stale * SECOND),
         caller=caller or Caller(),
         amount=amount,
@@ -108,13 +117,14 @@ def look_for_trouble(
             found.more = True
             break
         found.findings.append(finding)
+    found.unswept = unswept(look, found.engines or engines)
     rank = {kind: number for number, kind in enumerate(Trouble)}
     found.findings.sort(key=lambda f: (rank[f.kind], f.since or 0, f.ref))
     return found
 
 
 def last_swept(living: Iterable[WorkerRow]) -> dict[str, int]:
-    """When a sweeper of each engine beat last, by engine."""
+    """When a living sweeper of each engine beat last, by engine."""
     swept: dict[str, int] = {}
     for worker in living:
         if worker.role == "sweeper":
@@ -124,28 +134,22 @@ def last_swept(living: Iterable[WorkerRow]) -> dict[str, int]:
 
 
 def _of_runs(journal: Journal, look: Look, namespace: str, found: Found, progress: Callable[[int], None]) -> Iterator[Finding]:
-    refs = dict.fromkeys(sorted(journal.reads.troubled_refs(limit=TROUBLED)))
-    refs |= dict.fromkeys(_unfinished(journal, look, namespace))
-    everything = list(refs)
-    for start in range(0, len(everything), BATCH):
+    # Not those that sleep until a time that has not come, unless asked.
+    asleep = look.longer_than is not None or look.knows is not None
+    after: str | None = ""
+    while after is not None:
         unreadable: list[UnreadableRow] = []
-        for case in cases(journal, look, everything[start : start + BATCH], unreadable):
-            if case.run.namespace != namespace:
-                continue
+        runs, steps, after = journal.surveys.of_interest(
+            namespace, look.now, asleep=asleep, after=after, limit=PAGE, unreadable=unreadable
+        )
+        for case in cases(journal, look, runs, steps):
             found.runs += 1
             found.engines.add(case.run.engine)
+            looks = [at for at in (found.next_look_at, case.next_look_at) if at is not None]
+            found.next_look_at = min(looks, default=None)
             yield from _contained(case)
         yield from _of_unreadable(journal, unreadable, namespace)
         progress(found.runs)
-
-
-def _unfinished(journal: Journal, look: Look, namespace: str) -> Iterator[str]:
-    """Every unfinished run that may be in trouble: not those that sleep until a time that has not come, unless asked."""
-    asleep = look.longer_than is not None or look.knows is not None
-    after = (0, "")
-    while page := journal.reads.unfinished_refs(namespace, look.now, after=after, asleep=asleep):
-        yield from (ref for _, ref in page)
-        after = page[-1]
 
 
 def _of_refused(journal: Journal, look: Look, namespace: str) -> Iterator[Finding]:
@@ -177,19 +181,12 @@ def _unreadable(workflow: str, ref: str, name: str, key: str | None, certain: st
     return Finding(Trouble.UNREADABLE, workflow, ref, name, key, key, None, certain, uncertain)
 
 
-def cases(journal: Journal, look: Look, refs: Sequence[str], unreadable: list[UnreadableRow] | None = None) -> list[Case]:
-    """Several runs with all that findings need to know of them: three queries.
-
-    *unreadable* is given the rows that cannot be read here; their runs are left out.
-    """
-    left: list[UnreadableRow] = []
-    runs, steps = journal.reads.slim_runs(refs, unreadable=left), journal.reads.slim_steps(refs, unreadable=left)
-    runs = {ref: run for ref, run in runs.items() if ref not in {error.ref for error in left}}
-    if unreadable is not None:
-        unreadable += left
+def cases(journal: Journal, look: Look, runs: Sequence[WorkflowRow], steps: Mapping[str, list[StepRow]]) -> Iterator[Case]:
+    """Several runs with all that findings need to know of them; reads the processes that are no longer alive."""
     names = {s.worker for rows in steps.values() for s in rows if s.worker is not None} - look.living.keys()
     workers = {**look.living, **journal.reads.workers(sorted(names))}
-    return [Case(runs[ref], steps[ref], workers, look) for ref in refs if ref in runs]
+    for run in runs:
+        yield Case(run, steps[run.ref], workers, look)
 
 
 def findings_of(case: Case) -> Iterator[Finding]:

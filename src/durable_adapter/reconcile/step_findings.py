@@ -153,7 +153,7 @@ def dead_workers(case: Case) -> Iterator[Finding]:
         if step.status not in (StepStatus.BEGUN, StepStatus.IN_DOUBT):
             continue
         sweep = case.sweep(step, "--once")
-        if (step.ref, step.key) in look.dead:
+        if case.is_orphaned(step):
             certain = f"{_begun(case, step)} Of that process it is known: {case.its_fate(step)}."
             remedy = Remedy("a sweep puts it in doubt, and settles it as its declaration allows", sweep)
             since_when = _died(case, step) or step.begun_at
@@ -174,7 +174,7 @@ def dead_workers(case: Case) -> Iterator[Finding]:
 def not_running(case: Case) -> Iterator[Finding]:
     """Begun steps that their living worker no longer names."""
     for step in case.steps:
-        if (step.ref, step.key) not in case.look.forgotten or step.status not in (StepStatus.BEGUN, StepStatus.IN_DOUBT):
+        if not case.is_forgotten(step):
             continue
         certain = f"{_begun(case, step)} That process lives, and its last two beats do not name this step."
         watch = case.sweep(step, "--for", str(int(2 * case.look.stale / SECOND)))
@@ -188,7 +188,7 @@ def in_doubt(case: Case) -> Iterator[Finding]:
     """Doubt that nobody looks at, or that has lasted for too long."""
     look = case.look
     for step in case.steps:
-        if step.status is not StepStatus.IN_DOUBT or (step.ref, step.key) in look.dead | look.forgotten:
+        if step.status is not StepStatus.IN_DOUBT or case.is_orphaned(step) or case.is_forgotten(step):
             continue
         patience = PATIENCE + int(step.options.get("settle") or 0)
         overdue = step.look_at is None or step.look_at < look.now - OVERDUE

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..model import Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
+from ..model import OPEN_STEPS, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
 from .case import Case, Look, Witness, look_around
 from .commands import Caller
 from .finding import Finding
 from .looking import findings_of
+from .sweeping import Unswept, unswept
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..journal.surveys import Around
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Story:
         findings: what is wrong with it now.
         now: when it was read.
         look: what holds around it.
+        unswept: its engine, where it is unfinished and nobody sweeps for that.
+        next_look_at: when a sweeper looks at it the next time.
         said: what the run's engine holds of each step's message now, by key; empty where it cannot be asked.
     """
 
@@ -40,6 +44,8 @@ class Story:
     workers: Mapping[str, WorkerRow]
     findings: list[Finding]
     look: Look
+    unswept: list[Unswept]
+    next_look_at: int | None
     said: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -60,15 +66,18 @@ def read_story(
     caller: Caller,
     stale: int,
     witnesses: Mapping[str, Witness] | None = None,
+    around: Around | None = None,
 ) -> Story:
     """Reads all that is known of one run; of its engine too, where that can be asked."""
-    look = look_around(journal, caller=caller, stale=stale, witnesses=witnesses or {})
+    look = look_around(journal, around, caller=caller, stale=stale, witnesses=witnesses or {})
     steps = journal.reads.steps(run.ref)
     events = journal.events.of(run.ref)
     named = {s.worker for s in steps if s.worker} | {e["who"] for e in events if e["who"]}
     workers = {**look.living, **journal.reads.workers(sorted(named - look.living.keys()))}
     case = Case(run, steps, workers, look)
-    return Story(run, steps, events, workers, list(findings_of(case)), look, _said(case))
+    engines = {case.engine(s) for s in steps if s.status in OPEN_STEPS} | {run.engine}
+    idle = unswept(look, engines) if case.next_look_at is not None else []
+    return Story(run, steps, events, workers, list(findings_of(case)), look, idle, case.next_look_at, _said(case))
 
 
 def _said(case: Case) -> dict[str, str]:

@@ -54,6 +54,8 @@ def shown(story: Story, values: Values) -> dict[str, Any]:
             }
             for e in story.events
         ],
+        "next_look_at": iso(story.next_look_at),
+        "unswept": [each.shown() for each in story.unswept],
         "findings": [f.shown() for f in story.findings],
         "next": [{"when": r.when, "command": r.command} for r in told.remedies],
     }

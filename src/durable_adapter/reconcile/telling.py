@@ -136,6 +136,9 @@ class Telling:
             lines.append(f"started by code version {run.code_version}")
         if run.parent:
             lines.append(f"started by run {run.parent}")
+        if self.story.next_look_at is not None and run.ended_at is None:
+            nobody = ", and nobody sweeps" if self.story.unswept else ""
+            lines.append(f"the next look at it is due {since(self.story.next_look_at, self.story.now)}{nobody}")
         if run.attributes:
             shown = ", ".join(f"{k}={v}" for k, v in run.attributes.items())
             lines.append(f"attributes: {shown}" if self.values.show else f"attributes: {', '.join(run.attributes)} (masked)")

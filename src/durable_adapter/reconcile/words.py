@@ -59,6 +59,11 @@ _TONGUES = {
 }
 
 
+#: Beats of its own that a process may miss before it is called silent, and microseconds that it always may be.
+MISSED = 4
+SILENT = 60 * SECOND
+
+
 def tongue(engine: str | None) -> Tongue:
     """The words of an engine."""
     return _TONGUES.get(engine or "", Tongue())
@@ -131,7 +136,14 @@ def fate(worker: WorkerRow | None, now: int) -> str:
         return f"{how} at {moment(worker.dead_at)}"
     if worker.stopped_at is not None:
         return f"it stopped at {moment(worker.stopped_at)}"
+    if is_silent(worker, now):
+        return f"it has not beaten for {span(now - worker.beat_at)}, and nobody has declared it dead"
     return f"it lives: its last beat was {span(now - worker.beat_at)} ago"
+
+
+def is_silent(worker: WorkerRow, now: int) -> bool:
+    """Whether a process that is not known to be dead has missed more of its own beats than a living one misses."""
+    return now - worker.beat_at > max(MISSED * (worker.beat_every or 0), SILENT)
 
 
 def with_places(text: str, workers: Mapping[str, WorkerRow]) -> str:

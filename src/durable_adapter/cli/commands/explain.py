@@ -37,12 +37,12 @@ def command(session: Session, id: str, show_values: bool) -> int:
     from ...reconcile.telling import Telling
     from ..find import find_run
 
-    journal = session.checked()
+    journal = session.journal
+    around = journal.around()
     found = find_run(journal, session.namespace, id)
-    run = journal.reads.run(found.run.ref) or found.run
     values = Values(show=show_values, parameters=session.values_by_name)
     stale = int(session.settings.stale * SECOND)
-    story = read_story(journal, run, caller=session.caller, stale=stale, witnesses=session.witnesses)
+    story = read_story(journal, found.run, caller=session.caller, stale=stale, witnesses=session.witnesses, around=around)
     session.warn_of_silence()
     if session.out.as_json:
         session.out.json(shown(story, values) | {"others": found.others})
@@ -57,6 +57,8 @@ def _print(session: Session, story: Story, telling: Telling) -> None:
     from ...reconcile.words import moment
 
     out = session.out
+    for idle in story.unswept:
+        out.warn(idle.told(session.caller, story.now))
     out.say(telling.title, bold=True)
     out.say(_wrapped(telling.state, "  "), fg="red" if story.findings else None)
     for line in telling.facts:

@@ -62,8 +62,12 @@ def command(
     session: Session, statuses: tuple[WorkflowStatus, ...], name: str | None, since: When | None, unfinished: bool, limit: int
 ) -> int:
     """List workflows, newest first."""
-    journal = session.checked()
-    now = journal.time()
+    from ...reconcile.case import look_around
+    from ...reconcile.sweeping import unswept
+
+    journal = session.journal
+    around = journal.around()
+    now = around.now
     unreadable: list[UnreadableRow] = []
     runs = journal.reads.listed(
         namespace=session.namespace,
@@ -81,9 +85,13 @@ def command(
     shown = [_shown(run, steps.get(run.ref, [])) for run in runs]
     for error in unreadable:
         session.out.warn(str(error))
+    engines = {run.engine for run in runs if run.look_at is not None}
+    idle = unswept(look_around(journal, around), engines)
+    for each in idle:
+        session.out.warn(each.told(session.caller, now))
     if session.out.as_json:
         left = [{"id": e.id, "ref": e.ref, "key": e.key, "why": e.why} for e in unreadable]
-        session.out.json({"workflows": shown, "more": more, "unreadable": left})
+        session.out.json({"workflows": shown, "more": more, "unreadable": left, "unswept": [each.shown() for each in idle]})
         return CLEAN
     _print(session, runs, shown, now, more=more)
     return CLEAN

@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...model import SECOND
 from ..options import When, changing, check_changing, moment, span
 from ..session import CLEAN, FINDINGS, Session, durable_command
 from ..waiting import not_waiting
 
 if TYPE_CHECKING:
     from ...journal import Journal
+    from ...journal.surveys import Around
     from ...reconcile import Finding, Found, Mended
-
-#: Seconds without a sweeper's beat after which nobody may be mending anything.
-SILENT = 60
-#: What nobody does for an engine that no sweeper serves.
-DOES = {"rq": "sweeps for RQ", "inline": "runs what is inline"}
 
 
 def kind(text: str) -> Any:
@@ -85,26 +80,31 @@ def command(
     from ...reconcile import look_for_trouble, mend
 
     who, reason = check_changing(apply_, by, why)
-    journal = session.checked()
+    journal = session.journal
+    around = journal.around()
     engines, witnesses = session.engines, session.witnesses
 
-    def look() -> Found:
+    began = around.now
+
+    def look(around: Around | None = None) -> Found:
         return look_for_trouble(
             journal,
             namespace=session.namespace,
             stale=session.settings.stale,
             caller=session.caller,
             kinds=kinds,
-            since=since.on(journal.time()) if since is not None else None,
+            since=since.on(began) if since is not None else None,
             longer_than=longer_than,
             amount=amount,
             knows=session.knows if engines else None,
             witnesses=witnesses,
             limit=limit,
+            around=around,
+            engines=list(engines) or ["celery"],
             progress=lambda runs: session.out.progress(f"{runs:,} workflows looked at"),
         )
 
-    found = look()
+    found = look(around)
     mended: Mended | None = None
     if apply_:
         with not_waiting(journal):
@@ -130,6 +130,8 @@ def _shown(found: Found, mended: Mended | None) -> dict[str, Any]:
         "at": iso(found.at),
         "looked_at": found.runs,
         "swept_at": iso(found.swept_at),
+        "unswept": [each.shown() for each in found.unswept],
+        "next_look_at": iso(found.next_look_at),
         "counts": dict(Counter(f.kind.value for f in found.findings)),
         "at_stake": None if stake is None else str(stake),
         "more": found.more,
@@ -141,21 +143,20 @@ def _shown(found: Found, mended: Mended | None) -> dict[str, Any]:
 
 
 def _print(session: Session, journal: Journal, found: Found, mended: Mended | None) -> None:
-    from ...reconcile.words import plural, span, tongue
+    from ...reconcile.words import plural, since
 
     out = session.out
-    for engine in sorted(found.engines) or sorted(session.engines) or ["celery"]:
-        beat = found.swept.get(engine)
-        silence = found.at - (beat or 0)
-        if beat is None or silence > SILENT * SECOND:
-            last = f"the last one beat {span(silence)} ago" if beat is not None else "none is alive"
-            what = f"Nobody {DOES.get(engine, 'sweeps')}: {last}"
-            sweep = session.caller.sweep(engines=[engine])
-            out.warn(f"{what}. Start {tongue(engine).worker}, or run `{sweep}`.")
+    for idle in found.unswept:
+        out.warn(idle.told(session.caller, found.at))
     if mended is not None:
         _print_mended(session, mended)
     if not found.findings:
-        out.say(f"Nothing is wrong: {plural(found.runs, 'unfinished workflow')} looked at.", fg="green")
+        looked = f"{plural(found.runs, 'unfinished workflow')} looked at"
+        due = f" The next look at one is due {since(found.next_look_at, found.at)}." if found.next_look_at is not None else ""
+        if found.unswept and found.runs:
+            out.say(f"No findings yet: {looked}. Nobody sweeps, so that what is lost stays lost.{due}", fg="yellow")
+        else:
+            out.say(f"Nothing is wrong: {looked}.{due}", fg="green")
         return
     for finding in found.findings:
         _print_finding(session, finding, found.at)
