@@ -145,6 +145,8 @@ class Cause(enum.StrEnum):
 
     #: The engine ended its task on purpose before it began: revoked, expired, rejected.
     ENDED_BY_ENGINE = "ended_by_engine"
+    #: A worker threw its message away unread: it does not know the task, or may not read the message. Its body did not run.
+    NOT_TAKEN = "not_taken"
 
 
 class Event(enum.StrEnum):
@@ -168,6 +170,7 @@ class Event(enum.StrEnum):
     OPERATOR = "operator"
     VALUE_MISSING = "value_missing"
     ENDED_BY_ENGINE = "ended_by_engine"
+    NOT_TAKEN = "not_taken"
 
 
 class Start(enum.IntEnum):

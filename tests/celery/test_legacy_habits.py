@@ -9,7 +9,7 @@ import pytest
 from celery import VERSION, chain
 
 from durable_adapter.errors import UnsupportedCanvas
-from durable_adapter.model import StepStatus, WorkflowStatus
+from durable_adapter.model import Attention, StepStatus, WorkflowStatus
 from tests.celery.ledger import Ledger
 from tests.celery.shop import app, chains, habits, steps
 from tests.celery.world import SOON, Runs, World
@@ -161,10 +161,11 @@ def test_the_result_of_every_member_can_be_collected(shop: Runs, order: str) -> 
     assert [value for _, value in result.parent.parent.collect()] == [order] * 3
 
 
-def test_a_revoked_task_does_not_run_and_stays_planned(shop: Runs, ledger: Ledger, order: str) -> None:
+def test_a_revoked_task_does_not_run_and_is_shown(shop: Runs, ledger: Ledger, order: str) -> None:
     """Revoked by its id before it began: begun by nobody, so that a person may still decide."""
     result = steps.charge.apply_async((order,), countdown=0.5)
     app.control.revoke(result.id)
     eventually(lambda: result.state == "REVOKED", SOON)
     assert ledger.names(order) == []
-    assert shop.steps(shop.of(result))[0].status is StepStatus.PLANNED
+    shop.step_is(shop.of(result), "charge", StepStatus.CANCELLED)
+    assert shop.of(result).attention == Attention.ENDED_BY_ENGINE

@@ -217,3 +217,42 @@ def test_what_a_function_has_in_hand_is_left_to_be_settled(journal: Journal) -> 
     assert len(steps) == 2
     assert the(journal, ref, "charge#1").status is StepStatus.BEGUN
     assert ref in journal.reads.troubled_refs()
+
+
+def test_one_in_doubt_is_held_because_its_message_will_not_settle_it(journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", task_id="t-1", safety=Safety.IDEMPOTENT), "ship")
+    token = claim(journal, ref, "charge", a_worker(journal))
+    assert journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "its worker died", over=True)
+    assert end(journal, ref, "t-1") is Fate.ENDED
+    charge = the(journal, ref, "charge")
+    assert charge.status is StepStatus.HELD
+    assert charge.evidence == "its worker died; it was revoked, so that it is not settled or repeated by itself"
+    assert the_run(journal, ref).status is WorkflowStatus.RUNNING
+
+
+def test_a_person_s_verdict_is_an_order_as_well_and_a_probe_s_is_none(journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", task_id="t-1"), a_step("ship", task_id="t-2"))
+    for key, who in (("charge", "probe"), ("ship", "ann")):
+        token = claim(journal, ref, key, a_worker(journal, f"worker-of-{key}"))
+        assert journal.doubts.raise_doubt(the(journal, ref, key), token, "its worker died", over=True)
+        assert journal.doubts.did_not_happen(the(journal, ref, key), who=who, why="asked the bank").recorded
+        assert (journal.engine_ends.ordered_again_at(ref) is None) is (who == "probe")
+
+
+def test_a_message_that_no_worker_took_is_looked_after_soon(journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", task_id="t-1"), "ship")
+    assert journal.engine_ends.not_taken(ref, "t-1", "a worker does not know it")
+    charge = the(journal, ref, "charge")
+    assert (charge.status, charge.cause, charge.evidence) == (StepStatus.PLANNED, Cause.NOT_TAKEN, "a worker does not know it")
+    look_at = the_run(journal, ref).look_at
+    assert look_at is not None
+    assert look_at < journal.time() + 60 * SECOND
+    journal.engine_ends.taken_up(charge)
+    assert (the(journal, ref, "charge").cause, the(journal, ref, "charge").evidence) == (None, None)
+
+
+def test_what_has_begun_was_taken(journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", task_id="t-1"))
+    claim(journal, ref, "charge", a_worker(journal))
+    assert not journal.engine_ends.not_taken(ref, "t-1", "a worker does not know it")
+    assert the(journal, ref, "charge").cause is None

@@ -355,8 +355,11 @@ def starting(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", task_id="task-0"), "ship")
     assert journal.engine_ends.end(the(journal, ref, "charge"), "it was revoked")
     assert journal.engine_ends.ordered_again_at(ref) is None
-    assert journal.runs.reopen(ref, ["charge"], who="me", why="it is to run", now=1)
+    assert journal.runs.reopen(ref, ["charge"], who="me", why="it is to run", now=journal.time() + MINUTE)
     journal.engine_ends.send_again(ref, "task-0")
+    ref = a_run(journal, a_step("charge", task_id="task-00"), "ship")
+    assert journal.engine_ends.not_taken(ref, "task-00", "no worker knows it")
+    journal.engine_ends.taken_up(the(journal, ref, "charge"))
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
     assert journal.runs.not_begun("task-1", "it was given up") == 1
     assert journal.runs.not_begun("no such task", "it was given up") == 0

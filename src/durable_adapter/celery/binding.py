@@ -30,7 +30,7 @@ from ..runtime import shield
 from ..runtime.engine import INSTALLED
 from ..runtime.host import Host
 from ..settings import Settings
-from . import active, spawned, worker
+from . import active, endings, spawned, worker
 from .branches import BINDINGS, guard_chord, guard_group
 from .engine import CeleryEngine
 from .publishing import Publishing
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.app.task import Task
 
-    from .ended import Heard
+    from .ended import Heard, NotTaken
     from .inprocess import InProcess
 
 logger = logging.getLogger("durable_adapter")
@@ -80,7 +80,7 @@ class Binding:
         #: Ids of tasks that Celery called failed because their process is gone.
         self.given_up: deque[str] = deque()
         #: Tasks that this worker ended on purpose, until that is written down.
-        self.ended: deque[Heard] = deque()
+        self.ended: deque[Heard | NotTaken] = deque()
         #: Runs this app's messages in this process instead of sending them; set by the test journal.
         self.in_process: InProcess | None = None
         self.patches: list[Patch] = []
@@ -203,6 +203,7 @@ class Binding:
         self.listen(signals.worker_init, self._on_modules)
         self.listen(signals.task_success, self._unmarked_succeeded)
         self.listen(signals.task_failure, self._unmarked_failed)
+        self.listen(signals.task_postrun, self._ran)
         if self.app.finalized:
             self.hook_tasks()
         else:
@@ -357,6 +358,9 @@ class Binding:
 
     def _unmarked_succeeded(self, sender: Any = None, result: Any = None, **_: Any) -> None:
         self.publishing.unmarked_ended(sender, result=result)
+
+    def _ran(self, sender: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
+        endings.after_run(self, sender, state, retval)
 
     def _unmarked_failed(self, sender: Any = None, exception: Any = None, **_: Any) -> None:
         self.publishing.unmarked_ended(sender, error=exception)

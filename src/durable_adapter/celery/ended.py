@@ -14,7 +14,7 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from ..errors import JournalError
-from ..model import SECOND
+from ..model import SECOND, STAMP, read_stamp
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import Fate, ended_by_engine
 from .publishing import run_of
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """A message that this worker threw away unread: the run that it names, its task's id, and why."""
+
+    ref: str
+    task_id: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,31 @@ def hear(binding: Binding, request: Any, *, terminated: bool, expired: bool) -> 
     binding.ended.append(Heard(ref, task_id, str(request.task or ""), word, listed_at, bool(expired), bool(terminated)))
 
 
+def hear_not_taken(binding: Binding, message: Any, why: str) -> None:
+    """Notes a message that Celery threw away unread. Waits for nothing."""
+    headers = getattr(message, "headers", None)
+    if not isinstance(headers, dict) or not isinstance(headers.get("stamps"), dict):
+        return
+    stamp = read_stamp(headers["stamps"].get(STAMP))
+    if stamp is None or not headers.get("id"):
+        return
+    queue = (getattr(message, "delivery_info", None) or {}).get("routing_key")
+    where = f" on queue {queue!r}" if queue else ""
+    binding.ended.append(NotTaken(stamp[0], str(headers["id"]), f"a worker{where} {why}: its body did not run"))
+
+
 def write(binding: Binding) -> None:
     """Writes down what was heard. What cannot be written yet is kept for the next call."""
     while binding.ended:
-        heard: Heard = binding.ended[0]
+        heard = binding.ended[0]
         try:
+            if isinstance(heard, NotTaken):
+                if binding.journal.engine_ends.not_taken(heard.ref, heard.task_id, heard.why, who=binding.host.row):
+                    logger.error(
+                        'message_not_taken workflow=%s task=%s msg="%s. It is sent again"', heard.ref, heard.task_id, heard.why
+                    )
+                binding.ended.popleft()
+                continue
             fate = _record(binding, heard)
             if fate is Fate.GOES_ON:
                 # Its message was thrown away because of this worker's list. It is due at once, for a worker that takes it.
@@ -86,4 +115,4 @@ def _record(binding: Binding, heard: Heard) -> Fate:
     journal = binding.journal
     at = journal.time() - int((time.monotonic() - heard.listed_at) * SECOND)
     end = EngineEnd(heard.word, TaskRevokedError(heard.word), at, first_only=heard.expired, killed=heard.killed)
-    return ended_by_engine(journal, heard.ref, heard.task_id, end, who=binding.host.row)
+    return ended_by_engine(journal, heard.ref, heard.task_id, end, engine=binding.engine, who=binding.host.row)

@@ -33,6 +33,7 @@ from ..runtime.current_step import RunningStep
 from ..runtime.deliveries import adopted, awaited, kind_of
 from ..runtime.functions import run_function
 from ..runtime.steps import run_step
+from . import endings
 from .active import ActiveTask, active
 from .limits import Limits, limited
 from .plans import KEPT, member_of, stamped_chain, tail_members
@@ -132,16 +133,22 @@ def _delivered(
         again=again,
         wish=delivery.wish,
         declines=limits.declines,
+        final=endings.is_final,
         adopt=None if stamp is not None else lambda call: _adopted(binding, task, request, args, kwargs, call),
     )
     if stamp is None and request.chain:
         # Adopted: what follows belongs to the run that is made of this message, on this delivery and on every other.
         request.chain = stamped_chain(request.chain, call.ref)
     request.__dict__["_durable_ref"] = call.ref
+    request.__dict__[endings.REACHED] = True
     try:
         value = run_function(binding.host, call) if is_function else run_step(binding.host, call)
     except Left as left:
         return _let_go(task, request, left)
+    except Exception as error:
+        if delivery.ran or (said := endings.told(task, error)) is error:
+            raise
+        raise said from error
     if request.chain and not delivery.ran:
         _stop_again(binding, request, call.ref)
     return value
@@ -172,7 +179,8 @@ def _body(
     """The user's code, with the delivery current, so that a retry is caught and a chain that it stops is noticed."""
 
     def body(call: Call) -> Any:
-        task, had_chain = limits.task, bool(request.chain)
+        task = limits.task
+        had_chain, as_it_was = list(request.chain or ()), endings.seen(request.chain)
         delivery.begin()
         limits.declined, limits.most = False, None
         with active(delivery), limited(limits):
@@ -182,7 +190,10 @@ def _body(
         elif request.retries:
             _forget_meanwhile(task, request)
         if had_chain and not request.chain:
-            _stopped(binding, call)
+            _after_body(functools.partial(_stopped, binding, call))
+        elif had_chain and endings.seen(request.chain) != as_it_was:
+            request.chain = None
+            _after_body(functools.partial(endings.chain_changed, binding, request, call, had_chain))
         return value
 
     return body
@@ -191,16 +202,17 @@ def _body(
 def _stopped(binding: Binding, call: Call) -> None:
     """The body took its own chain away (`self.request.chain = None`): what followed is cancelled, as it always was."""
     call.counts = True
+    binding.host.patiently(lambda: binding.journal.runs.stop_after(call.ref, call.key))
 
-    def stop() -> None:
-        binding.host.patiently(lambda: binding.journal.runs.stop_after(call.ref, call.key))
 
+def _after_body(record: Callable[[], None]) -> None:
+    """Records what a body did to its chain; of a transactional step, after its own transaction."""
     step = STEP.get()
     outbox = step.outbox if isinstance(step, RunningStep) else None
     if outbox is not None:
-        outbox.append(stop)  # its own transaction holds the lock on its row
+        outbox.append(record)  # its own transaction holds the lock on its row
     else:
-        stop()
+        record()
 
 
 def _stop_again(binding: Binding, request: Context, ref: str) -> None:

@@ -146,6 +146,12 @@ def install(binding: Binding) -> None:
         if request is not None:
             ended.hear(binding, request, terminated=terminated, expired=expired)
 
+    def unknown(message: Any = None, name: Any = None, **_: Any) -> None:
+        ended.hear_not_taken(binding, message, f"does not know the task {name}")
+
+    def rejected(message: Any = None, exc: Any = None, **_: Any) -> None:
+        ended.hear_not_taken(binding, message, f"cannot read its message ({type(exc).__name__ if exc else 'unknown format'})")
+
     def shutting_down(**_: Any) -> None:
         binding.stop_children()
 
@@ -156,6 +162,8 @@ def install(binding: Binding) -> None:
     binding.listen(signals.worker_process_init, process_init)
     binding.listen(signals.task_failure, given_up)
     binding.listen(signals.task_revoked, revoked)
+    binding.listen(signals.task_unknown, unknown)
+    binding.listen(signals.task_rejected, rejected)
     binding.listen(signals.worker_shutting_down, shutting_down)
     binding.listen(signals.worker_process_shutdown, process_shutdown)
     binding.listen(signals.worker_shutdown, process_shutdown)

@@ -28,8 +28,10 @@ from . import troubles
 from .database import Database
 from .events import Events
 from .schema import event, step, workflow
-from .undo import Undo
+from .undo import UNSENT, Undo
 
+#: Who gives the verdicts that no person does.
+PROBE = "probe"
 #: What a step has not begun in.
 _NOT_BEGUN = (StepStatus.PLANNED, StepStatus.WAITING)
 
@@ -89,6 +91,34 @@ class EngineEnds:
 
         return self._db.transaction(write)
 
+    def not_taken(self, ref: str, task_id: str, why: str, *, who: str | None = None) -> bool:
+        """Keeps that a worker threw a step's message away unread, and looks at the run soon. One commit.
+
+        That is proof that its body did not run: the message is sent again, for a worker that takes it.
+
+        Returns:
+            False where the step has begun meanwhile, or is over.
+        """
+
+        def write(conn: Connection) -> bool:
+            self._undo.lock(conn, ref)
+            here = sa.and_(step.c.ref == ref, step.c.task_id == task_id, step.c.status == StepStatus.PLANNED.value)
+            changed = conn.execute(sa.update(step).where(here).values(cause=Cause.NOT_TAKEN.value, evidence=why)).rowcount
+            if not changed:
+                return False
+            key = sa.select(step.c.key).where(here).limit(1)
+            self._events.write(conn, Event.NOT_TAKEN, ref=ref, key=conn.execute(key).scalar_one(), who=who, why=why)
+            open_run = sa.and_(workflow.c.ref == ref, workflow.c.look_at > self._db.now + UNSENT)
+            conn.execute(sa.update(workflow).where(open_run).values(look_at=self._db.now + UNSENT))
+            return True
+
+        return self._db.transaction(write)
+
+    def taken_up(self, row: StepRow) -> None:
+        """A message that no worker had taken is about to be sent again: what becomes of that one is not known. One commit."""
+        here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.cause == Cause.NOT_TAKEN.value)
+        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(cause=None, evidence=None)))
+
     def send_again(self, ref: str, task_id: str) -> None:
         """Makes a task due whose message its engine threw away although it is to run. One commit.
 
@@ -105,9 +135,11 @@ class EngineEnds:
         self._db.transaction(write)
 
     def ordered_again_at(self, ref: str) -> int | None:
-        """When a person last ordered a run to go on; None where nobody has."""
+        """When a person last ordered a run to go on, or gave a verdict in it; None where nobody has."""
         ordered = sa.and_(event.c.kind == Event.OPERATOR.value, event.c.detail.contains('"retry"'))
-        rows = self._db.select(sa.select(sa.func.max(event.c.at).label("at")).where(event.c.ref == ref, ordered))
+        decided = sa.and_(event.c.kind == Event.VERDICT.value, event.c.who != PROBE)
+        said = sa.or_(ordered, decided)
+        rows = self._db.select(sa.select(sa.func.max(event.c.at).label("at")).where(event.c.ref == ref, said))
         return None if rows[0].at is None else int(rows[0].at)
 
 

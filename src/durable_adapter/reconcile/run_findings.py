@@ -7,7 +7,19 @@ from collections.abc import Iterable, Iterator
 from ..journal.engine_ends import after, is_ended_by_engine
 from ..journal.reads import RefusedMessage
 from ..journal.undo import passed_pivot, undecided
-from ..model import AFTER, FORWARD_WORKFLOWS, OPEN_STEPS, SLEEPS, Attention, Kind, Shape, StepRow, StepStatus, WorkflowStatus
+from ..model import (
+    AFTER,
+    FORWARD_WORKFLOWS,
+    OPEN_STEPS,
+    SLEEPS,
+    Attention,
+    Cause,
+    Kind,
+    Shape,
+    StepRow,
+    StepStatus,
+    WorkflowStatus,
+)
 from ..recovery.lost import GONE
 from ..runtime.order import behind, may_fail
 from .case import Case, Look
@@ -190,6 +202,30 @@ def ended_by_engine(case: Case) -> Iterator[Finding]:
     yield case.find(Trouble.ENDED_BY_ENGINE, step, step.ended_at, certain, "", *remedies)
 
 
+def not_taken(case: Case) -> Iterator[Finding]:
+    """Steps whose message a worker threw away unread: it does not know the task, or may not read the message."""
+    if case.run.status not in FORWARD_WORKFLOWS:
+        return
+    for step in case.members:
+        if step.cause != Cause.NOT_TAKEN or step.status is not StepStatus.PLANNED or not step.evidence:
+            continue
+        text = case.told(step.evidence)
+        text = f"{text[:1].upper()}{text[1:]}."
+        if step.kind is Kind.UNMARKED:
+            send = Remedy("once workers there know it, to send it again", case.resolve(step, "--did-not-happen", sends=True))
+        else:
+            text += " Its message is sent again by itself."
+            send = Remedy("once workers there know it, to send it now", case.order("retry", why="its workers know it now"))
+        yield case.find(
+            Trouble.UNKNOWN_TASK,
+            step,
+            case.newest,
+            text,
+            "whether any worker on that queue takes it: the code there may be old, or the task renamed",
+            send,
+        )
+
+
 def rollback_unfinished(case: Case) -> Iterator[Finding]:
     """Rollbacks, and decisions about one, that have come to rest before their end."""
     run, look = case.run, case.look
@@ -308,4 +344,4 @@ def _lacking(message: RefusedMessage, what: str) -> tuple[str, str]:
 
 
 #: Every function that finds trouble with a run as a whole.
-RUN_FINDINGS = (ended_by_engine, stopped_at_unmarked, lost, rollback_unfinished, waiting_long, unknown_task)
+RUN_FINDINGS = (ended_by_engine, not_taken, stopped_at_unmarked, lost, rollback_unfinished, waiting_long, unknown_task)

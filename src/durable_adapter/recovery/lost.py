@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import DurableError, MessageExpired, UnserialisableValue
-from ..model import SECOND, Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..model import SECOND, Cause, Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import Engine, EngineEnd, EngineOutcome, engine_of
 from ..runtime.engine_ends import Fate, end_step
 from ..runtime.values import encode, write_failure
@@ -117,7 +117,8 @@ class LostMessages:
         engine = engine_of(run, step, self._sweep.engines)
         if engine is None or len(self._again) >= RESENDS or (run.ref, step.key) in self._running:
             return
-        gone = engine.is_gone(step)
+        not_taken = self._was_not_taken(step, engine)
+        gone = not_taken or engine.is_gone(step)
         patience = min(GONE, journal.runs.resend_after) if gone else journal.runs.resend_after
         due = since + patience + int(step.options.get("delay", 0))
         if self._ran_elsewhere(run, step, engine, before, due=due) or gone is False:
@@ -133,7 +134,9 @@ class LostMessages:
             again = before  # its result was never stored: as a memo hit it stores it, and sends what follows
         if self._too_soon(step):
             return
-        if is_guarded(step) and (why := self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))):
+        if not_taken:
+            journal.engine_ends.taken_up(step)
+        elif is_guarded(step) and (why := self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))):
             if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
                 self._sweep.report.doubts += 1
             return
@@ -167,6 +170,16 @@ class LostMessages:
         if not sent:
             self._sweep.journal.doubts.count_send(again.lost, -1)
         self._sweep.report.sent_again += 1
+
+    def _was_not_taken(self, step: StepRow, engine: Engine) -> bool:
+        """Whether it is proven that the last message of a step was thrown away unread, so that its body did not run."""
+        if step.cause == Cause.NOT_TAKEN:
+            return True
+        outcome = stored_outcome(engine, step)
+        if outcome is None or outcome.refused is None:
+            return False
+        # What was stored before the message was sent again says nothing of that one.
+        return step.sends == 0 or (outcome.at is not None and outcome.at > (step.sent_at or 0))
 
     def _taken_by_others(
         self, run: WorkflowRow, step: StepRow, engine: Engine, since: int, *, again: int, gone: bool

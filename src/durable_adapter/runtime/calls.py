@@ -60,6 +60,11 @@ def no_wish(_error: BaseException | None) -> Wish | None:
     return None
 
 
+def is_never_final(_error: BaseException) -> bool:
+    """For calls in which no error asks for an end."""
+    return False
+
+
 def declines_nothing(_attempt: int, _error: BaseException) -> bool:
     """For calls of which no engine says how often they may be tried."""
     return False
@@ -85,6 +90,7 @@ class Call:
         wish: the engine's wish to repeat the attempt that just ended, if there is one.
         declines: whether the engine does not try the call again after an attempt, given its number and its error: its limits
             are reached, or it was told not to. Not so where nobody told it anything.
+        final: whether an error of the body is the engine's way to say that the task is over, whatever its policy.
         adopt: makes the run that a message without one belongs to; None where the message carries a run. Handed the call, too.
         new_row: the row of a call that the plan does not know; None for planned calls.
         row: the row as already read, if it was.
@@ -106,6 +112,7 @@ class Call:
     again: bool = False
     wish: Callable[[BaseException | None], Wish | None] = no_wish
     declines: Callable[[int, BaseException], bool] = declines_nothing
+    final: Callable[[BaseException], bool] = is_never_final
     adopt: Callable[[Call], tuple[WorkflowRow, list[StepRow]]] | None = None
     new_row: Callable[[], StepRow] | None = None
     row: StepRow | None = None
@@ -128,6 +135,8 @@ class Call:
 
         What the engine declines, or *declined* when that attempt ended, only a policy that the step itself declares repeats.
         """
+        if self.final(error):
+            return False
         if self.policy.retry is None and (declined or self.declines(attempt, error)):
             return False
         return self.policy.may_retry(attempt, error)

@@ -8,25 +8,22 @@ command that starts it.
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..model import Effect, Kind, StepRow, StepStatus, WorkflowRow
+from ..model import Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
 from . import alerts
-from .engine import EngineEnd
+from .engine import Engine, EngineEnd
 from .values import write_failure
 
 if TYPE_CHECKING:
     from ..journal import Journal
 
-logger = logging.getLogger("durable_adapter")
-
 
 class Fate(enum.Enum):
     """What becomes of a step whose task the engine ended."""
 
-    #: It is over: cancelled, or failed where somebody waits for its result.
+    #: It is over: cancelled, or failed where somebody waits for its result; held where it had begun before.
     ENDED = "ended"
     #: It is to run all the same, and its message is to be sent again.
     GOES_ON = "goes_on"
@@ -44,9 +41,9 @@ def fate_of(step: StepRow, steps: Sequence[StepRow], end: EngineEnd, *, runs: bo
         runs: a living process says that it runs the step now.
         ordered_at: when a person last ordered its run to go on.
     """
-    if step.status not in (StepStatus.PLANNED, StepStatus.WAITING):
+    if step.status not in (StepStatus.PLANNED, StepStatus.WAITING, StepStatus.IN_DOUBT):
         return Fate.UNTOUCHED
-    if runs and not end.killed:
+    if runs and not end.killed and step.status is StepStatus.PLANNED:
         return Fate.UNTOUCHED  # a second message of it was ended, and the first is being run
     called = step.kind is Kind.FUNCTION and any(s.kind is not Kind.FUNCTION for s in steps)
     if end.first_only and (step.attempt > 0 or called):
@@ -56,14 +53,19 @@ def fate_of(step: StepRow, steps: Sequence[StepRow], end: EngineEnd, *, runs: bo
     return Fate.ENDED
 
 
-def ended_by_engine(journal: Journal, ref: str, task_id: str, end: EngineEnd, *, who: str | None = None) -> Fate:
+def ended_by_engine(
+    journal: Journal, ref: str, task_id: str, end: EngineEnd, *, engine: Engine | None = None, who: str | None = None
+) -> Fate:
     """Records that an engine ended a task before it began. At most one commit.
+
+    A step in doubt, whose message was to have it settled, is held: it is not to be repeated, and only a person knows more.
 
     Args:
         journal: the journal.
         ref: the run that the task belongs to.
         task_id: the engine's id of the task.
         end: how it was ended.
+        engine: the engine, which tells those who wait for the step's result that it is held.
         who: the process that says so.
 
     Returns:
@@ -75,11 +77,18 @@ def ended_by_engine(journal: Journal, ref: str, task_id: str, end: EngineEnd, *,
     run = journal.reads.run(ref) if step is not None else None
     if step is None or run is None:
         return Fate.UNTOUCHED
-    return end_step(journal, run, step, steps, end, who=who)
+    return end_step(journal, run, step, steps, end, engine=engine, who=who)
 
 
 def end_step(
-    journal: Journal, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow], end: EngineEnd, *, who: str | None = None
+    journal: Journal,
+    run: WorkflowRow,
+    step: StepRow,
+    steps: Sequence[StepRow],
+    end: EngineEnd,
+    *,
+    engine: Engine | None = None,
+    who: str | None = None,
 ) -> Fate:
     """As `ended_by_engine`, for a step that was read."""
     running = {name.split(" ", 2)[0] + " " + name.split(" ", 2)[2] for w in journal.workers.alive() for name in w.running}
@@ -92,25 +101,19 @@ def end_step(
     )
     if fate is not Fate.ENDED:
         return fate
-    return Fate.ENDED if _end(journal, run, step, end, who) else Fate.UNTOUCHED
+    if step.status is StepStatus.IN_DOUBT:
+        why = f"{step.doubt or 'its outcome is unknown'}; {end.word}, so that it is not settled or repeated by itself"
+        return Fate.ENDED if alerts.hold(journal, engine, step, why, who=who) else Fate.UNTOUCHED
+    if end.killed and step.safety is Safety.IDEMPOTENT and step.kind is not Kind.FUNCTION and step.task_id is not None:
+        # Its first attempt takes no claim, and may have begun in the process that was killed.
+        journal.runs.not_begun(step.task_id, end.word, ref=run.ref)
+        return Fate.UNTOUCHED
+    return Fate.ENDED if _end(journal, step, end, who) else Fate.UNTOUCHED
 
 
-def _end(journal: Journal, run: WorkflowRow, step: StepRow, end: EngineEnd, who: str | None) -> bool:
+def _end(journal: Journal, step: StepRow, end: EngineEnd, who: str | None) -> bool:
     """Writes the end the way the step's kind is told of: its function gets the error; a rollback goes on without it."""
     if step.kind in (Kind.DISPATCH, Kind.COMPENSATION):
         failure = write_failure(end.error)
-        recorded = journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=False, why=end.word).recorded
-    else:
-        recorded = journal.engine_ends.end(step, end.word, who=who)
-    if recorded:
-        workflow = run.id if run.declared else run.ref
-        logger.error(
-            'step_ended_by_engine workflow=%s step=%s task=%s how="%s" msg="The engine ended the task before it began. It is not '
-            'sent again, and what comes after it does not run. See: %s"',
-            workflow,
-            step.name,
-            step.task_id,
-            end.word,
-            alerts.explain(run, workflow),
-        )
-    return recorded
+        return journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=False, why=end.word).recorded
+    return journal.engine_ends.end(step, end.word, who=who)

@@ -23,7 +23,9 @@ SHUTTING_DOWN = "shutting down"
 FAST = {"stale": 3, "beat": 0.5, "sweep_every": 0.3, "resend_after": 15}
 
 app = Celery("shop", set_as_current=False)
-app.conf.include = [f"{__name__}.{module}" for module in ("steps", "chains", "functions", "habits", "saga", "sql", "declared")]
+app.conf.include = [
+    f"{__name__}.{module}" for module in ("steps", "chains", "functions", "habits", "saga", "sql", "declared", "endings")
+]
 
 
 def connect(settings: dict[str, Any], target: Celery = app) -> Binding:

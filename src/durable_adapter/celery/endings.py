@@ -1,0 +1,131 @@
+"""Ends of a task that are neither a value nor an error of its body's own, and what they mean for its step.
+
+A hook of the task may end it before its body is called; a body may change what is to follow it; and a recorded error may be one
+that Celery does not take for an end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
+from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
+from kombu.utils.json import dumps
+
+from ..errors import JournalError, StepFailed, UnserialisableValue
+from ..model import Effect, Kind, StepRow, StepStatus
+from ..runtime.engine import EngineEnd
+from ..runtime.engine_ends import end_step
+from ..runtime.values import encode_for, write_failure
+from .plans import tail_members
+from .publishing import run_of
+
+if TYPE_CHECKING:
+    from celery.app.task import Context, Task
+
+    from ..runtime.calls import Call
+    from .binding import Binding
+
+logger = logging.getLogger("durable_adapter")
+
+#: Set on a request whose body was reached: by our hook on the task's own `run`.
+REACHED = "_durable_reached"
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether a body says with an error that its task is over: nobody tries it again for that.
+
+    A `Reject` that puts the message back, and a `Retry` of `self.retry()`, are requests for another attempt; they are heard
+    before this is asked.
+    """
+    return isinstance(error, (Ignore, Reject, Retry))
+
+
+def seen(chain: Sequence[Any] | None) -> str | None:
+    """What follows a task, as text: to see afterwards whether its body changed it."""
+    return dumps(chain) if chain else None
+
+
+def chain_changed(binding: Binding, request: Context, call: Call, before: Sequence[Any]) -> None:
+    """A body changed what follows it other than by `self.request.chain = None`: nothing of that is sent, and it is shown.
+
+    The journal has a plan, and neither what the body added nor an order without what it took out is in it.
+    """
+    request.chain = None
+    why = (
+        f"{call.name} changed self.request.chain: what follows a durable step is what was published with it. Set it to None to "
+        "stop there; to run something else, start that from the body"
+    )
+    logger.error('chain_changed task=%s name=%s msg="%s. Nothing of it was sent"', request.id, call.name, why)
+    first = tail_members(binding.app, before)[0]
+    host = binding.host
+    steps = host.patiently(lambda: host.journal.reads.steps(call.ref))
+    row = next((s for s in steps if s.task_id == first.task_id), None)
+    if row is not None:
+        host.patiently(lambda: host.journal.engine_ends.end(row, why))
+
+
+def told(task: Task, error: Exception) -> Exception:
+    """A recorded error as Celery is told of it, when its body is not run again.
+
+    Some errors are none to Celery: it puts the message back into the queue, or ends the worker, and would do so for ever.
+    """
+    requeued = (
+        (isinstance(error, WorkerLostError) and (task.reject_on_worker_lost or getattr(task, "retry_on_worker_lost", False)))
+        or (isinstance(error, TimeLimitExceeded) and not task.acks_on_timeout)
+        or (isinstance(error, Reject) and error.requeue)
+    )
+    if not requeued and not isinstance(error, MemoryError):
+        return error
+    kind = type(error)
+    return StepFailed(f"{kind.__name__}: {error}", type_name=f"{kind.__module__}.{kind.__qualname__}")
+
+
+def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
+    """Celery is done with a delivery: where the body of a step was never reached, its end is recorded all the same.
+
+    `Task.before_start` and a task's own `__call__` may end it: raise `Ignore` or `Reject`, fail, or answer by themselves.
+    """
+    request = getattr(task, "request", None)
+    ref = run_of(request)
+    if request is None or ref is None or getattr(request, "__dict__", {}).get(REACHED):
+        return
+    if state not in (SUCCESS, FAILURE, IGNORED, REJECTED) or (state == REJECTED and getattr(retval, "requeue", False)):
+        return
+    if not binding.registry.is_marked(task.name):
+        if state in (IGNORED, REJECTED):  # of these Celery tells nobody else
+            binding.publishing.unmarked_ended(task, error=retval)
+        return
+    try:
+        _record(binding, task, ref, str(request.id), state, retval)
+    except JournalError as error:
+        logger.warning("the end of task %s, whose body was not called, is not recorded: %s", request.id, error)
+
+
+def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, retval: Any) -> None:
+    journal = binding.journal
+    run, steps = journal.reads.run(ref), journal.reads.steps(ref)
+    step = next((s for s in steps if s.task_id == task_id), None)
+    if run is None or step is None or step.status not in (StepStatus.PLANNED, StepStatus.WAITING):
+        return
+    if state == SUCCESS:
+        _answered(binding, step, retval)
+        return
+    error = retval if isinstance(retval, BaseException) else RuntimeError(str(retval))
+    why = f"{task.name} raised {type(error).__name__} before its body was called"
+    if state == FAILURE:
+        decides = step.kind is not Kind.DISPATCH
+        journal.ends.fail(step, None, write_failure(error), Effect.DID_NOT_HAPPEN, decides=decides, why=why)
+    else:
+        end_step(journal, run, step, steps, EngineEnd(why, error), who=binding.host.row)
+
+
+def _answered(binding: Binding, step: StepRow, value: Any) -> None:
+    """A task answered without its body: what follows it is sent by Celery, so that its answer is the step's."""
+    try:
+        stored = encode_for(binding.journal, value)
+    except UnserialisableValue:
+        return
+    binding.journal.doubts.happened(step, stored, who="celery", why="its task answered without calling its body", send=False)
