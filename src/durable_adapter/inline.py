@@ -357,8 +357,8 @@ class Binding:
 
     def deliver(self, ref: str, key: str, *, again: bool) -> None:
         """Runs one step as a worker would, and has what follows it run."""
-        run = self.host.patiently(lambda: self.journal.reads.run(ref))
-        steps = self.host.patiently(lambda: self.journal.reads.steps(ref))
+        run = self.host.patient.reads.run(ref)
+        steps = self.host.patient.reads.steps(ref)
         step = next((s for s in steps if s.key == key), None)
         if run is None or step is None:
             return

@@ -227,9 +227,9 @@ class Publishing:
         Returns:
             Whether it is to be sent once more: the first of it did not begin, so that its message may be missing.
         """
-        host, reads = self._binding.host, self._binding.journal.reads
-        run = host.patiently(lambda: reads.run(ref))
-        steps = host.patiently(lambda: reads.steps(ref))
+        reads = self._binding.host.patient.reads
+        run = reads.run(ref)
+        steps = reads.steps(ref)
         if run is None or not steps or steps[0].status is not StepStatus.PLANNED:
             return False
         before = decode_plan(run.plan)[1:]

@@ -202,7 +202,8 @@ def _body(
 def _stopped(binding: Binding, call: Call) -> None:
     """The body took its own chain away (`self.request.chain = None`): what followed is cancelled, as it always was."""
     call.counts = True
-    binding.host.patiently(lambda: binding.journal.runs.stop_after(call.ref, call.key))
+    binding.host.patient.runs.stop_after(call.ref, call.key)
+
 
 
 def _after_body(record: Callable[[], None]) -> None:
@@ -218,7 +219,7 @@ def _after_body(record: Callable[[], None]) -> None:
 def _stop_again(binding: Binding, request: Context, ref: str) -> None:
     """A memo hit sends what follows, as Celery does; not where that was cancelled: its body stopped the chain, or a person."""
     following = tail_members(binding.app, request.chain)[0]
-    row = binding.host.patiently(lambda: binding.journal.claims.look(ref, following.key))
+    row = binding.host.patient.claims.look(ref, following.key)
     if row is not None and row.status is StepStatus.CANCELLED:
         request.chain = None
 

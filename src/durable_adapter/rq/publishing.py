@@ -491,7 +491,7 @@ def _sent_by_an_earlier_attempt(binding: Binding, job: Job, row: StepRow, send: 
     """What a step's body sends is sent once, however often the body runs. Only what Redis does not have is sent again."""
     there = fetched(job.id, binding.engine.connection, job.serializer)
     if there is None or not belongs(there, row):
-        step = binding.host.patiently(lambda: binding.journal.claims.look(row.ref, row.key))
+        step = binding.host.patient.claims.look(row.ref, row.key)
         if step is not None and step.status is StepStatus.PLANNED:
             return again(send())
         there = job
@@ -568,7 +568,7 @@ def _stands(binding: Binding, row: StepRow) -> bool:
     """Whether a member that a step's body sends has joined its run already, in an earlier attempt of that step."""
     if _outbox() is not None:
         return False  # whatever an earlier attempt of a transactional step wrote was rolled back with it
-    return binding.host.patiently(lambda: binding.journal.claims.look(row.ref, row.key)) is not None
+    return binding.host.patient.claims.look(row.ref, row.key) is not None
 
 
 def _sent_before(binding: Binding, row: StepRow, parents: list[str], met: list[set[str]], serializer: Any) -> Job | None:

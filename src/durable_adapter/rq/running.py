@@ -145,7 +145,7 @@ def _function_of(job: Job) -> tuple[Any, Exception | None]:
 def _is_a_step(binding: Binding, job: Job) -> bool:
     """Whether the publisher sent a durable step that this worker does not know: here it would run unprotected, or not at all."""
     try:
-        row = binding.host.patiently(lambda: binding.journal.claims.look(*place_of(job)), begins=True)
+        row = binding.host.beginning.claims.look(*place_of(job))
     except Left:
         return True  # this worker is shutting down, and nobody can say: it is left to another
     return row is not None and row.kind is not Kind.UNMARKED
@@ -161,7 +161,7 @@ def _left_to_others(binding: Binding, job: Job, missing: Exception | None) -> An
     logger.error("%s. It was not run", why)
     ref, _ = place_of(job)
     with contextlib.suppress(Left):
-        binding.host.patiently(lambda: binding.journal.runs.not_begun(job.id, why, ref=ref, in_hand=True), begins=True)
+        binding.host.beginning.runs.not_begun(job.id, why, ref=ref, in_hand=True)
     return _put_aside(binding, job, Left(why))
 
 
@@ -236,7 +236,7 @@ def _come_after(binding: Binding, ref: str, key: str) -> None:
         Left: it is not; our sweeper sends the job when it is.
     """
     engine = binding.engine
-    for own, row in binding.host.patiently(lambda: unmet(binding.journal, ref, key), begins=True):
+    for own, row in unmet(binding.host.beginning, ref, key):
         if row.kind is Kind.UNMARKED and row.status is StepStatus.PLANNED:
             there = engine.job_of(row)
             outcome = engine.outcome(row)
@@ -328,7 +328,7 @@ def _put_aside(binding: Binding, job: Job, left: Left) -> Any:
     once_more(job, PUT_ASIDE)
     seconds: float = ASIDE
     if left.wake_at is not None:
-        now = binding.host.patiently(binding.journal.time)
+        now = binding.host.patient.time()
         seconds = max(1.0, (left.wake_at - now) / SECOND)
     return aside(job, math.ceil(seconds), str(left))
 

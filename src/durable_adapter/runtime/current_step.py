@@ -53,7 +53,7 @@ class RunningStep:
         """The step's key for its provider."""
         facts = self._call.facts
         if "workflow" not in facts:
-            run = self._host.patiently(lambda: self._host.journal.reads.run(self.ref))
+            run = self._host.patient.reads.run(self.ref)
             facts["workflow"] = (run.namespace, run.id if run.declared else "", run.run) if run else ("", "", 1)
         namespace, workflow, number = facts["workflow"]
         return idempotency_key(namespace, workflow, number, self.ref, self.key)
@@ -72,7 +72,7 @@ class RunningStep:
         self.reference = stored_text(str(reference))[:NAME_LENGTH]
         if self._session is not None:
             return  # written with the step's own row, in its own transaction, which holds that row's lock
-        self._host.patiently(lambda: self._host.journal.claims.refer(self.ref, self.key, self.token, self.reference or ""))
+        self._host.patient.claims.refer(self.ref, self.key, self.token, self.reference or "")
 
     def heartbeat(self, details: Any = None) -> bool:
         """Says that the body is alive, as `durable.heartbeat()` tells it."""
@@ -110,7 +110,7 @@ class RunningStep:
     def last_heartbeat(self) -> Any:
         """What was said last, in this attempt or in one before it."""
         if self._said is _NOTHING:
-            row = self._host.patiently(lambda: self._host.journal.claims.look(self.ref, self.key))
+            row = self._host.patient.claims.look(self.ref, self.key)
             self._said = json.loads(row.details) if row is not None and row.details is not None else None
         return self._said
 

@@ -35,7 +35,7 @@ def settle_doubt(host: Host, call: Call, row: StepRow) -> None:
     Raises:
         Left: it is not time yet, or a person must decide.
     """
-    now = host.patiently(host.journal.time)
+    now = host.patient.time()
     match row.safety.joined(call.policy.safety):
         case Safety.PROBE if call.policy.probe is not None:
             _ask(host, call, row, now)
@@ -52,13 +52,13 @@ def settle_doubt(host: Host, call: Call, row: StepRow) -> None:
 
 def hold(host: Host, call: Call, row: StepRow, why: str) -> None:
     """Holds a step: only a person may decide now."""
-    host.patiently(lambda: alerts.hold(host.journal, host.engine, row, why, who=host.worker))
+    alerts.hold(host.patient, host.engine, row, why, who=host.worker)
 
 
 def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
     """A new attempt of an idempotent step, inside its window and below its cap."""
     if row.over_at is not None and row.over_at > now:
-        host.patiently(lambda: host.journal.doubts.ask_later(row, row.over_at or now))
+        host.patient.doubts.ask_later(row, row.over_at or now)
         raise Left(f"step {row.name} is in doubt and its attempt may still be running")
     if row.takeovers >= MAX_TAKEOVERS:
         hold(host, call, row, f"it was taken over {row.takeovers} times and never ended; last: {row.doubt}")
@@ -79,7 +79,7 @@ def inside_window(host: Host, row: StepRow, window: int, now: int) -> bool:
     """Whether a provider still remembers the key: counted from the first moment that the step could have started."""
     if now - row.created_at < window:
         return True
-    steps = host.patiently(lambda: host.journal.reads.steps(row.ref))
+    steps = host.patient.reads.steps(row.ref)
     return now - could_have_started(row, steps) < window
 
 
@@ -105,13 +105,13 @@ def could_have_started(row: StepRow, steps: Sequence[StepRow]) -> int:
 
 
 def _again(host: Host, row: StepRow, why: str) -> None:
-    host.patiently(lambda: host.journal.doubts.take_over(row, why, who=host.worker))
+    host.patient.doubts.take_over(row, why, who=host.worker)
 
 
 def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
     """Asks the probe. "Happened" always counts; "did not happen" only after the attempt was over and settled."""
     assert call.policy.probe is not None
-    doubts = host.journal.doubts
+    doubts = host.patient.doubts
     counts_from = (row.over_at or row.doubt_at or now) + call.policy.settle_us
     try:
         verdict: Any = call.policy.probe(*call.args, **call.kwargs)
@@ -120,20 +120,20 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
         if now - (row.doubt_at or now) > PROBE_PATIENCE:
             hold(host, call, row, evidence)
             return
-        host.patiently(lambda: doubts.ask_later(row, now + PROBE_AGAIN, evidence))
+        doubts.ask_later(row, now + PROBE_AGAIN, evidence)
         raise Left(f"step {row.name}: {evidence}; it is asked again") from error
     match verdict:
         case Happened(value=value, evidence=evidence):
             try:
-                outcome = host.patiently(lambda: encode_for(host.journal, value, call.policy.codec))
+                outcome = encode_for(host.patient, value, call.policy.codec)
             except UnserialisableValue as error:
                 hold(host, call, row, f"its probe says that it happened, with a value that cannot be recorded: {error}")
                 return
             why = evidence or "the probe said that it happened"
-            host.patiently(lambda: doubts.happened(row, outcome, who="probe", why=why, send=False))
+            doubts.happened(row, outcome, who="probe", why=why, send=False)
         case DidNotHappen(evidence=evidence):
             if now < counts_from:
-                host.patiently(lambda: doubts.ask_later(row, counts_from))
+                doubts.ask_later(row, counts_from)
                 left = (counts_from - now) / SECOND
                 raise Left(f"step {row.name}: the probe's “did not happen” counts only in {left:.0f} s")
             _did_not_happen(host, call, row, evidence or "the probe said that it did not happen")
@@ -149,22 +149,20 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
 
 def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
     """A verdict that counts: another attempt, unless the error or the policy says that there is to be none."""
-    journal = host.journal
+    journal = host.patient
     if row.error is not None:
         error = read_failure(row.error)
         if not call.may_repeat(row.attempt, error, declined=was_declined(row.error)):
             failure = write_failure(error)
-            host.patiently(
-                lambda: journal.ends.fail(
-                    row, row.token, failure, Effect.DID_NOT_HAPPEN, decides=call.decides, who="probe", why=why, send=False
-                )
+            journal.ends.fail(
+                row, row.token, failure, Effect.DID_NOT_HAPPEN, decides=call.decides, who="probe", why=why, send=False
             )
             return
     elif row.attempt >= MAX_PROBED:
         hold(host, call, row, f"{row.attempt} attempts began and none ended, although nothing happened: {row.doubt}")
         return
     delay = int(call.policy.retry_delay(row.attempt) * SECOND) if row.error is not None else 0
-    host.patiently(lambda: journal.doubts.did_not_happen(row, who="probe", why=why, delay=delay))
+    journal.doubts.did_not_happen(row, who="probe", why=why, delay=delay)
 
 
 def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: str | None) -> bool:

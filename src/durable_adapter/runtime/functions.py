@@ -74,11 +74,11 @@ def run_function(host: Host, call: Call) -> Any:
 
 def _run(host: Host, call: Call) -> Any:
     host.fit_to_begin()
-    steps = host.patiently(lambda: host.journal.reads.steps(call.ref), begins=True)
+    steps = host.beginning.reads.steps(call.ref)
     own = next((s for s in steps if s.key == call.key), None)
     if own is None:
         own = _look(host, call)  # adopts a message without a run, or refuses one whose run is unknown
-        steps = host.patiently(lambda: host.journal.reads.steps(call.ref), begins=True)
+        steps = host.beginning.reads.steps(call.ref)
     match own.status:
         case StepStatus.SUCCEEDED:
             return decode(own.outcome, call.policy)
@@ -93,7 +93,7 @@ def _run(host: Host, call: Call) -> Any:
     call.take_turn()
     call.row = own
     if own.status is StepStatus.WAITING or any(s.kind in (Kind.SLEEP, Kind.DISPATCH) for s in steps):
-        host.patiently(lambda: host.journal.runs.woken(call.ref, call.key))
+        host.patient.runs.woken(call.ref, call.key)
     run = FunctionRun(host, call, steps)
     token = new_token()
     with host.runs(call.ref, call.key, token):
@@ -109,18 +109,17 @@ def _run(host: Host, call: Call) -> Any:
 
 
 def _finished(host: Host, call: Call, own: StepRow, token: str, value: Any) -> Any:
-    ends = host.journal.ends
     try:
-        outcome = host.patiently(lambda: encode_for(host.journal, value, call.policy.codec))
+        outcome = encode_for(host.patient, value, call.policy.codec)
     except UnserialisableValue as error:
         reason = f"the function finished, but its result cannot be recorded: {error}"
         hold = alerts.hold_without_value
-        held = host.patiently(lambda: hold(host.journal, host.engine, own, None, reason, who=host.worker))
+        held = hold(host.patient, host.engine, own, None, reason, who=host.worker)
         raise Left(reason, held=held) from error
     worker = host.worker
-    if host.patiently(lambda: ends.succeed_first(call.ref, call.key, token, worker, outcome, last=True)):
+    if host.patient.ends.succeed_first(call.ref, call.key, token, worker, outcome, last=True):
         return decode(outcome, call.policy)
-    row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+    row = host.patient.claims.look(call.ref, call.key)
     if row is not None and row.status is StepStatus.SUCCEEDED:
         return decode(row.outcome, call.policy)
     raise Left(f"workflow {call.name} was decided otherwise while it ran")
@@ -132,17 +131,17 @@ def _failed(host: Host, call: Call, own: StepRow, error: Exception, run: Functio
     Where the error is a step's whose effect is unknown, the engine's wish is to repeat that step: it is in doubt instead.
     """
     wish = call.wish(error) if not is_refusal(error) else None
-    ends = host.journal.ends
+    ends = host.patient.ends
     if wish is not None:
         _refuse_to_repeat(host, call, run.failed_with(wish.error or error), wish.error or error)
         failure = write_failure(wish.error or error)
         why = _described(wish.error or error)
-        if host.patiently(lambda: ends.try_again(own, None, wish.delay, failure, why, sent=True)):
+        if ends.try_again(own, None, wish.delay, failure, why, sent=True):
             wish.send()
         return
     failure = write_failure(error)
     why = _described(error)
-    ended = host.patiently(lambda: ends.fail(own, None, failure, Effect.DID_NOT_HAPPEN, decides=True, why=why))
+    ended = ends.fail(own, None, failure, Effect.DID_NOT_HAPPEN, decides=True, why=why)
     follow(host, call, ended)
 
 
@@ -152,13 +151,13 @@ def _refuse_to_repeat(host: Host, call: Call, key: str | None, error: BaseExcept
     Raises:
         Left: it is held now.
     """
-    row = host.patiently(lambda: host.journal.claims.look(call.ref, key)) if key is not None else None
+    row = host.patient.claims.look(call.ref, key) if key is not None else None
     if row is None or row.status is not StepStatus.FAILED or row.effect is not Effect.UNKNOWN:
         return
     why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
-    if not host.patiently(lambda: host.journal.doubts.doubt_failed(row, why, who=host.worker)):
+    if not host.patient.doubts.doubt_failed(row, why, who=host.worker):
         return
-    host.patiently(lambda: alerts.hold(host.journal, host.engine, row, why, who=host.worker))
+    alerts.hold(host.patient, host.engine, row, why, who=host.worker)
     raise Left(f"step {row.name} is held: {why}", held=True) from error
 
 
@@ -287,12 +286,12 @@ class FunctionRun:
         """Holds the whole workflow: its function no longer fits what is recorded."""
         own = self._call.row
         assert own is not None
-        self._host.patiently(lambda: alerts.hold_for_drift(self._host.journal, self._host.engine, own, evidence))
+        alerts.hold_for_drift(self._host.patient, self._host.engine, own, evidence)
 
     def _leave_for_shutdown(self) -> Left:
-        journal = self._host.journal
-        now = self._host.patiently(journal.time)
-        self._host.patiently(lambda: journal.runs.suspend(self.ref, waiting_for="another worker", wake_at=now))
+        journal = self._host.patient
+        now = journal.time()
+        journal.runs.suspend(self.ref, waiting_for="another worker", wake_at=now)
         return Left("this worker is shutting down; the workflow goes on elsewhere")
 
     def call_step(
@@ -389,8 +388,8 @@ class FunctionRun:
         if engine.name != self._host.engine.name:
             row.engine = engine.name
         row.options |= {"counts": True, **(options or {})}
-        if not self._host.patiently(lambda: self._host.journal.claims.plan_new(row, counts=True), begins=True):
-            row_now = self._host.patiently(lambda: self._host.journal.claims.look(self.ref, key))
+        if not self._host.beginning.claims.plan_new(row, counts=True):
+            row_now = self._host.patient.claims.look(self.ref, key)
             if row_now is None:
                 raise self._suspend(Left(f"{name} may not begin: its workflow no longer goes forward"))
             row = row_now
@@ -423,11 +422,11 @@ class FunctionRun:
                 ref=self.ref, key=key, position=position, name=name, kind=Kind.UNMARKED, status=StepStatus.PLANNED,
                 task_id=task_id, token=new_token(),
             )  # fmt: skip
-            if self._host.patiently(lambda: self._host.journal.claims.plan_new(row, counts=False), begins=True):
+            if self._host.beginning.claims.plan_new(row, counts=False):
                 try:
                     sent = send(task_id)
                 except Exception:
-                    self._host.patiently(lambda: self._host.journal.runs.leave(self.ref, key, counts=False))
+                    self._host.patient.runs.leave(self.ref, key, counts=False)
                     raise
                 self._recorded[key] = row
                 return sent
@@ -448,13 +447,11 @@ class FunctionRun:
         row = self._by_task[task_id]
         if row.status in OPEN_STEPS:
             key = row.key
-            journal = self._host.journal
-            suspended = self._host.patiently(
-                lambda: journal.runs.suspend(self.ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
-            )
+            journal = self._host.patient
+            suspended = journal.runs.suspend(self.ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
             if suspended:
                 raise self._suspend(Left(f"workflow {self._call.name} waits for {row.name}"))
-            fresh = self._host.patiently(lambda: journal.claims.look(self.ref, key))
+            fresh = journal.claims.look(self.ref, key)
             assert fresh is not None
             row = self._by_task[task_id] = self._recorded[key] = fresh
         if row.status is StepStatus.SUCCEEDED:
@@ -466,34 +463,32 @@ class FunctionRun:
     def sleep(self, seconds: float, key: str | None) -> None:
         """Waits without a worker: a timer in the journal."""
         key, position, found = self._next(Kind.SLEEP, SLEEP, key)
-        journal = self._host.journal
+        journal = self._host.patient
         if found is None:
             self._must_be_able_to_wait(f"sleeps for {seconds:g} s")
-            now = self._host.patiently(journal.time)
+            now = journal.time()
             row = StepRow(
                 ref=self.ref, key=key, position=position, name=SLEEP, kind=Kind.SLEEP, status=StepStatus.WAITING,
                 safety=Safety.IDEMPOTENT, look_at=now + int(seconds * SECOND),
             )  # fmt: skip
-            if self._host.patiently(lambda: journal.runs.sleep(row)):
+            if journal.runs.sleep(row):
                 raise self._suspend(Left(f"workflow {self._call.name} sleeps for {seconds:g} s", wake_at=row.look_at))
             # Another wake of this function went to sleep here before, or the run was given up.
-            found = self._host.patiently(lambda: journal.claims.look(self.ref, key))
+            found = journal.claims.look(self.ref, key)
             if found is None:
                 raise self._suspend(Left(f"{SLEEP} may not begin: its workflow no longer goes forward"))
         if found.status is StepStatus.SUCCEEDED:
             return
         if found.status is not StepStatus.WAITING:
             raise self._suspend(Left(f"{found.name} is {found.status}"))
-        now, wake_at = self._host.patiently(journal.time), found.look_at or 0
+        now, wake_at = journal.time(), found.look_at or 0
         if wake_at > now:
-            waits = self._host.patiently(
-                lambda: journal.runs.suspend(self.ref, waiting_for=f"{SLEEPS}{key}", wake_at=wake_at, unless_ended=key)
-            )
+            waits = journal.runs.suspend(self.ref, waiting_for=f"{SLEEPS}{key}", wake_at=wake_at, unless_ended=key)
             if waits:
                 raise self._suspend(Left(f"workflow {self._call.name} still sleeps", wake_at=wake_at))
             return
         worker, nothing = self._host.worker, encode(None)
-        self._host.patiently(lambda: journal.ends.succeed_first(self.ref, key, new_token(), worker, nothing, last=False))
+        journal.ends.succeed_first(self.ref, key, new_token(), worker, nothing, last=False)
 
     def _must_be_able_to_wait(self, what: str) -> None:
         """Refuses a call that makes the function wait, where no worker can be given back: before anything of it happened.
@@ -510,8 +505,7 @@ class FunctionRun:
         still_open = [s for s in self._recorded.values() if s.kind is Kind.DISPATCH and s.status in OPEN_STEPS]
         if not still_open:
             return
-        journal = self._host.journal
-        if self._host.patiently(lambda: journal.runs.suspend(self.ref, waiting_for="steps", wake_at=None, unless_ended="*")):
+        if self._host.patient.runs.suspend(self.ref, waiting_for="steps", wake_at=None, unless_ended="*"):
             raise self._suspend(Left(f"workflow {self._call.name} waits for {len(still_open)} dispatched steps"))
 
     def _row(
@@ -529,7 +523,7 @@ class FunctionRun:
         """The row of a call; *engine* is what would send its compensation."""
         arguments: Stored | None
         try:
-            arguments = self._host.patiently(lambda: encode_for(self._host.journal, [list(args), kwargs]))
+            arguments = encode_for(self._host.patient, [list(args), kwargs])
         except UnserialisableValue:
             arguments = None
         return StepRow(
@@ -556,7 +550,7 @@ class FunctionRun:
         if policy.compensate is None or "undo_call" in self._host.engine.compensation(policy):
             return
         try:
-            self._host.patiently(lambda: encode_for(self._host.journal, [list(args), kwargs]))
+            encode_for(self._host.patient, [list(args), kwargs])
         except UnserialisableValue as error:
             raise UnserialisableValue(
                 f"step {name} of workflow {self._call.name} ({self.ref}) was not begun: {compensation_name(policy)}, which "

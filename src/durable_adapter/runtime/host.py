@@ -8,6 +8,7 @@ nothing that was done is forgotten.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import JournalUnmigrated, JournalUnreachable, Left
 from ..model import SECOND, WorkerRow, attempt_name
 from . import alerts
+from .waiting import waiting
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -66,6 +68,10 @@ class Host:
     ) -> None:
         self.journal = journal
         alerts.listen(journal)
+        #: The same journal, waiting while it is away: for what was done and must be recorded.
+        self.patient = waiting(journal, self.patiently)
+        #: Likewise, for what only begins something: raises `Left` while the journal is away and the process is told to stop.
+        self.beginning = waiting(journal, functools.partial(self.patiently, begins=True))
         self.engine = engine
         self.parent = parent
         self.stale = stale
@@ -143,7 +149,7 @@ class Host:
                 beat_every=int(self.beat_every * SECOND),
             )
             if patient:
-                self.patiently(lambda: self.journal.workers.register(row), begins=True)
+                self.beginning.workers.register(row)
             else:
                 self.journal.workers.register(row)
             self._worker = new

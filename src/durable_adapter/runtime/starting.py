@@ -182,10 +182,8 @@ def start_run(
     if connection is not None and run.declared and journal.reads.latest(run.namespace, run.id) is not None:
         return Start.OTHER, None
 
-    def start() -> Start:
-        return journal.runs.start(run, steps, connection=connection, delay=delay)
-
-    started = host.patiently(start) if inside and connection is None else start()
+    patient = host.patient if inside and connection is None else journal
+    started = patient.runs.start(run, steps, connection=connection, delay=delay)
     if not started or (inside and started is Start.THERE):
         return started, None
     if outbox is not None:

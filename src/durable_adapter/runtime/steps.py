@@ -64,7 +64,7 @@ def _run(host: Host, call: Call) -> Any:
     if call.row is None and call.new_row is None and (call.again or _is_harmless_undo(call)):
         # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing. Of a compensation that
         # may be repeated, it tells whether it was tried before, and when.
-        call.row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key), begins=True)
+        call.row = host.beginning.claims.look(call.ref, call.key)
     tries = attempts = 0
     while tries < TRIES:
         tries = tries + 1 if call.attempts == attempts else 0  # what was run here and is tried again has changed no hands
@@ -133,18 +133,16 @@ def _try(host: Host, call: Call) -> Value | None:
 def _run_claimed(host: Host, call: Call) -> Value | None:
     """A step of a function, a protected or probed one, or a later attempt: claim, run, record by token."""
     token = new_token()
-    claims = host.journal.claims
+    claims = host.beginning.claims
     with host.runs(call.ref, call.key, token):
         if call.row is None and call.new_row is not None:
             row = call.new_row()
             row.status, row.token, row.worker = StepStatus.BEGUN, token, host.worker
             row.deadline_at = call.policy.patience_us
-            claim = host.patiently(lambda: claims.begin_new(row), begins=True)
+            claim = claims.begin_new(row)
         else:
             worker, timeout, safety, in_turn = host.worker, call.policy.patience_us, call.policy.safety, call.turn is not None
-            claim = host.patiently(
-                lambda: claims.begin(call.ref, call.key, token, worker, timeout, safety=safety, in_turn=in_turn), begins=True
-            )
+            claim = claims.begin(call.ref, call.key, token, worker, timeout, safety=safety, in_turn=in_turn)
         if not claim:
             call.row = claim.found
             return None
@@ -158,15 +156,15 @@ def _run_first_or_claimed(host: Host, call: Call) -> Value | None:
     no trace, and nobody could tell how old its key is, how often it was sent, and that its run was given up meanwhile.
     And so does one whose body says that it lives: there is no time at which another that took no claim would be missed.
     """
-    claims = host.journal.claims
+    claims = host.beginning.claims
     if call.row is None and not call.again and call.policy.heartbeat is None:
-        seen = host.patiently(lambda: claims.glance(call.ref, call.key), begins=True)
+        seen = claims.glance(call.ref, call.key)
         if seen is not None and seen.outcome is not None:
             return Value(decode(seen.outcome, call.policy))
         if seen is not None and seen.untouched_for is not None and seen.untouched_for < call.policy.window:
             return _first_attempt(host, call)
     if call.row is None:
-        call.row = host.patiently(lambda: claims.look(call.ref, call.key), begins=True)
+        call.row = claims.look(call.ref, call.key)
         return _try(host, call) if call.row is not None else None
     return _run_claimed(host, call)
 
@@ -179,11 +177,11 @@ def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
     why = _why_doubtful(host, call, row)
     if why is None:
         return False
-    doubts, worker = host.journal.doubts, host.worker
+    doubts, worker = host.patient.doubts, host.worker
     if row.status is StepStatus.PLANNED:
-        host.patiently(lambda: doubts.raise_doubt(row, None, why, over=True, who=worker))
+        doubts.raise_doubt(row, None, why, over=True, who=worker)
     else:
-        host.patiently(lambda: doubts.doubt_waiting(row, why, who=worker))
+        doubts.doubt_waiting(row, why, who=worker)
     call.row = None
     return True
 
@@ -198,7 +196,7 @@ def _why_doubtful(host: Host, call: Call, row: StepRow) -> str | None:
     never_tried = row.attempt == 0 and call.kind is Kind.COMPENSATION  # which begins with a claim
     if safety is not Safety.IDEMPOTENT or never_tried:
         return None
-    if inside_window(host, row, call.policy.window, host.patiently(host.journal.time)):
+    if inside_window(host, row, call.policy.window, host.patient.time()):
         return None
     if row.status is StepStatus.PLANNED:
         return "it was not tried before its idempotency window passed; an attempt that left no trace may have been"
@@ -260,14 +258,14 @@ def _attempt(host: Host, call: Call, token: str, *, claimed: bool) -> Value | No
 
 def _succeeded(host: Host, call: Call, token: str, value: Any, *, claimed: bool) -> Value | None:
     try:
-        outcome = host.patiently(lambda: encode_for(host.journal, value, call.policy.codec))
+        outcome = encode_for(host.patient, value, call.policy.codec)
     except UnserialisableValue as error:
         raise _value_missing(host, call, token if claimed else None, error) from error
-    ended = host.patiently(lambda: record_success(host, call, token, outcome, claimed=claimed))
+    ended = record_success(host, call, token, outcome, claimed=claimed)
     if ended.recorded:
         follow(host, call, ended)
         return Value(decode(outcome, call.policy))
-    row = host.patiently(lambda: host.journal.ends.late(call.ref, call.key, token, outcome, host.worker))
+    row = host.patient.ends.late(call.ref, call.key, token, outcome, host.worker)
     call.row = row
     if row is not None and row.attention == Attention.TWICE:
         logger.error(
@@ -280,7 +278,7 @@ def _succeeded(host: Host, call: Call, token: str, value: Any, *, claimed: bool)
 
 def record_success(host: Host, call: Call, token: str, outcome: Stored, *, claimed: bool) -> Ended:
     """Writes a success the way its kind releases what follows."""
-    ends = host.journal.ends
+    ends = host.patient.ends
     if call.kind is Kind.COMPENSATION:
         undo = _row_for_end(host, call)
         return ends.succeed_undo(call.ref, call.key, token, undo.target or "", outcome)
@@ -296,7 +294,7 @@ def _value_missing(host: Host, call: Call, token: str | None, error: Unserialisa
     reason = f"it happened, but its value cannot be recorded: {error}"
     row = call.row or (call.new_row() if call.new_row else None) or _look(host, call)
     hold = alerts.hold_without_value
-    held = host.patiently(lambda: hold(host.journal, host.engine, row, token, reason, who=host.worker))
+    held = hold(host.patient, host.engine, row, token, reason, who=host.worker)
     return Left(reason, held=held)
 
 
@@ -338,7 +336,7 @@ def _ended_in_error(host: Host, call: Call, token: str | None, error: BaseExcept
 
 def _attempt_number(host: Host, call: Call, token: str | None) -> int:
     """How many attempts there were, this one included. Read only when one failed."""
-    row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+    row = host.patient.claims.look(call.ref, call.key)
     call.row = row
     if row is None:
         return 1
@@ -379,11 +377,9 @@ def _try_again(
     failure = write_failure(error) if error is not None else None
     effect = Effect.UNKNOWN if error is not None and call.policy.effect_unknown(error) else Effect.DID_NOT_HAPPEN
     arguments = _arguments(host, call) if row.arguments is None else None
-    try_again = host.journal.ends.try_again
+    try_again = host.patient.ends.try_again
     worker = host.worker
-    recorded = host.patiently(
-        lambda: try_again(row, token, delay, failure, why, effect=effect, arguments=arguments, sent=sent, worker_id=worker)
-    )
+    recorded = try_again(row, token, delay, failure, why, effect=effect, arguments=arguments, sent=sent, worker_id=worker)
     call.row = None
     return recorded
 
@@ -391,7 +387,7 @@ def _try_again(
 def _arguments(host: Host, call: Call) -> Stored | None:
     """A call's arguments, so that it can be sent again whatever became of what came before it."""
     try:
-        return host.patiently(lambda: encode_for(host.journal, [list(call.args), call.kwargs]))
+        return encode_for(host.patient, [list(call.args), call.kwargs])
     except UnserialisableValue:
         return None
 
@@ -402,9 +398,9 @@ def _in_doubt(host: Host, call: Call, token: str | None, error: BaseException) -
     why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
     failure = write_failure(error, declined=call.declines(row.attempt if token is not None else row.attempt + 1, error))
     worker = host.worker
-    raise_doubt, late = host.journal.doubts.raise_doubt, host.journal.ends.late_failure
-    if not host.patiently(lambda: raise_doubt(row, token, why, over=True, error=failure, who=worker)):
-        host.patiently(lambda: late(row, token, worker, why))
+    raise_doubt, late = host.patient.doubts.raise_doubt, host.patient.ends.late_failure
+    if not raise_doubt(row, token, why, over=True, error=failure, who=worker):
+        late(row, token, worker, why)
     call.row = None
     return None
 
@@ -414,8 +410,8 @@ def _fail(host: Host, call: Call, token: str | None, error: BaseException, effec
     row = _row_for_end(host, call)
     failure = write_failure(error)
     why = _described(error)
-    fail, decides, worker = host.journal.ends.fail, call.decides, host.worker
-    ended = host.patiently(lambda: fail(row, token, failure, effect, decides=decides, why=why, worker_id=worker))
+    fail, decides, worker = host.patient.ends.fail, call.decides, host.worker
+    ended = fail(row, token, failure, effect, decides=decides, why=why, worker_id=worker)
     follow(host, call, ended)
     if ended.recorded:
         return failure
@@ -428,11 +424,11 @@ def _row_for_end(host: Host, call: Call) -> StepRow:
     """The row that an end is written to; a call without one, whose first attempt took no claim, gets it now."""
     row = call.row
     if row is None:
-        row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+        row = host.patient.claims.look(call.ref, call.key)
     if row is None and call.new_row is not None:
         row = call.new_row()
         planned = row
-        host.patiently(lambda: host.journal.claims.plan_new(planned, counts=False))
+        host.patient.claims.plan_new(planned, counts=False)
     if row is None:
         raise IllegalTransition(f"step {call.name} ({call.key}) of run {call.ref} has no row in the journal")
     call.row = row
@@ -441,13 +437,13 @@ def _row_for_end(host: Host, call: Call) -> StepRow:
 
 def _look(host: Host, call: Call) -> StepRow:
     """The row of a step that was not to be had. A message whose run the journal does not know is refused, and reported."""
-    row = host.patiently(lambda: host.journal.claims.look(call.ref, call.key))
+    row = host.patient.claims.look(call.ref, call.key)
     if row is not None:
         return row
     if call.adopt is not None:
         run, steps = call.adopt(call)
         call.adopt = None
-        host.patiently(lambda: host.journal.runs.start(run, steps), begins=True)
+        host.beginning.runs.start(run, steps)
         return _look(host, call)
     if call.new_row is not None:
         raise Left(f"step {call.name} may not begin: its workflow no longer goes forward")
@@ -456,9 +452,7 @@ def _look(host: Host, call: Call) -> StepRow:
         "restored, the message belongs to another journal, or its start was rolled back"
     )
     detail = {"name": call.name, "namespace": host.journal.namespace}  # there is no run that would say whose it is
-    host.patiently(
-        lambda: host.journal.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
-    )
+    host.patient.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
     logger.error("refused a message of task %s: %s. See `durable-adapter reconcile`.", call.name, why)
     raise Left(why)
 
@@ -466,13 +460,13 @@ def _look(host: Host, call: Call) -> StepRow:
 def _suppress(host: Host, row: StepRow) -> None:
     """Keeps that a delivery came while its step was running, and was left alone: once for each that does."""
     why, worker = f"attempt {row.attempt} of it was running", host.worker
-    note = host.journal.events.note
-    host.patiently(lambda: note(Event.SUPPRESSED, ref=row.ref, key=row.key, token=row.token, who=worker, why=why))
+    note = host.patient.events.note
+    note(Event.SUPPRESSED, ref=row.ref, key=row.key, token=row.token, who=worker, why=why)
 
 
 def _wait_until_due(host: Host, row: StepRow) -> None:
     """Waits here for a step that is due very soon; leaves one that is not."""
-    left = ((row.look_at or 0) - host.patiently(host.journal.time)) / SECOND
+    left = ((row.look_at or 0) - host.patient.time()) / SECOND
     if left > host.near:
         raise Left(f"step {row.name} is due in {left:.0f} s", wake_at=row.look_at)
     if left <= 0:

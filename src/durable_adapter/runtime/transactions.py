@@ -108,7 +108,7 @@ def run_transaction(host: Host, call: Call) -> Committed:
             raise BodyFailed(refused.error) from refused.error
         except JournalUnreachable:
             # The commit may have happened although its answer was lost: the row knows, by its token.
-            found = host.patiently(lambda: journal.claims.look(call.ref, call.key))
+            found = host.patient.claims.look(call.ref, call.key)
             if found is None or found.token != token or found.status is not StepStatus.SUCCEEDED:
                 call.row = None if call.new_row is None else found
                 return run_transaction(host, call)
