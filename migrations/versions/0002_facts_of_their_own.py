@@ -1,6 +1,6 @@
 """Facts that shared a column or stood in prose get columns of their own.
 
-Revision 0002. Only adds columns that code of revision 0001 may leave out.
+Revision 0002. Only adds columns that code of revision 0001 may leave out, and an index.
 """
 
 from typing import Any
@@ -39,8 +39,6 @@ def columns() -> dict[str, list[sa.Column[Any]]]:
             # What a suspended function waits for: a kind, and the key of a step or a timer.
             sa.Column("wait_kind", ascii_text(16)),
             sa.Column("wait_key", name(400)),
-            # When a start was taken back because its message could not be sent.
-            sa.Column("taken_back_at", sa.BigInteger),
             # How often a function was woken since it last recorded anything.
             sa.Column("wakes", sa.Integer, nullable=False, server_default=sa.text("0")),
         ],
@@ -54,6 +52,8 @@ def columns() -> dict[str, list[sa.Column[Any]]]:
             sa.Column("cause", ascii_text(24)),
             # Since when it may have happened twice, until a person acknowledges it.
             sa.Column("twice_at", sa.BigInteger),
+            # When its idempotency key was first used: from then on its window runs.
+            sa.Column("first_begun_at", sa.BigInteger),
             # Of its idempotency key: advances where the effect is known not to have happened.
             sa.Column("generation", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
             # How often its message was sent, its probe asked, and its transaction lost since a person last decided.
@@ -70,14 +70,21 @@ def columns() -> dict[str, list[sa.Column[Any]]]:
 
 
 def upgrade() -> None:
-    """Adds the columns."""
+    """Adds the columns, and the index over what may have happened twice."""
     for table, added in columns().items():
         for column in added:
             add_column(table, column)
+    create_index("ix_durable_step_twice", "durable_step", "twice_at", where="twice_at IS NOT NULL")
+    # Nobody has acknowledged these yet.
+    op.execute(
+        "UPDATE durable_step SET twice_at = COALESCE(ended_at, doubt_at, created_at), attention = NULL"
+        " WHERE attention = 'twice' AND twice_at IS NULL"
+    )
 
 
 def downgrade() -> None:
     """Drops the columns, with what they say."""
+    op.drop_index("ix_durable_step_twice", table_name="durable_step")
     for table, added in columns().items():
         for column in added:
             op.drop_column(table, column.name)
@@ -90,3 +97,13 @@ def add_column(table: str, column: sa.Column[Any]) -> None:
         if column.name in there:
             return
     op.add_column(table, column)
+
+
+def create_index(index: str, table: str, *columns: str, where: str) -> None:
+    """Makes an index, unless it is there: partial where the database can."""
+    if not context.is_offline_mode():
+        there = {found["name"] for found in sa.inspect(op.get_bind()).get_indexes(table)}
+        if index in there:
+            return
+    condition = sa.text(where)
+    op.create_index(index, table, list(columns), postgresql_where=condition, sqlite_where=condition)

@@ -161,7 +161,6 @@ class Event(enum.StrEnum):
     LATE_FAILURE = "late_failure"
     SUPPRESSED = "suppressed"
     REFUSED = "refused"
-    TAKEN_BACK = "taken_back"
     DIED = "died"
     SENT_AGAIN = "sent_again"
     DRIFT = "drift"
@@ -202,7 +201,7 @@ LEGAL: dict[StepStatus, frozenset[StepStatus]] = {
     # A failure whose effect is unknown, and which something wants to repeat after all, is in doubt again; so is a
     # wait for the next attempt that outlasted what made it safe. What waits may have run where the journal lost commits.
     _S.IN_DOUBT: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.FAILED}),
-    # Functions, and first attempts of idempotent steps, are not claimed: they are held as they stand.
+    # Functions are not claimed: they are held as they stand.
     _S.HELD: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT}),
     # A success that comes after its run was given up is recorded all the same, and undone with the rest.
     _S.SUCCEEDED: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD, _S.FAILED, _S.CANCELLED}),
@@ -223,11 +222,6 @@ CLAIMABLE: frozenset[StepStatus] = LEGAL[_S.BEGUN]
 _W = WorkflowStatus
 OPEN_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED, _W.FAILING, _W.ROLLING_BACK})
 FORWARD_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED})
-
-#: What a cancelled run's `waiting_for` says whose start was taken back although it may have begun. Frozen.
-TAKEN_BACK = "its start, which was taken back"
-#: What a cancelled member's evidence says whose message was taken back although it may have been delivered. Frozen.
-UNSENT_MEMBER = "its message could not be sent, and it was taken back"
 
 #: What a run's `waiting_for` begins with where its function sleeps; the key of the sleep follows. Frozen.
 SLEEPS = "sleep:"
@@ -410,12 +404,20 @@ class StepRow:
     cause: str | None = None
     #: Since when it may have happened twice; None once a person has acknowledged it.
     twice_at: int | None = None
+    #: When its idempotency key was first used; None where that is not known.
+    first_begun_at: int | None = None
     #: Of its idempotency key.
     generation: int = 0
     #: How often its message was sent, its probe asked, and its transaction lost since a person last decided about it.
     sends: int = 0
     probes: int = 0
     losses: int = 0
+
+    @property
+    def marks(self) -> list[str]:
+        """Why it is in front of a person, the most urgent reason first. The facts are independent of each other."""
+        twice = [Attention.TWICE.value] if self.twice_at is not None else []
+        return twice + ([self.attention] if self.attention is not None else [])
 
 
 @dataclass(slots=True)
@@ -453,8 +455,6 @@ class WorkflowRow:
     #: What its suspended function waits for, and the key of the step or timer where it waits for one.
     wait_kind: str | None = None
     wait_key: str | None = None
-    #: When its start was taken back, because its message could not be sent.
-    taken_back_at: int | None = None
     #: How often its function was woken since it last recorded anything.
     wakes: int = 0
 

@@ -179,7 +179,7 @@ def test_a_wake_with_sleeps_and_sent_steps_behind_it_pays_for_being_woken_alone(
         return plain(1)
 
     at_work.leaves(ref, order)
-    journal.ends.succeed_first(ref, "sleep#1", "t" * 16, "w1", the(journal, ref, "mail#1").outcome, last=False)  # type: ignore[arg-type]
+    journal.ends.succeed_unclaimed(ref, "sleep#1", "t" * 16, "w1", the(journal, ref, "mail#1").outcome, last=False)  # type: ignore[arg-type]
     found = cost(lambda: at_work.function(ref, order))
     assert (found.reads, found.commits) == (1, 4), "woken; the step's claim and end; the function's end"
 

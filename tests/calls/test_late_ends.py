@@ -75,7 +75,7 @@ def test_a_failure_of_an_idempotent_first_attempt_after_another_ones_success_is_
     ref = a_run(journal, a_step("charge", safety=policy.safety), "ship")
 
     def body() -> None:
-        assert journal.ends.succeed_first(ref, "charge", "t" * 16, "w1", TWO, last=False)
+        assert journal.ends.succeed_unclaimed(ref, "charge", "t" * 16, "w1", TWO, last=False)
         raise TimeoutError("no answer")
 
     assert at_work.step(ref, "charge", body, policy) == 2

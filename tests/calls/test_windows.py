@@ -118,7 +118,7 @@ def test_the_window_does_not_begin_anew_with_a_neighbour_that_ends_later(journal
     journal.claims.plan_new(a_dispatch(ref, "charge#1", 2, safety=Safety.IDEMPOTENT, options=OPTIONS), counts=True)
     token = claim(journal, ref, "charge#1")
     age(journal, ref, "charge#1", by=30 * HOUR)
-    journal.ends.succeed_dispatched(ref, "other#1", claim(journal, ref, "other#1"), ONE, claimed=True)
+    journal.ends.succeed_dispatched(ref, "other#1", claim(journal, ref, "other#1"), ONE)
     journal.doubts.raise_doubt(the(journal, ref, "charge#1"), token, "its worker died", over=True)
     is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge#1", timed_out, IDEMPOTENT, kind=Kind.DISPATCH))
 

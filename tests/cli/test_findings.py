@@ -272,16 +272,6 @@ def test_a_start_that_was_taken_back_is_no_message_in_any_namespace(cli: Cli, jo
 
 
 @on_sqlite
-def test_a_start_that_was_taken_back_is_told_by_explain(cli: Cli, journal: Journal) -> None:
-    ref = a_run(journal, a_step("pay", safety=Safety.IDEMPOTENT, options={"window": 10**12}))
-    journal.runs.forget(ref)
-    assert the_run(journal, ref).taken_back_at is not None
-    told = cli("explain", ref, code=0).stdout
-    assert "its start was taken back" in told
-    assert "its first message could not be sent" in told
-
-
-@on_sqlite
 def test_a_refused_message_is_the_concern_of_its_workers_namespace(cli: Cli, journal: Journal) -> None:
     ref = new_ref()
     journal.events.note(Event.REFUSED, ref=ref, key="t1/0/charge", who="w1", why="pruned", name="charge", namespace="other")

@@ -65,7 +65,7 @@ def test_the_end_of_the_run_rides_on_its_last_step(journal: Journal, cost: Any) 
 @pytest.mark.parametrize("last", [False, True])
 def test_an_idempotent_step_is_one_commit(journal: Journal, cost: Any, last: bool) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
-    ended = cost(lambda: journal.ends.succeed_first(ref, "charge", "t", "w1", ONE, last=last))
+    ended = cost(lambda: journal.ends.succeed_unclaimed(ref, "charge", "t", "w1", ONE, last=last))
     assert (ended.commits, ended.reads) == (1, 0)
 
 
@@ -125,7 +125,7 @@ def test_a_dispatch_is_one_commit_and_its_end_another(journal: Journal, cost: An
     ref = a_function(journal)
     planned = cost(lambda: journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True))
     token = claim(journal, ref, "ship#1")
-    ended = cost(lambda: journal.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True))
+    ended = cost(lambda: journal.ends.succeed_dispatched(ref, "ship#1", token, ONE))
     assert (planned.commits, planned.reads, ended.commits, ended.reads) == (1, 0, 1, 0)
 
 

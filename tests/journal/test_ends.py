@@ -98,9 +98,9 @@ def test_a_success_that_is_recorded_twice_is_there_once(journal: Journal) -> Non
 
 def test_of_two_first_successes_of_an_idempotent_step_the_first_recorded_wins(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), open_steps=2)
-    assert journal.ends.succeed_first(ref, "charge", "first", "w1", ONE, last=True)
-    assert not journal.ends.succeed_first(ref, "charge", "second", "w1", TWO, last=True)
-    assert journal.ends.succeed_first(ref, "charge", "first", "w1", ONE, last=True), "its own again"
+    assert journal.ends.succeed_unclaimed(ref, "charge", "first", "w1", ONE, last=True)
+    assert not journal.ends.succeed_unclaimed(ref, "charge", "second", "w1", TWO, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "charge", "first", "w1", ONE, last=True), "its own again"
     row = the(journal, ref, "charge")
     assert (row.outcome, row.token, row.worker, row.attempt) == (ONE, "first", "w1", 1)
     assert row.begun_at == about(row.ended_at)
@@ -112,7 +112,7 @@ def test_of_many_first_successes_at_once_one_wins_and_counts(journal: Journal) -
         ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), open_steps=2)
         tokens = [new_token() for _ in range(6)]
         won = together(
-            *[lambda t=t: journal.ends.succeed_first(ref, "charge", t, "w1", ONE, last=last) for t in tokens]  # type: ignore[misc]
+            *[lambda t=t: journal.ends.succeed_unclaimed(ref, "charge", t, "w1", ONE, last=last) for t in tokens]  # type: ignore[misc]
         )
         assert won.count(True) == 1
         assert the(journal, ref, "charge").token == tokens[won.index(True)]
@@ -191,9 +191,9 @@ def test_a_dispatched_step_wakes_the_function_that_waits_for_it(journal: Journal
     journal.claims.plan_new(a_dispatch(ref, "mail#1", position=2), counts=True)
     assert journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     mail = claim(journal, ref, "mail#1")
-    assert not journal.ends.succeed_dispatched(ref, "mail#1", mail, ONE, claimed=True).wakes
+    assert not journal.ends.succeed_dispatched(ref, "mail#1", mail, ONE).wakes
     ship = claim(journal, ref, "ship#1")
-    ended = journal.ends.succeed_dispatched(ref, "ship#1", ship, ONE, claimed=True)
+    ended = journal.ends.succeed_dispatched(ref, "ship#1", ship, ONE)
     assert (ended.recorded, ended.wakes) == (True, True)
     run = the_run(journal, ref)
     assert (run.status, run.open_steps) == (WorkflowStatus.SUSPENDED, 1)
@@ -205,8 +205,8 @@ def test_the_last_dispatched_step_wakes_the_function_that_waits_for_all(journal:
     for position, key in enumerate(("a#1", "b#1", "c#1"), 1):
         journal.claims.plan_new(a_dispatch(ref, key, position), counts=True)
     assert journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
-    assert not journal.ends.succeed_dispatched(ref, "a#1", claim(journal, ref, "a#1"), ONE, claimed=True).wakes
-    assert not journal.ends.succeed_dispatched(ref, "b#1", "t", ONE, claimed=False).wakes
+    assert not journal.ends.succeed_dispatched(ref, "a#1", claim(journal, ref, "a#1"), ONE).wakes
+    assert not journal.ends.succeed_dispatched(ref, "b#1", "t", ONE).wakes
     ended = journal.ends.fail(the(journal, ref, "c#1"), claim(journal, ref, "c#1"), DECLINED, DID_NOT, decides=False)
     assert ended.wakes
     assert the_run(journal, ref).open_steps == 1
@@ -216,7 +216,7 @@ def test_a_dispatched_success_under_another_token_releases_nothing(journal: Jour
     ref = a_function(journal)
     journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
     claim(journal, ref, "ship#1")
-    ended = journal.ends.succeed_dispatched(ref, "ship#1", "another", ONE, claimed=True)
+    ended = journal.ends.succeed_dispatched(ref, "ship#1", "another", ONE)
     assert (ended.recorded, ended.wakes) == (False, False)
     assert the_run(journal, ref).open_steps == 2
 
@@ -230,7 +230,7 @@ def test_a_suspension_against_the_end_of_what_it_waits_for_never_loses_the_wake(
         ref = a_function(journal)
         journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
         token = claim(journal, ref, "ship#1")
-        end = meanwhile.stopped_after(stop, lambda other: other.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True))
+        end = meanwhile.stopped_after(stop, lambda other: other.ends.succeed_dispatched(ref, "ship#1", token, ONE))
         suspension = meanwhile.run(
             lambda other: other.runs.suspend(ref, waiting_for=waits_for, wake_at=None, unless_ended=unless)
         )
@@ -247,7 +247,7 @@ def test_the_end_of_what_is_waited_for_against_the_suspension_never_loses_the_wa
         suspension = meanwhile.stopped_after(
             stop, lambda other: other.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
         )
-        end = meanwhile.run(lambda other: other.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True))
+        end = meanwhile.run(lambda other: other.ends.succeed_dispatched(ref, "ship#1", token, ONE))
         _is_awake(journal, ref, suspended=suspension.result(), woken=end.result().wakes)
 
 
@@ -258,7 +258,7 @@ def test_ends_and_suspensions_at_once_never_lose_the_wake(journal: Journal) -> N
         token = claim(journal, ref, "ship#1")
         suspended, woken = together(
             lambda: journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1"),
-            lambda: journal.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True).wakes,
+            lambda: journal.ends.succeed_dispatched(ref, "ship#1", token, ONE).wakes,
         )
         _is_awake(journal, ref, suspended=suspended, woken=woken)
 
@@ -539,7 +539,7 @@ def test_a_key_as_long_as_its_column_is_waited_for_and_undone(journal: Journal) 
     dispatched = a_dispatch(ref, key, compensation="refund", name="charge")
     assert journal.claims.plan_new(dispatched, counts=True)
     assert journal.runs.suspend(ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
-    assert journal.ends.succeed_dispatched(ref, key, claim(journal, ref, key), ONE, claimed=True).wakes
+    assert journal.ends.succeed_dispatched(ref, key, claim(journal, ref, key), ONE).wakes
     decision = journal.undo.begin(ref, who="me", why="wrong order")
     assert decision is not None
     assert decision.undo is not None
@@ -563,7 +563,7 @@ def test_a_success_of_a_step_that_was_cancelled_while_it_ran_is_recorded_and_und
     """An idempotent step's first attempt takes no claim, so that whoever cancels the run cannot see that it runs."""
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, compensation=compensation))
     journal.runs.cancel(ref, who="me", why="wrong order")
-    assert not journal.ends.succeed_first(ref, "charge", "t", "w1", ONE, last=True)
+    assert not journal.ends.succeed_unclaimed(ref, "charge", "t", "w1", ONE, last=True)
     found = journal.ends.late(ref, "charge", "t", ONE, "w1")
     assert found is not None
     assert (found.status, found.outcome, found.attention) == (StepStatus.SUCCEEDED, ONE, None)
@@ -660,7 +660,7 @@ def test_a_late_success_stops_a_next_attempt_that_nobody_has_claimed_whichever_a
 def test_a_late_success_of_a_step_that_was_planned_again_is_recorded(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, options={"counts": True}))
     journal.runs.cancel(ref, who="me", why="wrong order")
-    assert not journal.ends.succeed_first(ref, "charge", "t", "w1", ONE, last=True)
+    assert not journal.ends.succeed_unclaimed(ref, "charge", "t", "w1", ONE, last=True)
     journal.runs.reopen(ref, [], who="me", why="right after all", now=journal.time())
     found = journal.ends.late(ref, "charge", "t", ONE, "w1")
     assert found is not None
@@ -727,7 +727,7 @@ def test_a_success_settles_what_its_step_was_held_for(journal: Journal) -> None:
     ref = a_function(journal)
     journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
     assert the(journal, ref, "function").attention == Attention.DRIFT
-    assert journal.ends.succeed_first(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
     assert the(journal, ref, "function").attention is None
 
 

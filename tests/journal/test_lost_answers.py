@@ -164,7 +164,7 @@ def test_a_success_whose_answer_was_lost_is_recorded_and_counted_once(
         token = claim(journal, ref, "charge")
         assert lossy.losing(what, lambda j: j.ends.succeed(ref, "charge", token, ONE, last=last))
     else:
-        assert lossy.losing(what, lambda j: j.ends.succeed_first(ref, "charge", "mine", "w1", ONE, last=last))
+        assert lossy.losing(what, lambda j: j.ends.succeed_unclaimed(ref, "charge", "mine", "w1", ONE, last=last))
     assert the(journal, ref, "charge").outcome == ONE
     assert the_run(journal, ref).open_steps == (1 if last else 2)
 
@@ -174,7 +174,7 @@ def test_a_dispatched_success_whose_answer_was_lost_is_counted_once_and_wakes(jo
     journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
     token = claim(journal, ref, "ship#1")
     journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
-    ended = lossy.losing(COMMIT, lambda j: j.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True))
+    ended = lossy.losing(COMMIT, lambda j: j.ends.succeed_dispatched(ref, "ship#1", token, ONE))
     assert (ended.recorded, ended.wakes) == (True, True)
     assert the_run(journal, ref).open_steps == 1
 

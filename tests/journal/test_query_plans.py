@@ -385,9 +385,9 @@ def running(journal: Journal) -> None:
     assert journal.claims.hear(ref, "charge", token, heartbeat=30 * SECOND, timeout=MINUTE, details='{"done": 1}')
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False)
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False), "its answer was lost"
-    assert journal.ends.succeed_first(ref, "mail", new_token(), "living-1", ONE, last=False)
+    assert journal.ends.succeed_unclaimed(ref, "mail", new_token(), "living-1", ONE, last=False)
     assert journal.ends.try_again(the(journal, ref, "ship"), claim(journal, ref, "ship", "living-1"), 0, TIMED_OUT, "timed out")
-    assert journal.ends.succeed_first(ref, "ship", new_token(), "living-1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "ship", new_token(), "living-1", ONE, last=True)
     token = claim(journal, ref, "unsure", "living-1")
     assert journal.ends.happened_without_value(the(journal, ref, "unsure"), token, "a lock cannot be recorded", "living-1")
     journal.ends.late_failure(the(journal, ref, "unsure"), token, "living-1", "it timed out")
@@ -430,8 +430,8 @@ def running_a_function(journal: Journal) -> None:
     assert journal.claims.plan_new(a_dispatch(ref, "ship#1", 4), counts=True)
     assert journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     token = claim(journal, ref, "ship#1", "living-1")
-    assert journal.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True).wakes
-    assert journal.ends.succeed_dispatched(ref, "ship#1", token, ONE, claimed=True).wakes, "its answer was lost"
+    assert journal.ends.succeed_dispatched(ref, "ship#1", token, ONE).wakes
+    assert journal.ends.succeed_dispatched(ref, "ship#1", token, ONE).wakes, "its answer was lost"
     journal.runs.woken(ref, "function")
     timer = a_step("sleep#1", ref=ref, position=5, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=journal.time() + MINUTE)
     assert journal.runs.sleep(timer)

@@ -191,7 +191,7 @@ def test_a_function_is_not_suspended_for_what_is_there_already(journal: Journal)
     ref = a_function(journal)
     assert not journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
     journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
-    assert journal.ends.succeed_dispatched(ref, "ship#1", new_token(), ONE, claimed=False).recorded
+    assert journal.ends.succeed_dispatched(ref, "ship#1", new_token(), ONE).recorded
     assert not journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
 
@@ -415,9 +415,9 @@ def test_a_dispatched_step_that_is_reopened_is_counted_again(journal: Journal) -
     assert ended.recorded
     assert journal.runs.reopen(ref, ["ship#1", "function"], who="me", why="again", now=journal.time())
     assert the_run(journal, ref).open_steps == 2
-    assert journal.ends.succeed_dispatched(ref, "ship#1", claim(journal, ref, "ship#1"), ONE, claimed=True).recorded
+    assert journal.ends.succeed_dispatched(ref, "ship#1", claim(journal, ref, "ship#1"), ONE).recorded
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
-    assert journal.ends.succeed_first(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.SUCCEEDED, 0)
 
 
@@ -593,7 +593,7 @@ def test_an_idempotent_message_that_a_worker_lost_may_have_begun_and_is_in_doubt
 
 def test_an_idempotent_message_that_a_worker_puts_aside_is_due(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", task_id="task-1", safety=Safety.IDEMPOTENT))
-    assert journal.runs.not_begun("task-1", "its mark is not known here", in_hand=True) == 1
+    assert journal.runs.not_begun("task-1", "its mark is not known here") == 1
     assert statuses(journal, ref)["charge"] == "waiting"
 
 
@@ -608,8 +608,8 @@ def test_a_dispatch_that_was_given_up_while_it_waited_is_counted_once_when_it_is
     assert journal.runs.reopen(ref, ["charge#1"], who="me", why="right after all", now=journal.time())
     assert the_run(journal, ref).open_steps == 2
     token = claim(journal, ref, "charge#1")
-    assert journal.ends.succeed_dispatched(ref, "charge#1", token, ONE, claimed=True).recorded
-    assert journal.ends.succeed_first(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_dispatched(ref, "charge#1", token, ONE).recorded
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.SUCCEEDED, 0)
 
 

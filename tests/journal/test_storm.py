@@ -180,7 +180,7 @@ class Actor:
             if row.kind is Kind.COMPENSATION:
                 recorded = ends.succeed_undo(row.ref, row.key, token, row.target or "", NOTHING).recorded
             elif row.kind is Kind.DISPATCH:
-                recorded = ends.succeed_dispatched(row.ref, row.key, token, ONE, claimed=True).recorded
+                recorded = ends.succeed_dispatched(row.ref, row.key, token, ONE).recorded
             else:
                 recorded = ends.succeed(row.ref, row.key, token, ONE, last=bool(row.options.get("counts")))
             if not recorded:
@@ -210,7 +210,7 @@ class Actor:
         attempt = Attempt(row, new_token(), self.worker, False)
         self.world.effect(attempt)
         last = bool(row.options.get("counts"))
-        if not self.journal.ends.succeed_first(row.ref, row.key, attempt.token, self.worker, ONE, last=last):
+        if not self.journal.ends.succeed_unclaimed(row.ref, row.key, attempt.token, self.worker, ONE, last=last):
             self.journal.ends.late(row.ref, row.key, attempt.token, ONE, self.worker)
 
     def call_of_a_function(self, ref: str) -> None:
@@ -242,7 +242,7 @@ class Actor:
             key = self.chance.choice(sent).key
             runs.suspend(ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
         elif not runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*") and self.chance.random() < 0.3:
-            self.journal.ends.succeed_first(ref, "function", new_token(), self.worker, ONE, last=True)
+            self.journal.ends.succeed_unclaimed(ref, "function", new_token(), self.worker, ONE, last=True)
 
     def thaw(self, _ref: str) -> None:
         """A process that was frozen goes on as if nothing had been."""
@@ -396,7 +396,7 @@ def calm_down(world: World, actors: list[Actor]) -> None:
                 if run.status in FORWARD_WORKFLOWS:
                     actor.attempt_any(ref)
                 if run.status in FORWARD_WORKFLOWS and run.shape is Shape.FUNCTION and run.open_steps <= 1:
-                    world.journal.ends.succeed_first(ref, "function", new_token(), actor.worker, ONE, last=True)
+                    world.journal.ends.succeed_unclaimed(ref, "function", new_token(), actor.worker, ONE, last=True)
                 failed = [s.key for s in world.journal.reads.steps(ref) if s.status is StepStatus.FAILED]
                 if run.status is WorkflowStatus.RUNNING and run.shape is Shape.CANVAS and failed:
                     world.journal.runs.reopen(ref, failed, who="me", why="again", now=world.journal.time())

@@ -14,7 +14,7 @@ from ..errors import DeclarationError
 from ..model import WorkflowRow
 from ..runtime.handles import Found, find
 from ..runtime.plans import decode_plan
-from ..runtime.starting import AlreadyStarted, begin_again, check_id, check_same_start, found_by_id, starting
+from ..runtime.starting import AlreadyStarted, check_id, check_same_start, found_by_id, starting
 from .binding import Binding
 from .installing import binding_of
 from .publishing import signature_fingerprint
@@ -61,8 +61,6 @@ def start(workflow_id: str, signature: Signature, *, app: Celery | None = None) 
     if existing is None:
         return result
     check_same_start(existing, workflow_id, signature_fingerprint(binding, signature))
-    if not binding.is_off:
-        begin_again(binding.host, existing)
     return result_of(binding, existing)
 
 

@@ -25,7 +25,6 @@ from ..model import (
     Safety,
     StepRow,
     StepStatus,
-    Stored,
 )
 from .database import Database
 from .rows import step_row, step_values
@@ -44,6 +43,11 @@ def lives(worker_id: Any, *, locked: bool = True) -> Any:
     """
     living = sa.select(1).select_from(worker).where(worker.c.id == worker_id, worker.c.alive == 1)
     return sa.exists(living.with_for_update(read=True, key_share=True) if locked else living)
+
+
+def first_use() -> Any:
+    """The moment from which the window of a step's idempotency key runs; a row of revision 0001 knows only when it was made."""
+    return sa.func.coalesce(step.c.first_begun_at, step.c.created_at)
 
 
 def comes_in_turn() -> Any:
@@ -75,30 +79,12 @@ class Claim:
         return self.held
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """As much of a step as a first attempt without a claim must know.
-
-    Attributes:
-        untouched_for: for how many microseconds it has been planned without being tried; None where it is not so, or where
-            the row does not say that it is idempotent: a claim says so first.
-        outcome: its value, where it has succeeded.
-    """
-
-    untouched_for: int | None = None
-    outcome: Stored | None = None
-
-
 class Claims:
     """The step table's transitions to *begun*."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._look = sa.select(step).where(step.c.ref == _P("ref"), step.c.key == _P("key"))
-        age = (db.now - step.c.created_at).label("age")
-        here = sa.and_(step.c.ref == _P("ref"), step.c.key == _P("key"))
-        columns = (step.c.status, step.c.attempt, step.c.safety, age, step.c.outcome, step.c.outcome_codec)
-        self._glance = sa.select(*columns).where(here)
         self._hear = self._hearing(db)
         self._begin = self._beginning(db, lives(_P("b_worker")))
         self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
@@ -113,12 +99,18 @@ class Claims:
     def _beginning(db: Database, alive: Any, *conditions: Any) -> sa.Update:
         """The claim, as one statement.
 
-        Where an earlier attempt may have had its effect, that and this one must be declared alike, and to be repeatable.
+        Where an earlier attempt may have had its effect, that and this one must be declared alike, and to be repeatable; and
+        the provider must still know the key.
         """
+        window = _P("b_window", type_=sa.BigInteger)
         harmless = sa.or_(
             step.c.effect.is_(None),
             step.c.effect != Effect.UNKNOWN.value,
-            sa.and_(step.c.safety == _P("b_safety"), step.c.safety.in_(literals(REPEATABLE))),
+            sa.and_(
+                step.c.safety == _P("b_safety"),
+                step.c.safety.in_(literals(REPEATABLE)),
+                sa.or_(window.is_(None), first_use() > db.now - window),
+            ),
         )
         return (
             sa.update(step)
@@ -138,6 +130,7 @@ class Claims:
                 safety=_P("b_safety"),
                 attempt=step.c.attempt + 1,
                 begun_at=db.now,
+                first_begun_at=sa.func.coalesce(step.c.first_begun_at, db.now),
                 deadline_at=db.now + _P("b_timeout", type_=sa.BigInteger),
                 look_at=db.now + _P("b_timeout", type_=sa.BigInteger),
                 over_at=None,
@@ -198,20 +191,6 @@ class Claims:
         rows = self._db.fetch(self._db.hot(self._look), {"ref": ref, "key": key})
         return step_row(rows[0]) if rows else None
 
-    def glance(self, ref: str, key: str) -> Glance | None:
-        """Whether a step may be tried without a claim, or its memo; None where there is no row. Writes nothing.
-
-        It is narrow, because it stands before each first attempt.
-        """
-        rows = self._db.glance(self._db.hot(self._glance), {"ref": ref, "key": key})
-        if not rows:
-            return None
-        status, attempt, safety, age, outcome, codec = rows[0]
-        if status == StepStatus.SUCCEEDED and codec is not None:
-            return Glance(outcome=Stored(codec, bytes(outcome or b"")))
-        untouched = status == StepStatus.PLANNED and not attempt and safety == Safety.IDEMPOTENT
-        return Glance(int(age) if untouched else None)
-
     def begin(
         self,
         ref: str,
@@ -221,6 +200,7 @@ class Claims:
         timeout: int | None = None,
         *,
         safety: Safety = Safety.PROTECTED,
+        window: int | None = None,
         in_turn: bool = False,
     ) -> Claim:
         """Claims a planned or due waiting step. One statement, one commit.
@@ -232,6 +212,7 @@ class Claims:
             worker_id: whose it is.
             timeout: microseconds after which the attempt is in doubt.
             safety: what the attempt is declared to be, which decides about it should it be in doubt.
+            window: microseconds for which a provider remembers the key, of an idempotent step that was begun before.
             in_turn: only if what it comes after has plainly succeeded; for a journal that `sees_order`.
 
         Returns:
@@ -239,7 +220,7 @@ class Claims:
         """
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": timeout,
-            "b_safety": safety.value,
+            "b_safety": safety.value, "b_window": window,
         }  # fmt: skip
         if self._db.execute(self._db.hot(self._begin_in_turn if in_turn else self._begin), values):
             return Claim(held=True)
@@ -281,7 +262,7 @@ class Claims:
         times: dict[str, Any] = {"created_at": self._db.now}
         if row.status is StepStatus.BEGUN:
             values["attempt"] = 1
-            times["begun_at"] = self._db.now
+            times |= {"begun_at": self._db.now, "first_begun_at": self._db.now}
             if timeout is not None:
                 times |= {"deadline_at": self._db.now + timeout, "look_at": self._db.now + timeout}
                 values.pop("look_at")
@@ -321,7 +302,7 @@ class Claims:
             return row
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": None,
-            "b_safety": Safety.TRANSACTIONAL.value,
+            "b_safety": Safety.TRANSACTIONAL.value, "b_window": None,
         }  # fmt: skip
         taken = self._db.hot(self._begin_in_body).run(conn, values).rowcount
         if taken:
@@ -332,14 +313,12 @@ class Claims:
     def refer(self, ref: str, key: str, token: str, reference: str) -> None:
         """Records the provider's own name for what an attempt did. One commit.
 
-        Changes nothing under another token, nor under one whose step is to be tried again: that attempt was over. A first
-        attempt that took no claim finds its row untouched.
+        Changes nothing under another token, nor under one whose step is to be tried again: that attempt was over.
         """
         mine = sa.and_(step.c.token == token, step.c.status.not_in(literals(CLAIMABLE)))
-        untouched = sa.and_(step.c.token.is_(None), step.c.status == StepStatus.PLANNED.value)
         self._db.transaction(
             lambda conn: conn.execute(
-                sa.update(step).where(step.c.ref == ref, step.c.key == key, sa.or_(mine, untouched)).values(reference=reference)
+                sa.update(step).where(step.c.ref == ref, step.c.key == key, mine).values(reference=reference)
             )
         )
 
@@ -359,7 +338,9 @@ class Claims:
         values = step_values(row)
         values["attempt"] = 1
         try:
-            conn.execute(sa.insert(step).values(**values, created_at=self._db.now, begun_at=self._db.now))
+            conn.execute(
+                sa.insert(step).values(**values, created_at=self._db.now, begun_at=self._db.now, first_begun_at=self._db.now)
+            )
         except IntegrityError:
             return False
         return True

@@ -548,8 +548,9 @@ class Doubts:
         """Takes a step out of the findings by a person's word; nothing else changes. One commit."""
 
         def write(conn: Connection) -> bool:
+            marked = sa.or_(step.c.attention.is_not(None), step.c.twice_at.is_not(None))
             changed = conn.execute(
-                sa.update(step).where(step.c.ref == ref, step.c.key == key, step.c.attention.is_not(None)).values(attention=None)
+                sa.update(step).where(step.c.ref == ref, step.c.key == key, marked).values(attention=None, twice_at=None)
             ).rowcount
             if changed:
                 self._events.write(conn, Event.OPERATOR, ref=ref, key=key, who=who, why=why, action="acknowledge")

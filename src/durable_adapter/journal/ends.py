@@ -15,8 +15,6 @@ from sqlalchemy.engine import Connection
 from ..model import (
     CLAIMABLE,
     OPEN_STEPS,
-    TAKEN_BACK,
-    UNSENT_MEMBER,
     Alert,
     Attention,
     Effect,
@@ -32,7 +30,7 @@ from .database import Database
 from .events import Events
 from .rows import step_row
 from .runs import count_down, count_end
-from .schema import literals, step, workflow
+from .schema import literals, step
 from .undo import Decision, Undo
 
 _P = sa.bindparam
@@ -69,23 +67,22 @@ class Ends:
             "ended_at": db.now,
             "look_at": None,
             "deadline_at": None,
-            # Whatever it was held for is settled; that another attempt may have done the same is not.
-            "attention": sa.case((step.c.attention == Attention.TWICE.value, Attention.TWICE.value), else_=sa.null()),
+            "attention": None,  # whatever it was held for is settled
         }
-        first = outcome | {
+        untaken = outcome | {
             "token": _P("b_token"),
             "worker": _P("b_worker"),
             "attempt": step.c.attempt + 1,
             "begun_at": db.now,
         }
         self._succeed = sa.update(step).where(by_token).values(**outcome)
-        self._succeed_first = sa.update(step).where(unclaimed).values(**first)
+        self._succeed_unclaimed = sa.update(step).where(unclaimed).values(**untaken)
         self._count_down = count_down(db, _P("b_ref"))
         self._succeed_last: sa.Update | None = None
-        self._succeed_first_last: sa.Update | None = None
+        self._succeed_unclaimed_last: sa.Update | None = None
         if db.is_postgresql:
             self._succeed_last = self._in_one(self._succeed)
-            self._succeed_first_last = self._in_one(self._succeed_first)
+            self._succeed_unclaimed_last = self._in_one(self._succeed_unclaimed)
 
     def _in_one(self, ending: sa.Update) -> sa.Update:
         """The end of a step and of its run as one statement."""
@@ -110,8 +107,8 @@ class Ends:
             return True
         return self._is_mine(ref, key, token, outcome)
 
-    def succeed_first(self, ref: str, key: str, token: str, worker_id: str, outcome: Stored, *, last: bool) -> bool:
-        """Records the success of a step that took no claim; the first recorded outcome wins. One commit."""
+    def succeed_unclaimed(self, ref: str, key: str, token: str, worker_id: str, outcome: Stored, *, last: bool) -> bool:
+        """Records the success of a function or a timer, which take no claim; the first recorded outcome wins. One commit."""
         values = {
             "b_ref": ref,
             "b_key": key,
@@ -120,7 +117,7 @@ class Ends:
             "b_outcome": outcome.data,
             "b_codec": outcome.codec,
         }
-        if self._write(self._succeed_first, self._succeed_first_last, values, last=last):
+        if self._write(self._succeed_unclaimed, self._succeed_unclaimed_last, values, last=last):
             return True
         return self._is_mine(ref, key, token, outcome)
 
@@ -173,16 +170,12 @@ class Ends:
             self._db.hot(self._count_down).run(conn, values)
         return Ended(recorded=True)
 
-    def succeed_dispatched(self, ref: str, key: str, token: str, outcome: Stored, *, claimed: bool) -> Ended:
+    def succeed_dispatched(self, ref: str, key: str, token: str, outcome: Stored) -> Ended:
         """Records the success of a step that a function dispatched, and wakes the function if it waits. One commit."""
 
         def write(conn: Connection) -> Ended:
-            values = {
-                "b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec,
-                "b_worker": None,
-            }  # fmt: skip
-            statement = self._succeed if claimed else self._succeed_first
-            if not self._db.hot(statement).run(conn, values).rowcount:
+            values = {"b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec}
+            if not self._db.hot(self._succeed).run(conn, values).rowcount:
                 return Ended(recorded=False)
             return Ended(recorded=True, wakes=count_end(self._db, conn, ref, key))
 
@@ -256,7 +249,6 @@ class Ends:
                     look_at=self._db.now if who and send else None,
                     deadline_at=None,
                     attention=sa.case(
-                        (step.c.attention == Attention.TWICE.value, Attention.TWICE.value),
                         (known == Effect.UNKNOWN.value, Attention.EFFECT_UNKNOWN.value),
                         else_=sa.null(),
                     ),
@@ -403,12 +395,12 @@ class Ends:
                 why=f"the step was already {row.status}", outcome=outcome.data.decode("utf-8", "replace"),
                 codec=outcome.codec,
             )  # fmt: skip
-            values: dict[str, Any] = {"attention": Attention.TWICE.value}
             if known and row.token == token:
                 return row  # a verdict said so before, perhaps with another value: it happened once
             idempotent = row.safety is Safety.IDEMPOTENT
             if idempotent and row.status is StepStatus.SUCCEEDED:
                 return row  # the provider took both for one, by their key: everybody gets what was recorded first
+            values: dict[str, Any] = {}
             cancelled = row.status is StepStatus.CANCELLED
             # A function may have gone on after its step's failure: what it was told stays as it is.
             given_up = cancelled or (row.status is StepStatus.FAILED and not self._undo.is_forward(conn, ref))
@@ -419,25 +411,23 @@ class Ends:
                     "outcome": outcome.data,
                     "outcome_codec": outcome.codec,
                     "ended_at": self._db.now,
+                    "attention": None,
                     "look_at": None,  # the worker that is late has the message in hand, and sends what follows
                 }
-            taken_back = cancelled and (row.evidence == UNSENT_MEMBER or self._was_taken_back(conn, ref))
-            if given_up:
-                # It ran while its run was given up: a success that was recorded later joins the list of what to undo. Not so
-                # where its start, or it alone, was taken back: whoever made that may make it again, or may have done so under
-                # another id.
-                values |= {"attention": None if cancelled and not taken_back else Attention.TWICE.value}
-            elif idempotent and row.status in CLAIMABLE:
-                values |= {"attention": row.attention}
+            # What was cancelled while it ran, or is to be repeated under the same key, happened once. Anything else was decided
+            # otherwise before: by another attempt, or by a verdict.
+            once = cancelled or (idempotent and row.status in CLAIMABLE)
+            if not once:
+                values |= {"twice_at": sa.func.coalesce(step.c.twice_at, self._db.now)}
             conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(**values))
-            if values.get("attention") == Attention.TWICE and row.attention != Attention.TWICE:
+            if not once and row.twice_at is None:
                 why = f"an attempt reported success after the step was {row.status}"
                 troubles.add(conn, Alert.MAY_HAVE_HAPPENED_TWICE, ref, key, why)
             if row.target is not None and "status" in values:
                 self._undo.resume(conn, ref)
                 self._undo.settle(conn, ref, row.target, undone=True)
                 self._undo.look_now(conn, ref)
-            elif given_up and row.compensation is not None and not taken_back:
+            elif given_up and row.compensation is not None:
                 passed = any(s.pivot and s.status is StepStatus.SUCCEEDED for s in self._undo.steps(conn, ref))
                 self._undo.resume(conn, ref, also_failed=not passed)
             elif "status" in values and not given_up and row.options.get("counts"):
@@ -445,10 +435,6 @@ class Ends:
             return self._found(conn, ref, key)
 
         return self._db.transaction(write)
-
-    @staticmethod
-    def _was_taken_back(conn: Connection, ref: str) -> bool:
-        return conn.execute(sa.select(workflow.c.waiting_for).where(workflow.c.ref == ref)).scalar_one_or_none() == TAKEN_BACK
 
     def happened_without_value(self, row: StepRow, token: str | None, reason: str, worker_id: str) -> bool:
         """The step happened, but its value cannot be recorded: holds it as such, so that the fact is not lost (P10)."""

@@ -253,8 +253,9 @@ class Reads:
         """References of runs with a step that is begun, in doubt or held, or with anything that a person should look at."""
         unsettled = sa.select(step.c.ref).where(step.c.status.in_(literals(UNSETTLED_STEPS))).limit(limit)
         steps = sa.select(step.c.ref).where(step.c.attention.is_not(None)).order_by(step.c.attention).limit(limit)
+        twice = sa.select(step.c.ref).where(step.c.twice_at.is_not(None)).order_by(step.c.twice_at).limit(limit)
         runs = sa.select(workflow.c.ref).where(workflow.c.attention.is_not(None)).order_by(workflow.c.attention).limit(limit)
-        return {row.ref for query in (unsettled, steps, runs) for row in self._db.select(query)}
+        return {row.ref for query in (unsettled, steps, twice, runs) for row in self._db.select(query)}
 
     def slim_runs(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, WorkflowRow]:
         """Returns several runs by reference, without plans and values."""

@@ -118,5 +118,6 @@ def _over(before: int) -> list[Any]:
 
 def _shown() -> Any:
     """The condition that a step is not settled, is due, or is in front of a person. What is over is never due."""
+    marked = sa.or_(step.c.attention.is_not(None), step.c.twice_at.is_not(None))
     due = sa.and_(step.c.look_at.is_not(None), step.c.status.not_in(literals(NEVER_DUE)))
-    return sa.or_(step.c.attention.is_not(None), step.c.status.in_(literals(UNSETTLED_STEPS)), due)
+    return sa.or_(marked, step.c.status.in_(literals(UNSETTLED_STEPS)), due)

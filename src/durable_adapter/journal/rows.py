@@ -287,6 +287,7 @@ def _step(r: Any) -> StepRow:
         completes_run=None if r["completes_run"] is None else bool(r["completes_run"]),
         cause=r["cause"],
         twice_at=r["twice_at"],
+        first_begun_at=r["first_begun_at"],
         generation=r["generation"],
         sends=r["sends"],
         probes=r["probes"],
@@ -341,7 +342,6 @@ def _workflow(r: Any) -> WorkflowRow:
         pruned_at=r["pruned_at"],
         wait_kind=r["wait_kind"],
         wait_key=r["wait_key"],
-        taken_back_at=r["taken_back_at"],
         wakes=r["wakes"],
     )
 

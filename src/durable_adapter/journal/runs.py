@@ -20,14 +20,11 @@ from ..model import (
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     SLEEPS,
-    TAKEN_BACK,
-    UNSENT_MEMBER,
     Alert,
     Attention,
     Cause,
     Event,
     Kind,
-    Safety,
     Shape,
     Start,
     StepRow,
@@ -80,6 +77,7 @@ class Runs:
                 **{name: _P(name) for name in STEP_COLUMNS},
                 "created_at": db.now,
                 "begun_at": db.now,
+                "first_begun_at": db.now,
             }
         )
 
@@ -177,25 +175,8 @@ class Runs:
         try:
             return self._db.transaction(write)
         except IntegrityError:
-            return self._db.transaction(lambda conn: self._found_again(conn, row.ref, row.key))
-
-    def _found_again(self, conn: Connection, ref: str, key: str) -> StepStatus | None:
-        """How a member stands that joined before. One that was taken back joins once more, under its own key."""
-        run = self._undo.lock_run(conn, ref)
-        here = sa.and_(step.c.ref == ref, step.c.key == key)
-        found = conn.execute(sa.select(step.c.status, step.c.evidence).where(here).with_for_update()).one_or_none()
-        if run is None or found is None:
-            return None
-        status = StepStatus(found.status)
-        if found.evidence != UNSENT_MEMBER:
-            return status
-        again: dict[str, Any] = {"evidence": None, "attention": None}  # it was to be sent once, and is
-        if status is StepStatus.CANCELLED and run.status in FORWARD_WORKFLOWS | {WorkflowStatus.SUCCEEDED}:
-            again |= {"status": StepStatus.PLANNED.value, "ended_at": None}
-            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**self._opened_again(run.status)))
-            status = StepStatus.PLANNED
-        conn.execute(sa.update(step).where(here).values(**again))
-        return status
+            found = self._db.select(sa.select(step.c.status).where(step.c.ref == row.ref, step.c.key == row.key))
+            return StepStatus(found[0].status) if found else None
 
     def _opened_again(self, status: WorkflowStatus) -> dict[str, Any]:
         """What a member that joins changes of its run."""
@@ -208,8 +189,8 @@ class Runs:
     def leave(self, ref: str, key: str, *, counts: bool = True) -> None:
         """Takes back a member whose message could not be sent, if it has not begun. One commit.
 
-        The broker may have delivered it all the same, and the first attempt at an idempotent step takes no claim: such a
-        member is cancelled rather than forgotten, so that its success finds its row (`forget` does so with whole starts).
+        A broker that raises may have delivered the message all the same: it is refused where it arrives, because the journal
+        has no such member, and reported.
 
         Args:
             ref: the run.
@@ -218,13 +199,9 @@ class Runs:
         """
 
         def write(conn: Connection) -> None:
-            here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.PLANNED.value)
             self._undo.lock(conn, ref)
-            unclaimed = sa.and_(here, step.c.kind == Kind.STEP.value, step.c.safety == Safety.IDEMPOTENT.value)
-            over = {"status": StepStatus.CANCELLED.value, "ended_at": self._db.now, "look_at": None, "evidence": UNSENT_MEMBER}
-            gone = conn.execute(sa.update(step).where(unclaimed).values(**over)).rowcount
-            gone += conn.execute(sa.delete(step).where(here)).rowcount
-            if gone and counts:
+            here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.PLANNED.value)
+            if conn.execute(sa.delete(step).where(here)).rowcount and counts:
                 conn.execute(count_down(self._db, ref))
 
         self._db.transaction(write)
@@ -232,67 +209,18 @@ class Runs:
     def forget(self, ref: str) -> None:
         """Takes back a start whose message could not be sent, if nothing of it has begun. One commit.
 
-        A broker that raises may have delivered the message all the same, and the first attempt at an idempotent step takes
-        no claim: such a start is cancelled rather than forgotten, so that its success finds its row, and the same start
-        made again goes on with it.
+        A broker that raises may have delivered the message all the same: it is refused where it arrives, because the journal
+        has no such run, and reported.
         """
 
         def write(conn: Connection) -> None:
-            columns = (step.c.status, step.c.position, step.c.safety, step.c.kind)
-            found = sa.select(*columns).where(step.c.ref == ref).order_by(step.c.key).with_for_update()
-            rows = conn.execute(found).all()
-            if not rows or any(row.status != StepStatus.PLANNED for row in rows):
+            found = sa.select(step.c.status).where(step.c.ref == ref).order_by(step.c.key).with_for_update()
+            if any(status != StepStatus.PLANNED for status in conn.execute(found).scalars()):
                 return
-            first = min(rows, key=lambda row: row.position)
-            if first.safety != Safety.IDEMPOTENT or first.kind != Kind.STEP:
-                conn.execute(sa.delete(step).where(step.c.ref == ref))
-                conn.execute(sa.delete(workflow).where(workflow.c.ref == ref))
-                return
-            over = {"status": StepStatus.CANCELLED.value, "ended_at": self._db.now, "look_at": None}
-            conn.execute(sa.update(step).where(step.c.ref == ref).values(**over))
-            taken_back = over | {"status": WorkflowStatus.CANCELLED.value, "waiting_for": TAKEN_BACK, "wake_at": None}
-            taken_back["taken_back_at"] = self._db.now
-            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**taken_back))
-            self._events.write(conn, Event.TAKEN_BACK, ref=ref, why="its first message could not be sent")
+            conn.execute(sa.delete(step).where(step.c.ref == ref))
+            conn.execute(sa.delete(workflow).where(workflow.c.ref == ref))
 
         self._db.transaction(write)
-
-    def start_again(self, ref: str) -> bool:
-        """Makes a start again that was taken back although it may have begun: under its own keys. One commit.
-
-        Returns:
-            False where there is no such start, or somebody has made it again before.
-        """
-
-        def write(conn: Connection) -> bool:
-            run = self._undo.lock_run(conn, ref)
-            if run is None or run.status is not WorkflowStatus.CANCELLED or run.waiting_for != TAKEN_BACK:
-                return False
-            conn.execute(
-                sa.update(step)
-                .where(step.c.ref == ref, step.c.status == StepStatus.CANCELLED.value)
-                .values(status=StepStatus.PLANNED.value, ended_at=None)
-            )
-            conn.execute(
-                sa.update(step)
-                .where(step.c.ref == ref, step.c.attention == Attention.TWICE.value)
-                .values(attention=None)  # it was to be started once, and is
-            )
-            conn.execute(
-                sa.update(workflow)
-                .where(workflow.c.ref == ref)
-                .values(
-                    status=WorkflowStatus.RUNNING.value,
-                    ended_at=None,
-                    waiting_for=None,
-                    taken_back_at=None,
-                    look_at=self._db.now + self.resend_after,
-                )
-            )
-            self._go_on(conn, ref)
-            return True
-
-        return self._db.transaction(write)
 
     def suspend(self, ref: str, *, waiting_for: str, wake_at: int | None, unless_ended: str | None = None) -> bool:
         """Commits that a function waits. One commit; locks the run, then looks afresh.
@@ -493,35 +421,28 @@ class Runs:
         here = sa.and_(workflow.c.ref.in_(sorted(looks)), workflow.c.look_at.is_not(None))
         self._db.transaction(lambda conn: conn.execute(sa.update(workflow).where(here).values(look_at=at)))
 
-    def not_begun(self, task_id: str, why: str, *, ref: str | None = None, in_hand: bool = False) -> int:
+    def not_begun(self, task_id: str, why: str, *, ref: str | None = None) -> int:
         """A worker with the plugin lost a message before its body began: what is still planned becomes due. One commit.
 
-        Not so an idempotent step, whose first attempt takes no claim: nothing tells whether it had begun, so that it is in
-        doubt. Only unfinished runs are searched for the task.
+        Only unfinished runs are searched for the task.
 
         Args:
             task_id: its task, for which only unfinished runs are searched.
             why: what is known, in words.
             ref: its run, where that is known: an id may have been used again.
-            in_hand: whoever says so has the message, and did not begin it.
         """
 
         def write(conn: Connection) -> int:
             planned = sa.and_(step.c.task_id == task_id, step.c.status == StepStatus.PLANNED.value)
-            found = sa.select(step.c.ref, step.c.key, step.c.safety, step.c.kind).where(planned)
+            found = sa.select(step.c.ref, step.c.key).where(planned)
             searched = unfinished(conn) if ref is None else [[ref]]
             rows = [row for refs in searched for row in conn.execute(found.where(step.c.ref.in_(refs)))]
             now, changed = self._db.now, 0
             for row in rows:
                 here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == StepStatus.PLANNED.value)
                 values: dict[str, Any] = {"status": StepStatus.WAITING.value, "look_at": now, "sent_at": None, "sends": 0}
-                told = Event.SENT_AGAIN
-                if row.safety == Safety.IDEMPOTENT and row.kind != Kind.FUNCTION and not in_hand:
-                    values |= {"status": StepStatus.IN_DOUBT.value, "doubt": why, "doubt_at": now, "over_at": now}
-                    values |= {"attempt": step.c.attempt + 1}
-                    told = Event.IN_DOUBT
                 if conn.execute(sa.update(step).where(here).values(**values)).rowcount:
-                    self._events.write(conn, told, ref=row.ref, key=row.key, why=why)
+                    self._events.write(conn, Event.SENT_AGAIN, ref=row.ref, key=row.key, why=why)
                     changed += 1
             if in_hand and ref is not None:  # the message of one that waits for such a worker has not vanished either
                 waits = sa.and_(step.c.task_id == task_id, step.c.status == StepStatus.WAITING.value)

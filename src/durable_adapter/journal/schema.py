@@ -129,7 +129,6 @@ workflow = Table(
     Column("pruned_at", BigInteger),
     Column("wait_kind", _ascii(16)),
     Column("wait_key", _name(KEY_LENGTH)),
-    Column("taken_back_at", BigInteger),
     Column("wakes", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("ref"),
     UniqueConstraint("namespace", "id", "run"),
@@ -184,6 +183,7 @@ step = Table(
     Column("completes_run", Boolean),
     Column("cause", _ascii(24)),
     Column("twice_at", BigInteger),
+    Column("first_begun_at", BigInteger),
     Column("generation", SmallInteger, nullable=False, server_default=text("0")),
     Column("sends", SmallInteger, nullable=False, server_default=text("0")),
     Column("probes", SmallInteger, nullable=False, server_default=text("0")),
@@ -246,6 +246,7 @@ _open_index("ix_durable_workflow_attention", workflow.c.attention, where="attent
 _open_index("ix_durable_step_look", step.c.look_at, where="look_at IS NOT NULL")
 _open_index("ix_durable_step_unsettled", step.c.status, step.c.worker, where="status IN ('begun', 'in_doubt', 'held')")
 _open_index("ix_durable_step_attention", step.c.attention, where="attention IS NOT NULL")
+_open_index("ix_durable_step_twice", step.c.twice_at, where="twice_at IS NOT NULL")
 _open_index("ix_durable_worker_alive", worker.c.alive, worker.c.beat_at, where="alive IS NOT NULL")
 Index("ix_durable_event_ref", event.c.ref, event.c.id)
 Index("ix_durable_event_kind", event.c.kind, event.c.at)

@@ -252,10 +252,7 @@ class Undo:
         may_have_run = sa.and_(
             not_begun,
             step.c.status == StepStatus.WAITING.value,
-            step.c.kind.in_([Kind.STEP.value, Kind.DISPATCH.value]),
-            step.c.safety == Safety.IDEMPOTENT.value,
-            step.c.attempt > 0,
-            sa.or_(step.c.effect.is_(None), step.c.effect != Effect.DID_NOT_HAPPEN.value),
+            step.c.effect == Effect.UNKNOWN.value,
         )
         for row in conn.execute(sa.select(step.c.key).where(may_have_run).order_by(step.c.key)).all():
             changed = conn.execute(

@@ -159,8 +159,7 @@ def _did_not_happen(outlook: Outlook, keys: Sequence[str]) -> None:
 
 def _failed(outlook: Outlook, keys: Sequence[str]) -> None:
     row = outlook.step(keys[0])
-    row.status, row.effect = StepStatus.FAILED, Effect.DID_NOT_HAPPEN
-    row.attention = row.attention if row.attention == Attention.TWICE else None
+    row.status, row.effect, row.attention = StepStatus.FAILED, Effect.DID_NOT_HAPPEN, None
     if row.target is not None:
         _settle(outlook, row.target, undone=False)
     elif not in_place(outlook.run, row):

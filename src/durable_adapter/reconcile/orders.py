@@ -23,7 +23,7 @@ from ..model import (
     WorkflowRow,
     WorkflowStatus,
 )
-from ..runtime.doubt import could_have_started
+from ..runtime.doubt import inside_window
 from .case import may_lack_calls
 from .changes import Change, Outcome, Person
 from .commands import Caller, step_word, workflow_word
@@ -148,7 +148,7 @@ class Orders:
             )
         if step.effect is not Effect.UNKNOWN:
             return
-        inside = step.safety is Safety.IDEMPOTENT and self._inside_window(steps, step)
+        inside = step.safety is Safety.IDEMPOTENT and self._inside_window(step)
         if inside or step.safety is Safety.TRANSACTIONAL:
             return
         why = "its idempotency window has passed, and " if step.safety is Safety.IDEMPOTENT else ""
@@ -159,9 +159,9 @@ class Orders:
             f"--happened VALUE or --did-not-happen. {self._explain(run)}"
         )
 
-    def _inside_window(self, steps: Sequence[StepRow], step: StepRow) -> bool:
+    def _inside_window(self, step: StepRow) -> bool:
         """Whether the provider still remembers the step's key, counted as the runtime counts."""
-        return self._journal.time() - could_have_started(step, steps) < int(step.options.get("window") or 0)
+        return inside_window(step, int(step.options.get("window") or 0), self._journal.time())
 
     def _reopen(self, run: WorkflowRow, steps: Sequence[StepRow], failed: Sequence[StepRow]) -> Change:
         unbegun = [s.name for s in failed if is_ended_by_engine(s) and s.status is StepStatus.CANCELLED]
@@ -291,7 +291,7 @@ class Orders:
             NotResolvable: nothing is marked; or it is held, so that it is not for acknowledging.
         """
         word = workflow_word(run)
-        marked = [s for s in ([step] if step is not None else steps) if s.attention is not None]
+        marked = [s for s in ([step] if step is not None else steps) if s.marks]
         waiting = next((s for s in marked if s.status in OPEN_STEPS), None)
         if waiting is not None:
             raise NotResolvable(
@@ -302,8 +302,8 @@ class Orders:
         if not marked and not messages and (step is not None or run.attention is None):
             what = f"step {step.name} of {word}" if step is not None else word
             raise NotResolvable(f"nothing about {what} is marked for a person. {self._explain(run)}")
-        names = ", ".join(f"{s.name} ({_MARKS.get(s.attention or '', s.attention)})" for s in marked)
-        also_run = step is None or not [s for s in steps if s.attention is not None and s.key != step.key]
+        names = ", ".join(f"{s.name} ({', '.join(_MARKS.get(mark, mark) for mark in s.marks)})" for s in marked)
+        also_run = step is None or not [s for s in steps if s.marks and s.key != step.key]
 
         def carry_out() -> Outcome:
             for row in marked:

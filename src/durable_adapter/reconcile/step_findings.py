@@ -82,7 +82,7 @@ def effect_unknown(case: Case) -> Iterator[Finding]:
 def twice(case: Case) -> Iterator[Finding]:
     """Steps whose attempt succeeded after its outcome had been decided otherwise."""
     for step in case.steps:
-        if step.attention != Attention.TWICE:
+        if step.twice_at is None:
             continue
         certain = (
             f"An attempt of it reported success after its outcome had been decided otherwise"
@@ -91,7 +91,7 @@ def twice(case: Case) -> Iterator[Finding]:
         uncertain = "whether the effect happened twice. Look at both with `explain`, and take one back where it was"
         done = case.resolve(step, "--acknowledge", why="checked, and settled with the provider")
         remedy = Remedy("once you have looked, and taken back what happened twice", done)
-        yield case.find(Trouble.TWICE, step, step.ended_at or step.begun_at, certain, uncertain, remedy)
+        yield case.find(Trouble.TWICE, step, step.twice_at, certain, uncertain, remedy)
 
 
 def called_failed(case: Case) -> Iterator[Finding]:

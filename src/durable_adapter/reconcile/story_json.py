@@ -83,6 +83,7 @@ def _step_shown(story: Story, values: Values, step: StepRow) -> dict[str, Any]:
         "verdict": step.verdict,
         "effect": step.effect.value if step.effect is not None else None,
         "attention": step.attention,
+        "twice_at": iso(step.twice_at),
         "reference": step.reference,
         "heartbeat_at": iso(step.heartbeat_at),
         "details": values.details(step),

@@ -182,8 +182,8 @@ class Telling:
             if error is not None:
                 effect = f"; its effect {_EFFECT[step.effect]}" if step.effect is not None else ""
                 lines.append(f"it raised {_error(error)}{effect}")
-        if step.attention:
-            lines.append(f"in front of a person: {self._mark(step.attention)}")
+        if step.marks:
+            lines.append(f"in front of a person: {', '.join(self._mark(mark) for mark in step.marks)}")
         if step.heartbeat_at is not None:
             said = self.values.details(step)
             says = f", and said {self._readable(repr(said))}" if said is not None else ""
@@ -297,8 +297,6 @@ class Telling:
                 return f"{name} was stopped: the code no longer fits what is recorded", why
             case Event.VALUE_MISSING:
                 return f"{name} happened, but its value could not be recorded", why
-            case Event.TAKEN_BACK:
-                return "its start was taken back", why
             case Event.REFUSED:
                 return f"a {self._tongue.message} of {detail.get('name', name)} was refused", why
             case _:

@@ -69,18 +69,12 @@ class LostMessages:
         self._seen_empty: dict[tuple[str, str | None], bool | None] = {}
 
     def never_begins(self, run: WorkflowRow, step: StepRow, error: DurableError) -> None:
-        """Fails a step that never began and never will, and begins what that decides.
-
-        That an idempotent step did not happen is not certain: its first attempt takes no claim.
-        """
-        effect = (
-            Effect.UNKNOWN if step.safety is Safety.IDEMPOTENT and isinstance(error, MessageExpired) else Effect.DID_NOT_HAPPEN
-        )
-        if isinstance(error, MessageExpired) and effect is Effect.DID_NOT_HAPPEN:
+        """Fails a step that never began and never will, and begins what that decides."""
+        if isinstance(error, MessageExpired):
             self.end(run, step, EngineEnd(str(error), error, first_only=True))
             return
         failure, decides = write_failure(error), step.kind is not Kind.DISPATCH
-        ended = self._sweep.journal.ends.fail(step, None, failure, effect, decides=decides, why=str(error))
+        ended = self._sweep.journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=decides, why=str(error))
         if not ended.recorded:
             return
         steps = self._sweep.journal.reads.steps(run.ref)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Left, UnserialisableValue
-from ..model import AFTER, SECOND, Effect, Kind, Safety, StepRow, StepStatus
+from ..model import SECOND, Effect, Safety, StepRow, StepStatus
 from ..policy import MAX_TAKEOVERS, CannotTell, DidNotHappen, Happened
 from . import alerts
 from .calls import Call
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 PROBE_PATIENCE = 900 * SECOND
 #: How long after a probe raised it is asked again.
 PROBE_AGAIN = 10 * SECOND
-#: Later than every moment.
-NEVER = 2**63 - 1
 #: How often a step whose worker died may be begun again because its probe says that nothing happened.
 MAX_PROBED = 10
 
@@ -63,7 +60,7 @@ def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
     if row.takeovers >= MAX_TAKEOVERS:
         hold(host, call, row, f"it was taken over {row.takeovers} times and never ended; last: {row.doubt}")
         return
-    if not inside_window(host, row, call.policy.window, now):
+    if not inside_window(row, call.policy.window, now):
         hours = call.policy.window / SECOND / 3600
         hold(
             host,
@@ -75,33 +72,15 @@ def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
     _again(host, row, "it is idempotent and inside its window")
 
 
-def inside_window(host: Host, row: StepRow, window: int, now: int) -> bool:
-    """Whether a provider still remembers the key: counted from the first moment that the step could have started."""
-    if now - row.created_at < window:
-        return True
-    steps = host.patient.reads.steps(row.ref)
-    return now - could_have_started(row, steps) < window
+def inside_window(row: StepRow, window: int, now: int) -> bool:
+    """Whether the provider still remembers the step's key: its window runs from the key's first use.
 
-
-def could_have_started(row: StepRow, steps: Sequence[StepRow]) -> int:
-    """The first moment at which a step could have started, in microseconds.
-
-    A member of a canvas is sent when what comes before it has ended, so that is counted as well; not what ended only after
-    the step is known to have been tried. The row of any other call is made when the call is.
+    Args:
+        row: the step.
+        window: microseconds for which the provider remembers a key.
+        now: the database's time.
     """
-    if row.kind is not Kind.STEP or any(s.kind is Kind.FUNCTION for s in steps):
-        return row.created_at
-    after = row.options.get(AFTER)
-    known = min((at for at in (row.begun_at, row.doubt_at) if at is not None), default=NEVER)
-    ends = [
-        s.ended_at
-        for s in steps
-        if s.kind is not Kind.COMPENSATION
-        and (s.position < row.position if after is None else s.key in after)
-        and s.ended_at is not None
-        and s.ended_at <= known
-    ]
-    return max([row.created_at, *ends])
+    return now - (row.first_begun_at or row.created_at) < window
 
 
 def _again(host: Host, row: StepRow, why: str) -> None:
@@ -166,10 +145,9 @@ def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
 
 
 def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: str | None) -> bool:
-    """Somebody saw the process end that said it runs this attempt: what it may have done is in doubt.
+    """Records that the process ended which said that it runs an attempt: what a claimed attempt may have done is in doubt.
 
-    An attempt says that it runs before it claims. One that had not claimed yet has not begun, except at a step that takes
-    no claim for its first attempt.
+    A process names an attempt before it claims it, so a step that is still planned has not begun.
 
     Returns:
         Whether the journal says so now.
@@ -178,6 +156,4 @@ def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: s
         return journal.doubts.raise_doubt(row, token, why, over=True, who=who)
     if row.token is not None or row.status is not StepStatus.PLANNED:
         return False
-    if row.safety is Safety.IDEMPOTENT:
-        return journal.doubts.raise_doubt(row, None, why, over=True, who=who)
     return bool(row.task_id and journal.runs.not_begun(row.task_id, why, ref=row.ref))

@@ -117,7 +117,7 @@ def _finished(host: Host, call: Call, own: StepRow, token: str, value: Any) -> A
         held = hold(host.patient, host.engine, own, None, reason, who=host.worker)
         raise Left(reason, held=held) from error
     worker = host.worker
-    if host.patient.ends.succeed_first(call.ref, call.key, token, worker, outcome, last=True):
+    if host.patient.ends.succeed_unclaimed(call.ref, call.key, token, worker, outcome, last=True):
         return decode(outcome, call.policy)
     row = host.patient.claims.look(call.ref, call.key)
     if row is not None and row.status is StepStatus.SUCCEEDED:
@@ -488,7 +488,7 @@ class FunctionRun:
                 raise self._suspend(Left(f"workflow {self._call.name} still sleeps", wake_at=wake_at))
             return
         worker, nothing = self._host.worker, encode(None)
-        journal.ends.succeed_first(self.ref, key, new_token(), worker, nothing, last=False)
+        journal.ends.succeed_unclaimed(self.ref, key, new_token(), worker, nothing, last=False)
 
     def _must_be_able_to_wait(self, what: str) -> None:
         """Refuses a call that makes the function wait, where no worker can be given back: before anything of it happened.

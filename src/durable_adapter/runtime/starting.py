@@ -14,11 +14,10 @@ from typing import Any
 
 from ..current import FUNCTION, STEP
 from ..errors import DeclarationError, JournalError, JournalUnreachable, SameIdOtherArguments, WorkflowPruned
-from ..model import ID_LENGTH, TAKEN_BACK, Start, StepRow, StepStatus, WorkflowRow, derive, derive_ref, is_storable
+from ..model import ID_LENGTH, Start, StepRow, WorkflowRow, derive, derive_ref, is_storable
 from ..policy import template_fields
 from .alerts import explain
 from .current_step import RunningStep
-from .engine import INSTALLED, engine_of
 from .functions import FunctionRun, parameters_of
 from .host import Host
 from .marked import Marked
@@ -209,36 +208,11 @@ def started_before(host: Host, run: WorkflowRow) -> WorkflowRow:
     existing = reads.latest(run.namespace, run.id) or reads.run(run.ref)
     assert existing is not None
     check_same_start(existing, run.id, run.fingerprint or "")
-    begin_again(host, existing)
     declared = STARTING.get()
     if declared is not None:
         declared.existing = existing
         raise AlreadyStarted(existing)
     return existing
-
-
-def begin_again(host: Host, run: WorkflowRow) -> None:
-    """Sends a start again that was taken back although it may have begun; nothing where *run* is no such start.
-
-    Whoever made it was told that nothing was sent, and makes it again under the same id.
-
-    Raises:
-        Exception: what sending raised; the start is taken back again.
-    """
-    journal = host.journal
-    if run.waiting_for != TAKEN_BACK or not journal.runs.start_again(run.ref):
-        return
-    steps = journal.reads.steps(run.ref)
-    first = next((step for step in steps if step.status is StepStatus.PLANNED), None)
-    engine = engine_of(run, first, {**INSTALLED, host.engine.name: host.engine}) if first is not None else None
-    if engine is None or first is None or first is not steps[0]:
-        return  # it has gone on meanwhile: the sweeper sends what follows
-    try:
-        engine.send_step(run, first, steps)
-    except Exception:
-        with contextlib.suppress(JournalUnreachable):
-            journal.runs.forget(run.ref)
-        raise
 
 
 def found_by_id(host: Host, namespace: str, workflow_id: str, *, off: bool) -> WorkflowRow | None:

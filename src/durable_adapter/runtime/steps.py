@@ -16,7 +16,6 @@ from ..model import (
     CLAIMABLE,
     REPEATABLE,
     SECOND,
-    Attention,
     Effect,
     Event,
     Kind,
@@ -40,8 +39,6 @@ logger = logging.getLogger("durable_adapter")
 
 #: How often a claim that another process's end snatched away is tried before the call is left to the sweeper.
 TRIES = 20
-#: What always begins with a claim.
-CLAIMED_AT_ONCE = frozenset({Safety.PROTECTED, Safety.PROBE})
 
 
 def run_step(host: Host, call: Call) -> Any:
@@ -61,9 +58,8 @@ def run_step(host: Host, call: Call) -> Any:
 
 def _run(host: Host, call: Call) -> Any:
     host.fit_to_begin()
-    if call.row is None and call.new_row is None and (call.again or _is_harmless_undo(call)):
-        # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing. Of a compensation that
-        # may be repeated, it tells whether it was tried before, and when.
+    if call.row is None and call.new_row is None and call.again:
+        # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing.
         call.row = host.beginning.claims.look(call.ref, call.key)
     tries = attempts = 0
     while tries < TRIES:
@@ -99,10 +95,6 @@ def _run(host: Host, call: Call) -> Any:
     raise Left(f"step {call.name} changed hands {TRIES} times; it is left to the sweeper")
 
 
-def _is_harmless_undo(call: Call) -> bool:
-    return call.kind is Kind.COMPENSATION and call.policy.safety is Safety.IDEMPOTENT
-
-
 class Value:
     """An attempt that ended here with a recorded value; told apart from "not mine to run"."""
 
@@ -121,17 +113,15 @@ def _try(host: Host, call: Call) -> Value | None:
     row, safety = call.row, call.policy.safety
     if row is not None and (row.status not in CLAIMABLE or _is_doubtful(host, call, row)):
         return None
-    if safety not in CLAIMED_AT_ONCE or not host.journal.claims.sees_order:
+    if safety is Safety.TRANSACTIONAL or not host.journal.claims.sees_order:
         call.take_turn()
     if safety is Safety.TRANSACTIONAL:
         return _run_in_transaction(host, call)
-    if safety is Safety.IDEMPOTENT and call.kind is not Kind.COMPENSATION and call.new_row is None:
-        return _run_first_or_claimed(host, call)
     return _run_claimed(host, call)
 
 
 def _run_claimed(host: Host, call: Call) -> Value | None:
-    """A step of a function, a protected or probed one, or a later attempt: claim, run, record by token."""
+    """Claim, run, record by token."""
     token = new_token()
     claims = host.beginning.claims
     with host.runs(call.ref, call.key, token):
@@ -141,32 +131,16 @@ def _run_claimed(host: Host, call: Call) -> Value | None:
             row.deadline_at = call.policy.patience_us
             claim = claims.begin_new(row)
         else:
-            worker, timeout, safety, in_turn = host.worker, call.policy.patience_us, call.policy.safety, call.turn is not None
-            claim = claims.begin(call.ref, call.key, token, worker, timeout, safety=safety, in_turn=in_turn)
+            policy = call.policy
+            claim = claims.begin(
+                call.ref, call.key, token, host.worker, policy.patience_us,
+                safety=policy.safety, window=policy.window if policy.safety is Safety.IDEMPOTENT else None,
+                in_turn=call.turn is not None,
+            )  # fmt: skip
         if not claim:
             call.row = claim.found
             return None
-        return _attempt(host, call, token, claimed=True)
-
-
-def _run_first_or_claimed(host: Host, call: Call) -> Value | None:
-    """An idempotent step that was planned: its first attempt takes no claim, because the first recorded outcome wins.
-
-    Later ones do. So does a call in place, of which nothing is in the journal before: an attempt that died would leave
-    no trace, and nobody could tell how old its key is, how often it was sent, and that its run was given up meanwhile.
-    And so does one whose body says that it lives: there is no time at which another that took no claim would be missed.
-    """
-    claims = host.beginning.claims
-    if call.row is None and not call.again and call.policy.heartbeat is None:
-        seen = claims.glance(call.ref, call.key)
-        if seen is not None and seen.outcome is not None:
-            return Value(decode(seen.outcome, call.policy))
-        if seen is not None and seen.untouched_for is not None and seen.untouched_for < call.policy.window:
-            return _first_attempt(host, call)
-    if call.row is None:
-        call.row = claims.look(call.ref, call.key)
-        return _try(host, call) if call.row is not None else None
-    return _run_claimed(host, call)
+        return _attempt(host, call, token)
 
 
 def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
@@ -177,11 +151,7 @@ def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
     why = _why_doubtful(host, call, row)
     if why is None:
         return False
-    doubts, worker = host.patient.doubts, host.worker
-    if row.status is StepStatus.PLANNED:
-        doubts.raise_doubt(row, None, why, over=True, who=worker)
-    else:
-        doubts.doubt_waiting(row, why, who=worker)
+    host.patient.doubts.doubt_waiting(row, why, who=host.worker)
     call.row = None
     return True
 
@@ -189,24 +159,13 @@ def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
 def _why_doubtful(host: Host, call: Call, row: StepRow) -> str | None:
     """Both that attempt's declaration and today's have to make it safe; and the provider has to know the key still."""
     safety = call.policy.safety
-    if row.effect is Effect.DID_NOT_HAPPEN:
+    if row.effect is not Effect.UNKNOWN:
         return None
-    if row.effect is Effect.UNKNOWN and row.safety.joined(safety) not in REPEATABLE:
+    if row.safety.joined(safety) not in REPEATABLE:
         return f"an earlier attempt, declared {row.safety}, may have had its effect; the step is declared {safety} now"
-    never_tried = row.attempt == 0 and call.kind is Kind.COMPENSATION  # which begins with a claim
-    if safety is not Safety.IDEMPOTENT or never_tried:
+    if safety is not Safety.IDEMPOTENT or inside_window(row, call.policy.window, host.patient.time()):
         return None
-    if inside_window(host, row, call.policy.window, host.patient.time()):
-        return None
-    if row.status is StepStatus.PLANNED:
-        return "it was not tried before its idempotency window passed; an attempt that left no trace may have been"
     return "its idempotency window passed before it was tried again; an earlier attempt may have had its effect"
-
-
-def _first_attempt(host: Host, call: Call) -> Value | None:
-    token = new_token()
-    with host.runs(call.ref, call.key, token):
-        return _attempt(host, call, token, claimed=False)
 
 
 def _run_in_transaction(host: Host, call: Call) -> Value | None:
@@ -235,7 +194,7 @@ def _run_in_transaction(host: Host, call: Call) -> Value | None:
     return Value(ended.value)
 
 
-def _attempt(host: Host, call: Call, token: str, *, claimed: bool) -> Value | None:
+def _attempt(host: Host, call: Call, token: str) -> Value | None:
     """One try: run the body, record how it ended, hand back what was recorded."""
     call.attempts += 1
     running = RunningStep(host, call, token)
@@ -246,28 +205,28 @@ def _attempt(host: Host, call: Call, token: str, *, claimed: bool) -> Value | No
         raise
     except Exception as error:
         running.say_the_rest()
-        return _ended_in_error(host, call, token if claimed else None, error)
+        return _ended_in_error(host, call, token, error)
     wish = call.wish(None)
     if wish is not None:
         # It asked to be run again, and went on to return: what it returned is no outcome.
         if wish.error is None:
-            return _not_done_yet(host, call, token if claimed else None, wish, None)
-        return _ended_in_error(host, call, token if claimed else None, wish.error, wish=wish)
-    return _succeeded(host, call, token, value, claimed=claimed)
+            return _not_done_yet(host, call, token, wish, None)
+        return _ended_in_error(host, call, token, wish.error, wish=wish)
+    return _succeeded(host, call, token, value)
 
 
-def _succeeded(host: Host, call: Call, token: str, value: Any, *, claimed: bool) -> Value | None:
+def _succeeded(host: Host, call: Call, token: str, value: Any) -> Value | None:
     try:
         outcome = encode_for(host.patient, value, call.policy.codec)
     except UnserialisableValue as error:
-        raise _value_missing(host, call, token if claimed else None, error) from error
-    ended = record_success(host, call, token, outcome, claimed=claimed)
+        raise _value_missing(host, call, token, error) from error
+    ended = record_success(host, call, token, outcome)
     if ended.recorded:
         follow(host, call, ended)
         return Value(decode(outcome, call.policy))
     row = host.patient.ends.late(call.ref, call.key, token, outcome, host.worker)
     call.row = row
-    if row is not None and row.attention == Attention.TWICE:
+    if row is not None and row.twice_at is not None:
         logger.error(
             "step %s of %s ended after its outcome was decided otherwise: it may have happened twice",
             call.name,
@@ -276,17 +235,15 @@ def _succeeded(host: Host, call: Call, token: str, value: Any, *, claimed: bool)
     return None
 
 
-def record_success(host: Host, call: Call, token: str, outcome: Stored, *, claimed: bool) -> Ended:
+def record_success(host: Host, call: Call, token: str, outcome: Stored) -> Ended:
     """Writes a success the way its kind releases what follows."""
     ends = host.patient.ends
     if call.kind is Kind.COMPENSATION:
         undo = _row_for_end(host, call)
         return ends.succeed_undo(call.ref, call.key, token, undo.target or "", outcome)
     if call.kind is Kind.DISPATCH:
-        return ends.succeed_dispatched(call.ref, call.key, token, outcome, claimed=claimed)
-    if claimed:
-        return Ended(ends.succeed(call.ref, call.key, token, outcome, last=call.counts))
-    return Ended(ends.succeed_first(call.ref, call.key, token, host.worker, outcome, last=call.counts))
+        return ends.succeed_dispatched(call.ref, call.key, token, outcome)
+    return Ended(ends.succeed(call.ref, call.key, token, outcome, last=call.counts))
 
 
 def _value_missing(host: Host, call: Call, token: str | None, error: UnserialisableValue) -> Left:

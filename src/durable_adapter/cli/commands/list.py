@@ -110,7 +110,7 @@ def _shown(run: WorkflowRow, steps: list[StepRow]) -> dict[str, Any]:
         "engine": run.engine,
         "status": run.status.value,
         "stands_at": _stands_at(run, steps),
-        "attention": run.attention or next((s.attention for s in steps if s.attention), None),
+        "attention": run.attention or next((mark for s in steps for mark in s.marks), None),
         "created_at": iso(run.created_at),
         "ended_at": iso(run.ended_at),
     }
@@ -125,7 +125,7 @@ def _stands_at(run: WorkflowRow, steps: list[StepRow]) -> dict[str, str] | None:
         found = next((s for s in steps if s.status is status), None)
         if found is not None:
             return {"step": found.name, "key": found.key, "status": found.status.value}
-    marked = next((s for s in steps if s.attention), None)
+    marked = next((s for s in steps if s.marks), None)
     return {"step": marked.name, "key": marked.key, "status": marked.status.value} if marked is not None else None
 
 
