@@ -103,6 +103,7 @@ class Claims:
         the provider must still know the key.
         """
         window = _P("b_window", type_=sa.BigInteger)
+        begun_before = sa.case((sa.and_(step.c.attempt > 0, step.c.generation == 0), step.c.created_at))
         harmless = sa.or_(
             step.c.effect.is_(None),
             step.c.effect != Effect.UNKNOWN.value,
@@ -123,21 +124,22 @@ class Claims:
                 alive,
                 *conditions,
             )
-            .values(
-                status=StepStatus.BEGUN.value,
-                token=_P("b_token"),
-                worker=_P("b_worker"),
-                safety=_P("b_safety"),
-                attempt=step.c.attempt + 1,
-                begun_at=db.now,
-                first_begun_at=sa.func.coalesce(step.c.first_begun_at, db.now),
-                deadline_at=db.now + _P("b_timeout", type_=sa.BigInteger),
-                look_at=db.now + _P("b_timeout", type_=sa.BigInteger),
-                over_at=None,
-                doubt=None,
-                doubt_at=None,
+            .ordered_values(
+                # A row of revision 0001 that was begun does not know when. MySQL assigns from left to right.
+                (step.c.first_begun_at, sa.func.coalesce(step.c.first_begun_at, begun_before, db.now)),
+                (step.c.status, StepStatus.BEGUN.value),
+                (step.c.token, _P("b_token")),
+                (step.c.worker, _P("b_worker")),
+                (step.c.safety, _P("b_safety")),
+                (step.c.attempt, step.c.attempt + 1),
+                (step.c.begun_at, db.now),
+                (step.c.deadline_at, db.now + _P("b_timeout", type_=sa.BigInteger)),
+                (step.c.look_at, db.now + _P("b_timeout", type_=sa.BigInteger)),
+                (step.c.over_at, None),
+                (step.c.doubt, None),
+                (step.c.doubt_at, None),
                 # What an earlier attempt may have done stays unknown until somebody says.
-                effect=sa.case((step.c.effect == Effect.UNKNOWN.value, Effect.UNKNOWN.value), else_=sa.null()),
+                (step.c.effect, sa.case((step.c.effect == Effect.UNKNOWN.value, Effect.UNKNOWN.value), else_=sa.null())),
             )
         )
 
