@@ -297,7 +297,7 @@ class Undo:
             return Decision(following.status, planned, following.target)
         if following.status is WorkflowStatus.ROLLING_BACK:
             return following
-        failed = following.status is WorkflowStatus.COMPENSATION_FAILED
+        attention = attention_at_end(following.status, steps)
         conn.execute(
             sa.update(workflow)
             .where(workflow.c.ref == ref, workflow.c.status.in_([s.value for s in OPEN_WORKFLOWS]))
@@ -305,7 +305,7 @@ class Undo:
                 status=following.status.value,
                 ended_at=self._db.now,
                 look_at=None,
-                attention=Attention.UNDO_FAILED.value if failed else None,
+                attention=attention.value if attention is not None else None,
             )
         )
         return following
@@ -369,6 +369,16 @@ def next_of_rollback(steps: Sequence[StepRow]) -> Decision:
     return Decision(WorkflowStatus.COMPENSATION_FAILED if done else WorkflowStatus.COMPENSATED)
 
 
+def attention_at_end(status: WorkflowStatus, steps: Sequence[StepRow]) -> Attention | None:
+    """Returns what a person should look at in a run whose rollback has ended: what was not undone, or happened twice.
+
+    One compensation takes back one effect. A person says what becomes of the other.
+    """
+    if status is WorkflowStatus.COMPENSATION_FAILED:
+        return Attention.UNDO_FAILED
+    return Attention.TWICE if any(s.twice_at is not None for s in steps) else None
+
+
 def given_up(row: StepRow) -> StepStatus:
     """Returns what a step becomes when its run no longer goes forward; the twin of `Undo.cancel_planned`.
 
@@ -376,8 +386,7 @@ def given_up(row: StepRow) -> StepStatus:
     """
     if row.kind is Kind.COMPENSATION or row.status not in (StepStatus.PLANNED, StepStatus.WAITING):
         return row.status
-    repeated = row.kind in (Kind.STEP, Kind.DISPATCH) and row.safety is Safety.IDEMPOTENT and row.attempt > 0
-    if row.status is StepStatus.WAITING and repeated and row.effect is not Effect.DID_NOT_HAPPEN:
+    if row.status is StepStatus.WAITING and row.effect is Effect.UNKNOWN:
         return StepStatus.FAILED
     return StepStatus.CANCELLED
 

@@ -11,7 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..journal.engine_ends import is_ended_by_engine
-from ..journal.undo import given_up, happened_after_all, next_of_rollback, outcome_of_failure, passed_pivot, planned_undo
+from ..journal.undo import (
+    attention_at_end,
+    given_up,
+    happened_after_all,
+    next_of_rollback,
+    outcome_of_failure,
+    passed_pivot,
+    planned_undo,
+)
 from ..model import (
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
@@ -285,8 +293,7 @@ def _advance(outlook: Outlook) -> None:
             outlook.steps.append(outlook.undo)
     elif outlook.run.status in OPEN_WORKFLOWS:
         outlook.run.status = following.status
-        if following.status is WorkflowStatus.COMPENSATION_FAILED:
-            outlook.run.attention = Attention.UNDO_FAILED
+        outlook.run.attention = attention_at_end(following.status, outlook.steps)
 
 
 def _count_end(outlook: Outlook, row: StepRow) -> None:
