@@ -17,7 +17,7 @@ from . import checking
 from .errors import REFUSALS, DeclarationError
 from .model import SECOND, Safety
 
-#: How long a provider is trusted to remember an idempotency key, from the first moment the step could have started.
+#: How long a provider is trusted to remember an idempotency key, from its first use: the claim of the first attempt.
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
 #: How often an idempotent step in doubt may be taken over by a new attempt before a person is asked.
 MAX_TAKEOVERS = 3

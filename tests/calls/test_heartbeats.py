@@ -207,7 +207,8 @@ def _is_claimed(row: StepRow) -> None:
 def test_an_idempotent_step_that_comes_after_its_window_is_in_doubt_all_the_same(journal: Journal, at_work: Workplace) -> None:
     policy = StepPolicy(heartbeat=30, idempotent=True)
     ref = a_member(journal, policy)
-    age(journal, ref, "charge", "created_at", by=25 * 3600 * SECOND)
+    in_doubt(journal, ref, "charge")
+    age(journal, ref, "charge", "first_begun_at", by=25 * 3600 * SECOND)
     with pytest.raises(Left, match="window of 24 h has passed"):
         during(at_work, ref, lambda: 1, policy)
     assert at_work.ran == {}

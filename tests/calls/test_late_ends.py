@@ -19,7 +19,7 @@ from durable_adapter.reconcile.shown import Values
 from durable_adapter.reconcile.story import read_story
 from durable_adapter.reconcile.telling import Telling
 from tests.calls.conftest import Workplace
-from tests.journal.making import ONE, TWO, a_function, a_run, a_step, claim, events, the, the_run
+from tests.journal.making import ONE, TWO, a_function, a_run, a_step, claim, events, succeed, the, the_run
 
 
 class Declined(Exception):
@@ -68,18 +68,20 @@ def test_a_failure_after_a_verdict_is_kept_and_the_verdict_stands(journal: Journ
     assert "charge: an attempt reported a failure too late" in story(journal, ref)
 
 
-def test_a_failure_of_an_idempotent_first_attempt_after_another_ones_success_is_kept(
-    journal: Journal, at_work: Workplace
-) -> None:
+def test_a_failure_of_an_idempotent_attempt_that_was_taken_over_is_kept(journal: Journal, at_work: Workplace) -> None:
     policy = StepPolicy(idempotent=True, retry=RetryPolicy(maximum_attempts=1))
     ref = a_run(journal, a_step("charge", safety=policy.safety), "ship")
 
     def body() -> None:
-        assert journal.ends.succeed_unclaimed(ref, "charge", "t" * 16, "w1", TWO, last=False)
+        row = the(journal, ref, "charge")
+        assert journal.doubts.raise_doubt(row, row.token, "its worker died", over=True)
+        assert journal.doubts.take_over(the(journal, ref, "charge"), "it is idempotent")
+        succeed(journal, ref, "charge", outcome=TWO)
         raise TimeoutError("no answer")
 
     assert at_work.step(ref, "charge", body, policy) == 2
-    assert events(journal, ref) == [Event.LATE_FAILURE]
+    assert events(journal, ref) == [Event.IN_DOUBT, Event.TAKEN_OVER, Event.LATE_FAILURE]
+    assert the(journal, ref, "charge").marks == []
 
 
 @pytest.mark.parametrize("where", ["a canvas", "a function"])
@@ -106,7 +108,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(journal: Journal, at_
 
     assert run(body) == 1, "what was recorded first stands"
     row = next(s for s in journal.reads.steps(ref) if s.name == "charge")
-    assert (row.status, row.attention) == (StepStatus.SUCCEEDED, Attention.TWICE.value)
+    assert (row.status, row.marks) == (StepStatus.SUCCEEDED, [Attention.TWICE])
     assert Event.LATE_SUCCESS in events(journal, ref)
     assert [f.kind for f in look_for_trouble(journal, namespace="default").findings] == [Trouble.TWICE]
 
@@ -119,7 +121,7 @@ def test_a_success_after_did_not_happen_stops_the_attempt_that_nobody_has_claime
         return 2
 
     assert at_work.step(ref, "charge", body) == 2
-    assert (the(journal, ref, "charge").status, the(journal, ref, "charge").attention) == (StepStatus.SUCCEEDED, "twice")
+    assert (the(journal, ref, "charge").status, the(journal, ref, "charge").marks) == (StepStatus.SUCCEEDED, ["twice"])
 
 
 def test_a_message_that_comes_while_its_step_runs_is_kept_once(journal: Journal, at_work: Workplace) -> None:

@@ -1,20 +1,25 @@
-"""A start that could not be sent is taken back, also where the broker has delivered it all the same (P5)."""
+"""A start or a member that could not be sent is forgotten, and its message, should it arrive after all, runs nothing (P5)."""
 
 from __future__ import annotations
 
 import pytest
 
-import durable_adapter as durable
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
-from durable_adapter.model import Attention, StepRow, StepStatus, WorkflowRow, WorkflowStatus, new_ref
+from durable_adapter.model import Event, StepRow, StepStatus, WorkflowRow, WorkflowStatus, new_ref
 from durable_adapter.policy import StepPolicy
-from durable_adapter.runtime.starting import AlreadyStarted, start_run, started_before, starting
+from durable_adapter.reconcile.finding import Trouble
+from durable_adapter.reconcile.looking import look_for_trouble
+from durable_adapter.runtime.starting import start_run, started_before
 from tests.calls.conftest import CallingEngine, Workplace
-from tests.journal.making import a_run, a_step, a_workflow, fail, statuses, succeed, the, the_run
+from tests.journal.making import a_run, a_step, a_workflow, events, fail, statuses, succeed, the, the_run
 
 IDEMPOTENT = StepPolicy(idempotent=True)
 OPTIONS = {"counts": True, "window": IDEMPOTENT.window}
+#: What may be declared of the step whose message is lost.
+POLICIES = [StepPolicy(), IDEMPOTENT, StepPolicy(transactional=True)]
+
+each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: str(policy.safety))
 
 
 class Lost(Exception):
@@ -41,70 +46,43 @@ def sent_and_lost(at_work: Workplace, policy: StepPolicy) -> str:
     return ref
 
 
-def test_a_first_attempt_that_runs_meanwhile_is_recorded(journal: Journal, at_work: Workplace, engine: CallingEngine) -> None:
+def is_refused(journal: Journal, at_work: Workplace, ref: str, key: str, policy: StepPolicy) -> None:
+    """Delivers a message that names what the journal does not have: nothing runs, and a person hears of it."""
+    with pytest.raises(Left, match="its start was rolled back"):
+        at_work.step(ref, key, lambda: 1, policy)
+    assert at_work.ran == {}
+    assert events(journal, ref) == [Event.REFUSED]
+    assert Trouble.REFUSED in [finding.kind for finding in look_for_trouble(journal, namespace="default").findings]
+
+
+@each_policy
+def test_a_start_that_could_not_be_sent_is_forgotten_and_its_id_is_free(
+    journal: Journal, at_work: Workplace, policy: StepPolicy
+) -> None:
+    ref = sent_and_lost(at_work, policy)
+    assert journal.reads.run(ref) is None
+    assert journal.reads.steps(ref) == []
+    is_refused(journal, at_work, ref, "charge", policy)
+    run, steps = a_start(new_ref(), policy)
+    assert start_run(at_work.host, run, steps, send=lambda: "sent", inside=False) == (True, "sent")
+    assert statuses(journal, run.ref) == {"run": "running", "charge": "planned", "ship": "planned"}
+
+
+def test_a_start_whose_first_attempt_runs_already_stands(journal: Journal, at_work: Workplace) -> None:
+    """The broker delivered it before it raised: what has begun is not taken back, and the same start hands it out."""
     ref = new_ref()
     run, steps = a_start(ref)
-    keys: list[str] = []
 
     def charge() -> str:
-        keys.append(durable.idempotency_key())
         journal.runs.forget(ref)  # what the caller's own process does, which heard of an error
         return "ch_1"
 
     assert journal.runs.start(run, steps)
     assert at_work.step(ref, "charge", charge, IDEMPOTENT) == "ch_1"
     row = the(journal, ref, "charge")
-    assert (row.status, row.attention) == (StepStatus.SUCCEEDED, Attention.TWICE), "somebody may have made the start anew"
-    assert statuses(journal, ref) == {"run": "cancelled", "charge": "succeeded", "ship": "cancelled"}
-
-    with starting("order-42") as declared, pytest.raises(AlreadyStarted):
-        started_before(at_work.host, a_start(new_ref())[0])
-    assert declared.existing is not None
-    assert declared.existing.ref == ref
+    assert (row.status, row.marks) == (StepStatus.SUCCEEDED, [])
     assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "planned"}
-    assert the(journal, ref, "charge").attention is None
-    assert the(journal, ref, "charge").look_at is not None, "its memo sends what follows"
-    assert at_work.step(ref, "charge", charge, IDEMPOTENT) == "ch_1"
-    assert len(keys) == 1
-
-
-def test_the_same_start_made_again_has_the_same_keys(journal: Journal, at_work: Workplace, engine: CallingEngine) -> None:
-    ref = sent_and_lost(at_work, IDEMPOTENT)
-    assert statuses(journal, ref) == {"run": "cancelled", "charge": "cancelled", "ship": "cancelled"}
-    with pytest.raises(Left, match="cancelled"):
-        at_work.step(ref, "charge", durable.idempotency_key, IDEMPOTENT)
     assert started_before(at_work.host, a_start(new_ref())[0]).ref == ref
-    assert engine.sent == ["charge"]
-    assert the_run(journal, ref).waiting_for is None
-    assert at_work.step(ref, "charge", durable.idempotency_key, IDEMPOTENT)
-    assert started_before(at_work.host, a_start(new_ref())[0]).ref == ref
-    assert engine.sent == ["charge"], "once"
-
-
-def test_one_that_cannot_be_sent_again_either_is_taken_back_again(
-    journal: Journal, at_work: Workplace, engine: CallingEngine
-) -> None:
-    ref = sent_and_lost(at_work, IDEMPOTENT)
-    engine.fails = True
-    with pytest.raises(Exception, match="away"):
-        started_before(at_work.host, a_start(new_ref())[0])
-    assert statuses(journal, ref)["run"] == "cancelled"
-    engine.fails = False
-    started_before(at_work.host, a_start(new_ref())[0])
-    assert statuses(journal, ref)["run"] == "running"
-
-
-@pytest.mark.parametrize("policy", [StepPolicy(), StepPolicy(transactional=True)], ids=lambda policy: str(policy.safety))
-def test_a_start_that_cannot_have_begun_is_forgotten_and_its_id_is_free(
-    journal: Journal, at_work: Workplace, policy: StepPolicy
-) -> None:
-    ref = sent_and_lost(at_work, policy)
-    assert journal.reads.run(ref) is None
-    with pytest.raises(Left, match="its start was rolled back"):
-        at_work.step(ref, "charge", lambda: 1, policy)
-    again = new_ref()
-    run, steps = a_start(again, policy)
-    assert start_run(at_work.host, run, steps, send=lambda: "sent", inside=False) == (True, "sent")
 
 
 def test_what_a_person_cancelled_is_not_started_again(journal: Journal, at_work: Workplace, engine: CallingEngine) -> None:
@@ -117,35 +95,37 @@ def test_what_a_person_cancelled_is_not_started_again(journal: Journal, at_work:
 
 
 class TestAMember:
-    """A member whose message could not be sent, and was delivered all the same."""
+    """A member whose message could not be sent, and may have been delivered all the same."""
 
     def joined(self, journal: Journal, policy: StepPolicy = IDEMPOTENT) -> str:
         ref = a_run(journal, a_step("charge", options={"counts": True}))
         succeed(journal, ref, "charge", last=True)
-        row = self.member(ref, policy)
-        assert journal.runs.join(row, ["charge"]) is StepStatus.PLANNED
+        assert journal.runs.join(self.member(ref, policy), ["charge"]) is StepStatus.PLANNED
         return ref
 
     def member(self, ref: str, policy: StepPolicy = IDEMPOTENT) -> StepRow:
         return a_step("ship", ref=ref, safety=policy.safety, options={"window": policy.window})
 
-    def test_a_first_attempt_that_runs_meanwhile_is_recorded_and_shown(self, journal: Journal, at_work: Workplace) -> None:
+    @each_policy
+    def test_it_is_forgotten_and_its_message_is_refused(self, journal: Journal, at_work: Workplace, policy: StepPolicy) -> None:
+        ref = self.joined(journal, policy)
+        journal.runs.leave(ref, "ship")
+        assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded"}
+        is_refused(journal, at_work, ref, "ship", policy)
+        assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded"}
+
+    def test_one_that_runs_already_is_not_taken_back(self, journal: Journal, at_work: Workplace) -> None:
         ref = self.joined(journal)
 
         def ship() -> str:
             journal.runs.leave(ref, "ship")  # what the publisher does, which heard of an error
-            assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "cancelled"}
+            assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "begun"}
             return "sent"
 
-        assert at_work.step(ref, "ship", ship, IDEMPOTENT) == "sent"
-        row = the(journal, ref, "ship")
-        assert (row.status, row.attention) == (StepStatus.SUCCEEDED, Attention.TWICE), "it may have been sent anew by another id"
+        assert at_work.step(ref, "ship", ship, IDEMPOTENT, counts=True) == "sent"
+        assert the(journal, ref, "ship").marks == []
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "succeeded"}
-
-    def test_one_that_a_claim_precedes_is_forgotten(self, journal: Journal) -> None:
-        ref = self.joined(journal, StepPolicy())
-        journal.runs.leave(ref, "ship")
-        assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded"}
+        assert journal.runs.join(self.member(ref), ["charge"]) is StepStatus.SUCCEEDED, "made again, it is that one"
 
     def test_it_joins_again_under_its_own_key(self, journal: Journal, at_work: Workplace) -> None:
         ref = self.joined(journal)
@@ -154,17 +134,6 @@ class TestAMember:
         assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.RUNNING, 1)
         assert at_work.step(ref, "ship", lambda: "sent", IDEMPOTENT, counts=True) == "sent"
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "succeeded"}
-        assert the(journal, ref, "ship").attention is None
-
-    def test_what_ran_meanwhile_is_the_outcome_of_the_one_that_joins_again(self, journal: Journal, at_work: Workplace) -> None:
-        ref = self.joined(journal)
-        at_work.step(ref, "ship", lambda: journal.runs.leave(ref, "ship"), IDEMPOTENT)
-        assert journal.runs.join(self.member(ref), ["charge"]) is StepStatus.SUCCEEDED
-        row = the(journal, ref, "ship")
-        assert (row.attention, row.evidence) == (None, None), "it was to be sent once, and was"
-        assert at_work.step(ref, "ship", lambda: "again", IDEMPOTENT) is None
-        assert at_work.ran == {"ship": 1}
-        assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
 
     def test_it_does_not_join_a_run_again_that_failed_meanwhile(self, journal: Journal) -> None:
         ref = self.joined(journal)

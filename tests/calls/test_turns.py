@@ -9,7 +9,7 @@ import pytest
 import durable_adapter as durable
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
-from durable_adapter.model import AFTER, StepStatus
+from durable_adapter.model import AFTER, Safety, StepStatus
 from durable_adapter.policy import StepPolicy
 from durable_adapter.runtime.order import unmet
 from tests.calls.conftest import Workplace
@@ -60,7 +60,7 @@ def test_it_runs_once_that_is_done(journal: Journal, at_work: Workplace, policy:
     ref, asked = a_pair(journal, policy), list[str]()
     succeed(journal, ref, "pack")
     assert at_work.step(ref, "ship", lambda: "sent", policy, turn=turn(journal, ref, asked)) == "sent"
-    told = policy.safety.value in ("protected", "probe") and journal.claims.sees_order
+    told = policy.safety is not Safety.TRANSACTIONAL and journal.claims.sees_order  # its claim sees the order
     assert asked == ([] if told else [ref])
 
 
@@ -75,7 +75,7 @@ def test_one_that_is_delivered_again_in_doubt_is_settled_and_runs(journal: Journ
     assert the(journal, ref, "ship").attempt == 2
 
 
-@pytest.mark.parametrize("name", ["protected", "probe"])
+@pytest.mark.parametrize("name", ["protected", "probe", "idempotent"])
 def test_what_the_claim_cannot_see_is_looked_at(journal: Journal, at_work: Workplace, name: str) -> None:
     policy = POLICIES[name]
     other = a_run(journal, "book")

@@ -22,6 +22,7 @@ from tests.journal.making import (
     a_function,
     a_run,
     a_step,
+    about,
     age,
     claim,
     fail,
@@ -123,37 +124,38 @@ def test_the_window_does_not_begin_anew_with_a_neighbour_that_ends_later(journal
     is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge#1", timed_out, IDEMPOTENT, kind=Kind.DISPATCH))
 
 
-@pytest.mark.parametrize(("before_ended", "held"), [(MINUTE, False), (30 * HOUR, True)])
-def test_the_window_of_a_member_begins_when_the_one_before_it_ended(
-    journal: Journal, at_work: Workplace, before_ended: int, held: bool
-) -> None:
+@pytest.mark.parametrize(("first_use", "held"), [(23 * HOUR, False), (25 * HOUR, True)])
+def test_the_window_runs_from_the_first_use_of_the_key(journal: Journal, at_work: Workplace, first_use: int, held: bool) -> None:
+    """Not from when the step was planned, nor from its latest attempt, nor from the end of what comes before it."""
     ref = a_run(journal, "reserve", a_step("charge", safety=Safety.IDEMPOTENT, options=OPTIONS))
-    succeed(journal, ref, "reserve")
     age(journal, ref, "charge", by=DAYS)
-    age(journal, ref, "reserve", by=before_ended)
     in_doubt_now(journal, ref, "charge")
+    age(journal, ref, "charge", "first_begun_at", by=first_use)
+    succeed(journal, ref, "reserve")
+    assert (the(journal, ref, "charge").begun_at or 0) > journal.time() - MINUTE
     if held:
-        is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge", lambda: 1, IDEMPOTENT))
+        why = is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge", lambda: 1, IDEMPOTENT))
+        assert "idempotency window" in why
     else:
         assert at_work.step(ref, "charge", lambda: 1, IDEMPOTENT) == 1
 
 
-def test_what_ended_after_a_member_was_tried_is_not_what_it_waited_for(journal: Journal, at_work: Workplace) -> None:
-    ref = a_run(journal, "reserve", a_step("charge", safety=Safety.IDEMPOTENT, options=OPTIONS))
-    in_doubt_now(journal, ref, "charge")
+def test_a_step_that_was_planned_longer_ago_than_its_window_and_never_begun_runs(journal: Journal, at_work: Workplace) -> None:
+    ref = a_member(journal)
     age(journal, ref, "charge", by=DAYS)
-    succeed(journal, ref, "reserve")
-    is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge", lambda: 1, IDEMPOTENT))
+    assert at_work.step(ref, "charge", lambda: "ch_1", IDEMPOTENT) == "ch_1"
+    assert the(journal, ref, "charge").first_begun_at == about(journal.time())
 
 
-def test_a_joined_member_waited_for_those_alone_that_it_comes_after(journal: Journal, at_work: Workplace) -> None:
-    after = OPTIONS | {"after": ["reserve"]}
-    ref = a_run(journal, "reserve", "mail", a_step("charge", safety=Safety.IDEMPOTENT, options=after))
-    succeed(journal, ref, "reserve", "mail")
+def test_the_claim_itself_refuses_a_step_whose_window_has_passed_since_it_was_read(journal: Journal, at_work: Workplace) -> None:
+    """A message that is not marked as delivered again reads nothing before its claim."""
+    ref = a_member(journal)
+    with pytest.raises(Left, match="tried again in 5 s"):
+        at_work.step(ref, "charge", timed_out, IDEMPOTENT)
     age(journal, ref, "charge", by=DAYS)
-    age(journal, ref, "reserve", by=DAYS)
-    in_doubt_now(journal, ref, "charge")
-    is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge", lambda: 1, IDEMPOTENT))
+    why = is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge", timed_out, IDEMPOTENT, again=False))
+    assert "idempotency window" in why
+    assert the(journal, ref, "charge").attempt == 1
 
 
 def in_doubt_now(journal: Journal, ref: str, key: str) -> None:

@@ -150,7 +150,7 @@ def with_values(journal: Journal, shop: Shop) -> str:
 def test_values_are_masked_everywhere_unless_asked_for(cli: Cli, journal: Journal, shop: Shop) -> None:
     ref = with_values(journal, shop)
     held_key = journal.reads.steps(ref)[0].key
-    change(journal, ref, held_key, attention="twice")
+    change(journal, ref, held_key, twice_at=journal.time())
     for words in (("explain", ref), ("reconcile",), ("list",)):
         for form in ((), ("--json",)):
             assert "zebra" not in cli(*words, *form).stdout

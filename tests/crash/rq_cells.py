@@ -109,7 +109,6 @@ NO_SUCCESSOR = {
     "function": "its steps run in place: nothing is queued between them",
 }
 NO_CLAIM = {
-    "idempotent": "its first attempt takes no claim",
     "transactional": "its claim and its end are one commit",
 }
 

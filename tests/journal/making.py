@@ -174,7 +174,8 @@ def change(journal: Journal, ref: str, key: str | None = None, **values: Any) ->
 
 def marked(journal: Journal) -> list[StepRow]:
     """Steps that a person should look at although nothing about them is under way."""
-    return [step_row(row) for row in journal.db.select(sa.select(step).where(step.c.attention.is_not(None)))]
+    shown = sa.or_(step.c.attention.is_not(None), step.c.twice_at.is_not(None))
+    return [step_row(row) for row in journal.db.select(sa.select(step).where(shown))]
 
 
 def age(journal: Journal, ref: str, key: str | None = None, *columns: str, by: int = 60 * MINUTE) -> None:

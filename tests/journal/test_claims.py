@@ -6,7 +6,6 @@ import pytest
 import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
-from durable_adapter.journal.claims import Glance
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import CLAIMABLE, OPEN_STEPS, SECOND, Effect, Kind, Safety, Shape, StepStatus, Stored, new_token
 from tests.journal.interleaving import Interleaving, together
@@ -14,6 +13,7 @@ from tests.journal.making import (
     DECLINED,
     MINUTE,
     ONE,
+    TIMED_OUT,
     a_call,
     a_dispatch,
     a_function,
@@ -189,6 +189,7 @@ def test_a_claim_that_waited_for_another_ones_commit_is_lost(journal: Journal, m
             "b_worker": "w1",
             "b_timeout": None,
             "b_safety": "protected",
+            "b_window": None,
         }
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
@@ -361,6 +362,7 @@ def test_a_claim_that_is_committed_first_is_seen_by_the_rollback_that_waited_for
     def held_open(other: Journal) -> bool:
         hot = other.db.hot(other.claims._begin)
         values = {"b_ref": ref, "b_key": "ship", "b_token": "t", "b_worker": "w1", "b_timeout": None, "b_safety": "protected"}
+        values["b_window"] = None
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
     sibling = meanwhile.stopped_after("UPDATE durable_step", held_open)
@@ -446,6 +448,7 @@ def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was
 
 def _held_open(other: Journal, ref: str, key: str, worker_id: str) -> bool:
     values = {"b_ref": ref, "b_key": key, "b_token": "t", "b_worker": worker_id, "b_timeout": None, "b_safety": "protected"}
+    values["b_window"] = None
     return other.db.transaction(lambda conn: bool(other.db.hot(other.claims._begin).run(conn, values).rowcount))
 
 
@@ -509,23 +512,76 @@ def test_no_verdict_and_no_hold_is_taken_for_a_claim(journal: Journal) -> None:
     assert not journal.claims.begin(ref, "ship", new_token(), "w1")
 
 
-def test_a_first_attempt_without_a_claim_learns_in_one_look_whether_it_is_the_first(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), "ship")
-    age(journal, ref, "charge", "created_at", by=MINUTE)
-    seen = journal.claims.glance(ref, "charge")
-    assert seen is not None
-    assert MINUTE <= (seen.untouched_for or 0) < 2 * MINUTE
-    assert journal.ends.try_again(the(journal, ref, "charge"), None, 0, DECLINED, "declined")
-    claim(journal, ref, "ship")
-    assert journal.claims.glance(ref, "charge") == journal.claims.glance(ref, "ship") == Glance()
-    assert journal.claims.glance(ref, "nothing") is None
-
-
-def test_the_look_before_a_first_attempt_without_a_claim_finds_the_memo_where_there_is_one(journal: Journal) -> None:
+def test_the_first_claim_says_when_a_key_was_first_used_and_later_ones_leave_that(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
-    succeed(journal, ref, "charge")
-    seen = journal.claims.glance(ref, "charge")
-    assert seen == Glance(outcome=the(journal, ref, "charge").outcome)
+    assert the(journal, ref, "charge").first_begun_at is None
+    age(journal, ref, "charge", "created_at", by=60 * MINUTE)
+    token = claim(journal, ref, "charge")
+    first = the(journal, ref, "charge").first_begun_at
+    assert first == about(journal.time())
+    assert journal.ends.try_again(the(journal, ref, "charge"), token, 0, TIMED_OUT, "timed out", effect=Effect.UNKNOWN)
+    age(journal, ref, "charge", by=MINUTE)
+    claim(journal, ref, "charge")
+    row = the(journal, ref, "charge")
+    assert (row.attempt, row.first_begun_at, row.begun_at) == (2, (first or 0) - MINUTE, about(journal.time()))
+
+
+def test_a_step_that_a_function_calls_in_place_keeps_when_its_key_was_first_used(journal: Journal) -> None:
+    ref = a_function(journal)
+    assert journal.claims.begin_new(a_call(ref, "charge#1"))
+    with journal.db.open_transaction() as conn:
+        assert journal.claims.lock_new(conn, a_call(ref, "book#1", 2))
+    for key in ("charge#1", "book#1"):
+        assert the(journal, ref, key).first_begun_at == about(journal.time())
+
+
+def repeatable(journal: Journal, effect: Effect | None, *, begun_before: int, planned_before: int) -> str:
+    """An idempotent step whose first attempt began some time ago and is to be repeated."""
+    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+    token = claim(journal, ref, "charge")
+    assert journal.ends.try_again(the(journal, ref, "charge"), token, 0, TIMED_OUT, "timed out", effect=effect)
+    age(journal, ref, "charge", "first_begun_at", by=begun_before)
+    age(journal, ref, "charge", "created_at", by=planned_before)
+    return ref
+
+
+def begins(journal: Journal, ref: str, window: int | None) -> bool:
+    return journal.claims.begin(ref, "charge", new_token(), "w1", safety=Safety.IDEMPOTENT, window=window).held
+
+
+def test_a_claim_outside_of_the_window_of_its_key_is_refused(journal: Journal) -> None:
+    """The window runs from the first use of the key, however long ago the step was planned."""
+    ref = repeatable(journal, Effect.UNKNOWN, begun_before=61 * MINUTE, planned_before=61 * MINUTE)
+    assert not begins(journal, ref, 60 * MINUTE)
+    row = the(journal, ref, "charge")
+    assert (row.status, row.attempt) == (StepStatus.WAITING, 1)
+    assert begins(journal, ref, 62 * MINUTE)
+
+    ref = repeatable(journal, Effect.UNKNOWN, begun_before=59 * MINUTE, planned_before=600 * MINUTE)
+    assert begins(journal, ref, 60 * MINUTE)
+
+
+def test_a_row_that_does_not_know_its_first_use_counts_from_when_it_was_planned(journal: Journal) -> None:
+    ref = repeatable(journal, Effect.UNKNOWN, begun_before=0, planned_before=61 * MINUTE)
+    change(journal, ref, "charge", first_begun_at=None)
+    assert not begins(journal, ref, 60 * MINUTE)
+    assert begins(journal, ref, 62 * MINUTE)
+    row = the(journal, ref, "charge")
+    assert row.first_begun_at == row.created_at, "the claim of a later attempt is no first use"
+
+
+@pytest.mark.parametrize("effect", [None, Effect.DID_NOT_HAPPEN])
+def test_no_window_is_over_for_what_cannot_have_happened(journal: Journal, effect: Effect | None) -> None:
+    ref = repeatable(journal, effect, begun_before=600 * MINUTE, planned_before=600 * MINUTE)
+    assert begins(journal, ref, 60 * MINUTE)
+
+
+def test_two_claims_of_an_idempotent_step_at_once_have_one_winner(journal: Journal) -> None:
+    for _ in range(20):
+        ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+        first, second = together(lambda: begins(journal, ref, MINUTE), lambda: begins(journal, ref, MINUTE))
+        assert first is not second
+        assert the(journal, ref, "charge").attempt == 1
 
 
 def test_a_claim_that_takes_nothing_hands_back_what_it_found(journal: Journal) -> None:
@@ -569,7 +625,10 @@ def test_a_providers_name_comes_too_late_from_an_attempt_whose_step_is_to_be_tri
     assert the(journal, ref, "charge").reference == "ch_1"
 
 
-def test_a_first_attempt_without_a_claim_may_tell_the_providers_name(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+@pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
+def test_whoever_has_claimed_nothing_tells_no_providers_name(journal: Journal, safety: Safety) -> None:
+    ref = a_run(journal, a_step("charge", safety=safety))
     journal.claims.refer(ref, "charge", new_token(), "ch_1")
-    assert the(journal, ref, "charge").reference == "ch_1"
+    assert the(journal, ref, "charge").reference is None
+    journal.claims.refer(ref, "charge", claim(journal, ref, "charge"), "ch_2")
+    assert the(journal, ref, "charge").reference == "ch_2"

@@ -63,9 +63,16 @@ def test_the_end_of_the_run_rides_on_its_last_step(journal: Journal, cost: Any) 
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_an_idempotent_step_is_one_commit(journal: Journal, cost: Any, last: bool) -> None:
+def test_an_idempotent_step_is_two_commits_like_any_other_that_is_claimed(journal: Journal, cost: Any, last: bool) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
-    ended = cost(lambda: journal.ends.succeed_unclaimed(ref, "charge", "t", "w1", ONE, last=last))
+    begun = cost(lambda: journal.claims.begin(ref, "charge", "t", "w1", safety=Safety.IDEMPOTENT, window=MINUTE))
+    ended = cost(lambda: journal.ends.succeed(ref, "charge", "t", ONE, last=last))
+    assert (begun.commits, begun.reads, ended.commits, ended.reads) == (1, 0, 1, 0)
+
+
+def test_the_end_of_a_function_is_one_commit(journal: Journal, cost: Any) -> None:
+    ref = a_function(journal)
+    ended = cost(lambda: journal.ends.succeed_unclaimed(ref, "function", "t", "w1", ONE, last=True))
     assert (ended.commits, ended.reads) == (1, 0)
 
 

@@ -408,7 +408,7 @@ def test_a_verdict_against_a_late_success_gives_one_winner_and_keeps_the_loser(
         assert decision.result()
         found = the(journal, ref, "charge")
         # A person may have seen another value of the one attempt that there was.
-        assert found.attention == (None if verdict == "happened" else Attention.TWICE)
+        assert found.marks == ([] if verdict == "happened" else [Attention.TWICE])
         assert Event.LATE_SUCCESS in events(journal, ref), "what the loser tried to write is kept"
         assert found.status is StepStatus.SUCCEEDED, "a success is stored; a new attempt that is not claimed is stopped"
         assert found.outcome == (TWO if verdict == "happened" else ONE)

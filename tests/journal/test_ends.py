@@ -206,7 +206,7 @@ def test_the_last_dispatched_step_wakes_the_function_that_waits_for_all(journal:
         journal.claims.plan_new(a_dispatch(ref, key, position), counts=True)
     assert journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
     assert not journal.ends.succeed_dispatched(ref, "a#1", claim(journal, ref, "a#1"), ONE).wakes
-    assert not journal.ends.succeed_dispatched(ref, "b#1", "t", ONE).wakes
+    assert not journal.ends.succeed_dispatched(ref, "b#1", claim(journal, ref, "b#1"), ONE).wakes
     ended = journal.ends.fail(the(journal, ref, "c#1"), claim(journal, ref, "c#1"), DECLINED, DID_NOT, decides=False)
     assert ended.wakes
     assert the_run(journal, ref).open_steps == 1
@@ -378,7 +378,7 @@ def test_an_attempt_without_a_claim_is_counted_when_it_is_tried_again(journal: J
     [
         (Safety.PROTECTED, None, "cancelled"),
         (Safety.PROBE, None, "cancelled"),
-        (Safety.IDEMPOTENT, None, "failed"),
+        (Safety.IDEMPOTENT, Effect.UNKNOWN, "failed"),
         (Safety.IDEMPOTENT, DID_NOT, "cancelled"),
     ],
 )
@@ -435,7 +435,7 @@ def test_a_late_success_after_a_verdict_stops_an_attempt_that_nobody_has_claimed
     journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
     found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
     assert found is not None
-    assert (found.status, found.outcome, found.attention) == (StepStatus.SUCCEEDED, ONE, Attention.TWICE)
+    assert (found.status, found.outcome, found.marks) == (StepStatus.SUCCEEDED, ONE, [Attention.TWICE])
     assert not journal.claims.begin(ref, "charge", new_token(), "w1")
     assert keys(marked(journal)) == ["charge"]
     assert Event.LATE_SUCCESS in events(journal, ref)
@@ -452,7 +452,7 @@ def test_a_late_success_after_a_new_claim_is_kept_and_shown_and_changes_no_outco
     assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, last=True)
     found = journal.ends.late(ref, "charge", row.token or "", Stored("json/1", b'"ch_1"'), "w1")
     assert found is not None
-    assert (found.status, found.token, found.attention) == (StepStatus.BEGUN, token, Attention.TWICE)
+    assert (found.status, found.token, found.marks) == (StepStatus.BEGUN, token, [Attention.TWICE])
     kept = next(e for e in journal.events.of(ref) if e["kind"] == Event.LATE_SUCCESS)
     assert (kept["token"], kept["detail"]["outcome"]) == (row.token, '"ch_1"')
     assert journal.ends.succeed(ref, "charge", token, TWO, last=True)
@@ -479,7 +479,7 @@ def test_a_second_success_of_an_idempotent_step_is_no_finding(journal: Journal) 
     succeed(journal, ref, "charge", outcome=TWO, last=True)
     found = journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
     assert found is not None
-    assert (found.outcome, found.attention) == (TWO, None)
+    assert (found.outcome, found.marks) == (TWO, [])
 
 
 def test_a_late_success_of_a_step_that_is_not_there_is_nothing(journal: Journal) -> None:
@@ -556,17 +556,21 @@ def test_values_come_back_byte_by_byte(journal: Journal) -> None:
     assert the(journal, ref, "charge").outcome == value
 
 
+@pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
 @pytest.mark.parametrize("compensation", ["refund", None])
 def test_a_success_of_a_step_that_was_cancelled_while_it_ran_is_recorded_and_undone(
-    journal: Journal, compensation: str | None
+    journal: Journal, compensation: str | None, safety: Safety
 ) -> None:
-    """An idempotent step's first attempt takes no claim, so that whoever cancels the run cannot see that it runs."""
-    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, compensation=compensation))
+    """A verdict said that nothing had happened, and the attempt that it was about ends after that."""
+    ref = a_run(journal, a_step("charge", safety=safety, compensation=compensation))
+    row = held(journal, ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
-    assert not journal.ends.succeed_unclaimed(ref, "charge", "t", "w1", ONE, last=True)
-    found = journal.ends.late(ref, "charge", "t", ONE, "w1")
+    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
+    assert statuses(journal, ref)["charge"] == "cancelled"
+    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, last=True)
+    found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
     assert found is not None
-    assert (found.status, found.outcome, found.attention) == (StepStatus.SUCCEEDED, ONE, None)
+    assert (found.status, found.outcome, found.marks) == (StepStatus.SUCCEEDED, ONE, [])
     assert the_run(journal, ref).status == ("rolling_back" if compensation else "cancelled")
     if compensation:
         decision = journal.undo.advance(ref)
@@ -611,7 +615,7 @@ def test_a_late_success_of_a_step_that_another_attempt_failed_is_undone_with_the
     assert the_run(journal, ref).status is WorkflowStatus.FAILED
     found = journal.ends.late(ref, "charge", "first", ONE, "w1")
     assert found is not None
-    assert (found.status, found.attention) == (StepStatus.SUCCEEDED, Attention.TWICE)
+    assert (found.status, found.marks) == (StepStatus.SUCCEEDED, [Attention.TWICE])
     assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK
     decision = journal.undo.advance(ref)
     assert decision is not None
@@ -642,7 +646,7 @@ def test_a_failure_that_a_function_was_told_stays_what_it_was_told(journal: Jour
     assert journal.ends.fail(call, call.token, DECLINED, DID_NOT, decides=False).recorded
     found = journal.ends.late(ref, "charge#1", "another", ONE, "w1")
     assert found is not None
-    assert (found.status, found.attention) == (StepStatus.FAILED, Attention.TWICE)
+    assert (found.status, found.marks) == (StepStatus.FAILED, [Attention.TWICE])
 
 
 def test_a_late_success_stops_a_next_attempt_that_nobody_has_claimed_whichever_attempt_it_is_of(journal: Journal) -> None:
@@ -653,16 +657,19 @@ def test_a_late_success_stops_a_next_attempt_that_nobody_has_claimed_whichever_a
     assert journal.ends.try_again(the(journal, ref, "charge"), second, MINUTE, DECLINED, "declined")
     found = journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
     assert found is not None
-    assert (found.status, found.outcome, found.attention) == (StepStatus.SUCCEEDED, ONE, Attention.TWICE)
+    assert (found.status, found.outcome, found.marks) == (StepStatus.SUCCEEDED, ONE, [Attention.TWICE])
     assert not journal.ends.succeed(ref, "charge", second, ONE, last=True)
 
 
 def test_a_late_success_of_a_step_that_was_planned_again_is_recorded(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, options={"counts": True}))
+    row = held(journal, ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
-    assert not journal.ends.succeed_unclaimed(ref, "charge", "t", "w1", ONE, last=True)
+    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
+    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, last=True)
     journal.runs.reopen(ref, [], who="me", why="right after all", now=journal.time())
-    found = journal.ends.late(ref, "charge", "t", ONE, "w1")
+    assert statuses(journal, ref)["charge"] == "planned"
+    found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
     assert found is not None
     assert found.status is StepStatus.SUCCEEDED
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
@@ -676,7 +683,7 @@ def test_the_success_of_the_one_attempt_that_a_verdict_was_about_is_no_second_on
     change(journal, ref, "charge", status=known.value)
     found = journal.ends.late(ref, "charge", row.token or "", TWO, "w1")
     assert found is not None
-    assert (found.status, found.outcome, found.attention) == (known, ONE, None)
+    assert (found.status, found.outcome, found.marks) == (known, ONE, [])
     assert Event.LATE_SUCCESS in events(journal, ref), "what it returned is kept"
 
 
@@ -688,7 +695,7 @@ def test_a_success_of_another_attempt_than_a_verdict_was_about_may_be_a_second_o
     assert journal.doubts.happened(second, ONE, who="me", why="now it is").recorded
     found = journal.ends.late(ref, "charge", first.token or "", TWO, "w1")
     assert found is not None
-    assert found.attention == Attention.TWICE
+    assert found.marks == [Attention.TWICE]
 
 
 def test_a_late_success_of_an_idempotent_step_that_nobody_has_claimed_again_is_no_finding(journal: Journal) -> None:
@@ -697,7 +704,7 @@ def test_a_late_success_of_an_idempotent_step_that_nobody_has_claimed_again_is_n
     assert journal.doubts.take_over(row, "it is idempotent")
     found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
     assert found is not None
-    assert (found.status, found.attention) == (StepStatus.SUCCEEDED, None)
+    assert (found.status, found.marks) == (StepStatus.SUCCEEDED, [])
 
 
 @pytest.mark.parametrize("meanwhile_its_rollback", ["goes on", "has ended"])
@@ -720,7 +727,9 @@ def test_a_compensation_that_succeeds_late_undoes_its_target(journal: Journal, m
         assert (run.status, run.look_at) == (WorkflowStatus.ROLLING_BACK, about(journal.time())), "the next undo is sent now"
         _undo(journal, ref, "reserve")
     run = the_run(journal, ref)
-    assert (run.status, run.attention) == (WorkflowStatus.COMPENSATED, None)
+    # Behind a failure it may be the second refund: an attempt of which it was decided otherwise.
+    shown = Attention.TWICE if meanwhile_its_rollback == "has ended" else None
+    assert (run.status, run.attention) == (WorkflowStatus.COMPENSATED, shown)
 
 
 def test_a_success_settles_what_its_step_was_held_for(journal: Journal) -> None:
@@ -742,4 +751,4 @@ def test_what_may_have_happened_twice_stays_so_however_the_other_attempt_ends(jo
         assert journal.ends.succeed(ref, "charge", token, TWO, last=True)
     else:
         assert journal.ends.fail(the(journal, ref, "charge"), token, DECLINED, DID_NOT, decides=True).recorded
-    assert the(journal, ref, "charge").attention == Attention.TWICE
+    assert the(journal, ref, "charge").marks == [Attention.TWICE]

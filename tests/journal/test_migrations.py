@@ -20,7 +20,7 @@ from durable_adapter.journal import Journal
 from durable_adapter.journal.migrations import check, folder, migrate
 from durable_adapter.journal.schema import REVISION, REVISIONS, VERSION_TABLE, metadata
 from tests.journal.interleaving import together
-from tests.journal.making import a_run
+from tests.journal.making import a_run, change, the
 from tests.servers.addresses import free_port
 from tests.servers.fixtures import FreshDatabase
 
@@ -203,6 +203,21 @@ def test_code_runs_on_the_revision_after_its_own_and_refuses_the_one_after_that(
 def _write_revision(journal: Journal, revision: str) -> None:
     version = sa.table(VERSION_TABLE, sa.column("version_num"))
     journal.db.transaction(lambda conn: conn.execute(sa.update(version).values(version_num=revision)))
+
+
+@every_dialect
+def test_what_may_have_happened_twice_moves_to_a_column_of_its_own(journal: Journal) -> None:
+    migrate(journal)
+    ref = a_run(journal, "charge", "pack", "ship")
+    change(journal, ref, "charge", attention="twice", ended_at=1_000)
+    change(journal, ref, "pack", attention="twice")
+    change(journal, ref, "ship", attention="undo_failed")
+    _write_revision(journal, "0001")
+    assert migrate(journal) == [revision for revision in REVISIONS if revision > "0001"]
+    charge, pack, ship = (the(journal, ref, key) for key in ("charge", "pack", "ship"))
+    assert (charge.twice_at, charge.marks) == (1_000, ["twice"])
+    assert (pack.twice_at, pack.marks) == (pack.created_at, ["twice"])
+    assert (ship.twice_at, ship.marks) == (None, ["undo_failed"])
 
 
 @pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)

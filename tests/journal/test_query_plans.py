@@ -338,7 +338,7 @@ def starting(journal: Journal) -> None:
     journal.runs.forget(ref)
     back = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), "ship")
     journal.runs.forget(back)
-    assert journal.runs.start_again(back)
+    assert journal.reads.run(back) is None
     a_run(journal, a_step("charge", status=StepStatus.BEGUN, token=new_token()), a_step("ship", status=StepStatus.IN_DOUBT))
     ref = a_run(journal, "charge")
     late = a_step("late", ref=ref)
@@ -377,7 +377,7 @@ def running(journal: Journal) -> None:
         journal, "charge", a_step("mail", safety=Safety.IDEMPOTENT), a_step("ship", options={"after": ["charge"]}), "unsure"
     )
     token = new_token()
-    assert journal.claims.glance(ref, "charge") is not None
+    assert journal.claims.look(ref, "charge") is not None
     assert journal.claims.begin(ref, "charge", token, "living-1", 30 * SECOND)
     assert journal.claims.begin(ref, "charge", token, "living-1", 30 * SECOND), "its answer was lost"
     assert not journal.claims.begin(ref, "ship", new_token(), "living-1", in_turn=True), "what it comes after is running"

@@ -117,5 +117,5 @@ def test_a_finding_that_comes_while_its_run_is_about_to_be_forgotten_keeps_it(jo
     forgetting = meanwhile.stopped_after("LIMIT", lambda journal: journal.retention.forget(at))
     journal.ends.late(ref, "charge", "stale", TWO, "w9")
     assert forgetting.result().total == 1
-    assert the(journal, ref, "charge").attention == Attention.TWICE
+    assert the(journal, ref, "charge").marks == [Attention.TWICE]
     assert journal.reads.run(other) is None

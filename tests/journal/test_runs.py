@@ -151,16 +151,18 @@ def test_a_run_can_start_with_a_step_that_has_begun(journal: Journal) -> None:
     assert the(journal, ref, "ship").begun_at is None
 
 
-def test_a_start_whose_message_could_not_be_sent_is_taken_back(journal: Journal) -> None:
-    ref = a_run(journal, "charge", "ship")
+@pytest.mark.parametrize("safety", list(Safety))
+def test_a_start_whose_message_could_not_be_sent_is_taken_back(journal: Journal, safety: Safety) -> None:
+    ref = a_run(journal, a_step("charge", safety=safety), "ship")
     journal.runs.forget(ref)
     assert journal.reads.run(ref) is None
     assert journal.reads.steps(ref) == []
     journal.runs.forget(ref)
 
 
-def test_a_start_is_not_taken_back_once_something_of_it_has_begun(journal: Journal) -> None:
-    ref = a_run(journal, "charge", "ship")
+@pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
+def test_a_start_is_not_taken_back_once_something_of_it_has_begun(journal: Journal, safety: Safety) -> None:
+    ref = a_run(journal, a_step("charge", safety=safety), "ship")
     claim(journal, ref, "charge")
     journal.runs.forget(ref)
     assert statuses(journal, ref) == {"run": "running", "charge": "begun", "ship": "planned"}
@@ -191,7 +193,7 @@ def test_a_function_is_not_suspended_for_what_is_there_already(journal: Journal)
     ref = a_function(journal)
     assert not journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
     journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
-    assert journal.ends.succeed_dispatched(ref, "ship#1", new_token(), ONE).recorded
+    assert journal.ends.succeed_dispatched(ref, "ship#1", claim(journal, ref, "ship#1"), ONE).recorded
     assert not journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
 
@@ -313,7 +315,8 @@ def test_a_cancelled_run_begins_nothing_more_and_names_what_may_have_happened(jo
     held(journal, ref, "held")
     for key in ("waiting", "retried"):
         token = claim(journal, ref, key)
-        journal.ends.try_again(the(journal, ref, key), token, 0, DECLINED, "declined")
+        effect = Effect.UNKNOWN if key == "retried" else DID_NOT
+        journal.ends.try_again(the(journal, ref, key), token, 0, DECLINED, "declined", effect=effect)
     assert journal.runs.cancel(ref, who="me", why="wrong order") == ["begun", "doubtful", "held", "retried"]
     assert statuses(journal, ref) == {
         "run": "cancelled",
@@ -558,9 +561,10 @@ def test_a_run_that_failed_or_is_being_undone_takes_no_more_members(journal: Jou
     assert journal.runs.join(a_step("mail", ref=new_ref()), ["ship"]) is None, "a run that is not there"
 
 
-def test_a_member_that_has_begun_is_not_taken_back(journal: Journal) -> None:
+@pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
+def test_a_member_that_has_begun_is_not_taken_back(journal: Journal, safety: Safety) -> None:
     ref = a_run(journal, a_step("charge", options={"counts": True}))
-    journal.runs.join(a_step("ship", ref=ref), ["charge"])
+    journal.runs.join(a_step("ship", ref=ref, safety=safety), ["charge"])
     claim(journal, ref, "ship")
     journal.runs.leave(ref, "ship")
     assert the(journal, ref, "ship").status is StepStatus.BEGUN
@@ -580,21 +584,24 @@ def test_a_member_joins_while_the_last_one_ends(journal: Journal, meanwhile: Int
     assert (run.status, run.open_steps) == (WorkflowStatus.RUNNING, 1)
 
 
-def test_an_idempotent_message_that_a_worker_lost_may_have_begun_and_is_in_doubt(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", task_id="task-1", safety=Safety.IDEMPOTENT, compensation="refund"), "ship")
+@pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
+def test_a_planned_step_whose_message_a_worker_lost_has_not_begun_and_is_due(journal: Journal, safety: Safety) -> None:
+    ref = a_run(journal, a_step("charge", task_id="task-1", safety=safety, compensation="refund"), "ship")
     assert journal.runs.not_begun("task-1", "revoked") == 1
     row = the(journal, ref, "charge")
-    assert (row.status, row.doubt, row.attempt) == (StepStatus.IN_DOUBT, "revoked", 1)
-    assert row.over_at == about(journal.time())
-    assert events(journal, ref) == [Event.IN_DOUBT]
-    assert journal.runs.cancel(ref, who="me", why="wrong order") == ["charge"], "a person hears of it"
+    assert (row.status, row.doubt, row.attempt, row.look_at) == (StepStatus.WAITING, None, 0, about(journal.time()))
+    assert events(journal, ref) == [Event.SENT_AGAIN]
+    assert journal.runs.not_begun("task-1", "revoked") == 0, "said before"
+    assert journal.runs.cancel(ref, who="me", why="wrong order") == []
+    assert statuses(journal, ref) == {"run": "cancelled", "charge": "cancelled", "ship": "cancelled"}
+
+
+@pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
+def test_a_step_that_has_begun_is_not_said_to_have_lost_its_message(journal: Journal, safety: Safety) -> None:
+    ref = a_run(journal, a_step("charge", task_id="task-1", safety=safety))
+    claim(journal, ref, "charge")
     assert journal.runs.not_begun("task-1", "revoked") == 0
-
-
-def test_an_idempotent_message_that_a_worker_puts_aside_is_due(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", task_id="task-1", safety=Safety.IDEMPOTENT))
-    assert journal.runs.not_begun("task-1", "its mark is not known here") == 1
-    assert statuses(journal, ref)["charge"] == "waiting"
+    assert statuses(journal, ref)["charge"] == "begun"
 
 
 def test_a_dispatch_that_was_given_up_while_it_waited_is_counted_once_when_it_is_tried_again(journal: Journal) -> None:

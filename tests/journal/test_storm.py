@@ -133,7 +133,6 @@ class Actor:
     def act(self) -> None:
         work: list[tuple[int, Callable[[str], object]]] = [
             (30, self.attempt_any),
-            (8, self.first_without_a_claim),
             (6, self.call_of_a_function),
             (3, self.dispatch_of_a_function),
             (3, self.suspend_or_end_a_function),
@@ -158,7 +157,8 @@ class Actor:
         token = new_token()
         name = attempt_name(row.ref, row.key, token)
         self.world.running[self.worker].add(name)
-        if not self.journal.claims.begin(row.ref, row.key, token, self.worker, self.chance.choice([None, 1, MINUTE])):
+        timeout = self.chance.choice([None, 1, MINUTE])
+        if not self.journal.claims.begin(row.ref, row.key, token, self.worker, timeout, safety=row.safety):
             self.world.running[self.worker].discard(name)
             return
         row.token = token
@@ -196,22 +196,6 @@ class Actor:
     @staticmethod
     def is_call(row: StepRow) -> bool:
         return row.key.startswith("call")
-
-    def first_without_a_claim(self, ref: str) -> None:
-        """An idempotent step's first attempt."""
-        rows = [
-            r
-            for r in self.journal.reads.steps(ref)
-            if r.safety is Safety.IDEMPOTENT and r.kind is Kind.STEP and r.status is StepStatus.PLANNED and not r.attempt
-        ]
-        if not rows:
-            return
-        row = self.chance.choice(rows)
-        attempt = Attempt(row, new_token(), self.worker, False)
-        self.world.effect(attempt)
-        last = bool(row.options.get("counts"))
-        if not self.journal.ends.succeed_unclaimed(row.ref, row.key, attempt.token, self.worker, ONE, last=last):
-            self.journal.ends.late(row.ref, row.key, attempt.token, ONE, self.worker)
 
     def call_of_a_function(self, ref: str) -> None:
         run = self.journal.reads.run(ref)

@@ -108,10 +108,8 @@ class Model:
             return True
         for step in self.steps.values():
             if step.status in (S.PLANNED, S.WAITING):
-                unknown = step.safety is Safety.IDEMPOTENT and step.status is S.WAITING and step.attempt > 0
-                if unknown and step.effect is not DID_NOT:
+                if step.status is S.WAITING and step.effect is Effect.UNKNOWN:
                     step.goes(S.FAILED)
-                    step.effect = Effect.UNKNOWN
                 else:
                     step.goes(S.CANCELLED)
         return False

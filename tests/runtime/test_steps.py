@@ -336,7 +336,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(world: World) -> None
     world.bank.meanwhile = decide
     sent = world.send(shop.charge, "42")
     row = world.row(sent, "charge")
-    assert (row.status, row.attention) == (StepStatus.SUCCEEDED, "twice")
+    assert (row.status, row.marks) == (StepStatus.SUCCEEDED, ["twice"])
     assert world.workflow(sent).value == "the other's"  # the first recorded outcome stands
     assert "late_success" in world.events(sent)
 

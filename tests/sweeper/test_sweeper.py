@@ -564,12 +564,13 @@ class TestExpiry:
         assert sweeper.sweep(later(journal, SECOND)).ended == 1
         assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
 
-    def test_of_an_idempotent_one_it_is_not_certain_that_it_did_not_begin(self, journal: Journal, sweeper: Sweeper) -> None:
+    def test_an_idempotent_one_that_nobody_claimed_did_not_begin_either(self, journal: Journal, sweeper: Sweeper) -> None:
         ref = a_run(journal, a_step("ship", queue="celery", safety=Safety.IDEMPOTENT))
         listening(journal)
-        sweeper.sweep(later(journal))
+        assert sweeper.sweep(later(journal)).ended == 1
         row = the(journal, ref, "ship")
-        assert (row.status, row.effect, row.attention) == (StepStatus.FAILED, Effect.UNKNOWN, Attention.EFFECT_UNKNOWN)
+        assert (row.status, row.cause, row.marks) == (StepStatus.CANCELLED, Cause.ENDED_BY_ENGINE, [])
+        assert the_run(journal, ref).attention == Attention.ENDED_BY_ENGINE
 
     def test_a_function_hears_of_it_where_it_dispatched_the_step(
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine

@@ -378,7 +378,7 @@ def _fail(host: Host, call: Call, token: str | None, error: BaseException, effec
 
 
 def _row_for_end(host: Host, call: Call) -> StepRow:
-    """The row that an end is written to; a call without one, whose first attempt took no claim, gets it now."""
+    """The row that an end is written to; a call without one, whose transaction left none, gets it now."""
     row = call.row
     if row is None:
         row = host.patient.claims.look(call.ref, call.key)
