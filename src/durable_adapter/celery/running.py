@@ -205,7 +205,6 @@ def _stopped(binding: Binding, call: Call) -> None:
     binding.host.patient.runs.stop_after(call.ref, call.key)
 
 
-
 def _after_body(record: Callable[[], None]) -> None:
     """Records what a body did to its chain; of a transactional step, after its own transaction."""
     step = STEP.get()

@@ -421,7 +421,7 @@ class Runs:
         here = sa.and_(workflow.c.ref.in_(sorted(looks)), workflow.c.look_at.is_not(None))
         self._db.transaction(lambda conn: conn.execute(sa.update(workflow).where(here).values(look_at=at)))
 
-    def not_begun(self, task_id: str, why: str, *, ref: str | None = None) -> int:
+    def not_begun(self, task_id: str, why: str, *, ref: str | None = None, in_hand: bool = False) -> int:
         """A worker with the plugin lost a message before its body began: what is still planned becomes due. One commit.
 
         Only unfinished runs are searched for the task.
@@ -430,6 +430,7 @@ class Runs:
             task_id: its task, for which only unfinished runs are searched.
             why: what is known, in words.
             ref: its run, where that is known: an id may have been used again.
+            in_hand: whoever says so has the message, and did not begin it.
         """
 
         def write(conn: Connection) -> int:
