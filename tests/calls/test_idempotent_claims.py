@@ -24,6 +24,7 @@ from durable_adapter.reconcile.orders import Orders
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace
 from tests.journal.making import (
+    DECLINED,
     ONE,
     TWO,
     a_dispatch,
@@ -282,7 +283,7 @@ class TestTwice:
             succeed(journal, ref, "charge")
             self.is_shown(journal, ref, StepStatus.SUCCEEDED)
         else:
-            assert journal.ends.fail(row, None, b"{}", Effect.DID_NOT_HAPPEN, decides=True, **said).recorded
+            assert journal.ends.fail(row, None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True, **said).recorded
             self.is_shown(journal, ref, StepStatus.FAILED)
 
     def rolled_back(self, journal: Journal) -> str:
