@@ -157,7 +157,7 @@ class Surveys:
         unsettled = sa.select(step.c.ref).where(step.c.status.in_(literals(UNSETTLED_STEPS)))
         # In the order of their index, so that MySQL reads it rather than the table.
         marked = [
-            sa.select(table.c.ref).where(table.c.attention.is_not(None)).order_by(table.c.attention).limit(MARKED).subquery()
-            for table in (step, workflow)
+            sa.select(mark.table.c.ref).where(mark.is_not(None)).order_by(mark).limit(MARKED).subquery()
+            for mark in (step.c.attention, step.c.twice_at, workflow.c.attention)
         ]
         return sa.union(unfinished, unsettled, *(sa.select(each.c.ref) for each in marked)).subquery("interest")
