@@ -63,6 +63,13 @@ def comes_in_turn() -> Any:
     return sa.and_(options.op("->")(sa.literal_column(f"'{ALSO_AFTER}'")).is_(None), sa.not_(sa.exists(unmet.correlate(step))))
 
 
+def goes_forward(conn: Connection, ref: str, *, locked: bool) -> bool:
+    """Whether a run goes forward. Locked for reading, it does so until the transaction ends."""
+    running = [status.value for status in FORWARD_WORKFLOWS]
+    query = sa.select(workflow.c.ref).where(workflow.c.ref == ref, workflow.c.status.in_(running))
+    return conn.execute(query.with_for_update(read=True) if locked else query).one_or_none() is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What became of a claim. True where it is held now.
@@ -312,6 +319,11 @@ class Claims:
             row.attempt += 1
         return row
 
+    def is_claimed(self, conn: Connection, ref: str, key: str, token: str) -> bool:
+        """Whether a claim stands as this transaction sees it, ended or not."""
+        here = sa.select(step.c.key).where(step.c.ref == ref, step.c.key == key, step.c.token == token)
+        return conn.execute(here).first() is not None
+
     def refer(self, ref: str, key: str, token: str, reference: str) -> None:
         """Records the provider's own name for what an attempt did. One commit.
 
@@ -327,15 +339,13 @@ class Claims:
     def lock_new(self, conn: Connection, row: StepRow) -> bool:
         """Inserts a transactional step of a function inside its own transaction: a rival waits for the key.
 
+        The run is not locked for as long as the body takes: `Ends.succeed_locked` does that at the end.
+
         Returns:
             False where the row is there already, or the workflow no longer goes forward; the transaction is then of no
             use and must end.
         """
-        running = [status.value for status in FORWARD_WORKFLOWS]
-        run = conn.execute(
-            sa.select(workflow.c.ref).where(workflow.c.ref == row.ref, workflow.c.status.in_(running)).with_for_update(read=True)
-        ).one_or_none()
-        if run is None:
+        if not goes_forward(conn, row.ref, locked=False):
             return False
         values = step_values(row)
         values["attempt"] = 1

@@ -464,15 +464,31 @@ class Database:
                 connection.invalidate()
                 raise
 
+    @property
+    def keeps_nothing_after_an_abort(self) -> bool:
+        """Whether what is written after the server aborted a transaction of `open_transaction(users=True)` is rolled back.
+
+        MySQL begins a new transaction by itself there. Elsewhere the body ended the transaction, and what followed was
+        committed statement by statement.
+        """
+        return self.dialect_name == "mysql"
+
     @contextlib.contextmanager
-    def open_transaction(self, unanswered: list[Trouble] | None = None) -> Iterator[Connection]:
+    def open_transaction(self, unanswered: list[Trouble] | None = None, *, users: bool = False) -> Iterator[Connection]:
         """One transaction as a block: commits at its end, rolls back when the block raises.
 
         Args:
             unanswered: gets the troubles of a commit to which no answer came, for whoever tries again.
+            users: the block runs a user's statements. On MySQL autocommit is off inside it: the server ends a transaction by
+                itself (a deadlock), and the statements of a body that goes on behind that would be committed one by one.
         """
         troubles: list[Trouble] = []
-        with self._apart_from_forks(), self._connect() as connection, self._lock_wait(connection) as only_here:
+        with (
+            self._apart_from_forks(),
+            self._connect() as connection,
+            self._lock_wait(connection) as only_here,
+            self._without_autocommit(connection, off=users and self.dialect_name == "mysql"),
+        ):
             try:
                 connection.exec_driver_sql(_BEGIN[self.dialect_name])
                 if only_here is not None:
@@ -505,6 +521,23 @@ class Database:
         finally:
             try:
                 connection.exec_driver_sql(calm.format(busy=busy))
+            except Exception:
+                connection.invalidate()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _without_autocommit(connection: Connection, *, off: bool) -> Iterator[None]:
+        """A block on MySQL in which autocommit is off; a connection on which it cannot be put back is thrown away."""
+        if not off:
+            yield
+            return
+        connection.exec_driver_sql("SET autocommit = 0")
+        try:
+            yield
+        finally:
+            try:
+                if not connection.invalidated:
+                    connection.exec_driver_sql("SET autocommit = 1")
             except Exception:
                 connection.invalidate()
 

@@ -162,6 +162,30 @@ class Doubts:
 
         return self._db.transaction(write)
 
+    def hold_unbegun(self, row: StepRow, evidence: str, *, who: str | None = None) -> bool:
+        """Turns *planned* or *waiting* into *held*: what its transaction left behind is for a person to say. One commit."""
+
+        def write(conn: Connection) -> bool:
+            changed = conn.execute(
+                sa.update(step)
+                .where(step.c.ref == row.ref, step.c.key == row.key, step.c.status.in_(literals(CLAIMABLE)))
+                .values(
+                    status=StepStatus.HELD.value,
+                    doubt=evidence,
+                    doubt_at=self._db.now,
+                    over_at=self._db.now,
+                    evidence=evidence,
+                    look_at=None,
+                )
+            ).rowcount
+            if changed:
+                self._events.write(conn, Event.HELD, ref=row.ref, key=row.key, token=row.token, who=who, why=evidence)
+                return True
+            held = step.c.status == StepStatus.HELD.value
+            return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
+
+        return self._db.transaction(write)
+
     def doubt_failed(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
         """Turns a failure whose effect is unknown into doubt: something wants to repeat the step after all. One commit."""
         failed = sa.and_(step.c.status == StepStatus.FAILED.value, step.c.effect == Effect.UNKNOWN.value)
@@ -349,7 +373,7 @@ class Doubts:
                 "attention": None,
             }
             if not failed:
-                values |= {"status": StepStatus.WAITING.value, "look_at": self._db.now + delay, "sent_at": None, "sends": 0}
+                values |= {"status": StepStatus.WAITING.value, "look_at": self._db.now + delay, "sent_at": None, "sends": 0, "losses": 0}
             changed = conn.execute(
                 sa.update(step)
                 .where(

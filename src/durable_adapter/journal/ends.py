@@ -26,6 +26,7 @@ from ..model import (
     Stored,
 )
 from . import troubles
+from .claims import goes_forward
 from .database import Database
 from .events import Events
 from .rows import step_row
@@ -149,8 +150,20 @@ class Ends:
         found = step_row(rows[0])
         return (found.token, found.outcome, found.status) == (token, outcome, status)
 
-    def succeed_locked(self, conn: Connection, row: StepRow, outcome: Stored, *, last: bool) -> Ended:
-        """Records a transactional step's success, and what it releases, in its own transaction; the caller commits."""
+    def succeed_locked(self, conn: Connection, row: StepRow, outcome: Stored, *, last: bool, new: bool = False) -> Ended:
+        """Records a transactional step's success, and what it releases, in its own transaction; the caller commits.
+
+        Args:
+            conn: the step's transaction.
+            row: the step, with the claim that was written in that transaction.
+            outcome: the encoded value.
+            last: the run's counter counts this step.
+            new: the row was inserted in this transaction, by a function. Its run is locked only now.
+
+        Returns:
+            Not recorded where the claim is gone, because the transaction in which it was written is, or where the run of a
+            new row no longer goes forward. The caller must roll back.
+        """
         values = {
             "b_ref": row.ref,
             "b_key": row.key,
@@ -158,7 +171,10 @@ class Ends:
             "b_outcome": outcome.data,
             "b_codec": outcome.codec,
         }
-        self._db.hot(self._succeed).run(conn, values)
+        if not self._db.hot(self._succeed).run(conn, values).rowcount:
+            return Ended(recorded=False)
+        if new and not goes_forward(conn, row.ref, locked=True):
+            return Ended(recorded=False)
         if row.reference is not None:
             here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
             conn.execute(sa.update(step).where(here).values(reference=row.reference))
@@ -355,6 +371,27 @@ class Ends:
                 next_in_seconds=delay / 1_000_000,
             )  # fmt: skip
             return row.kind is Kind.COMPENSATION or self._undo.goes_forward(conn, row.ref)
+
+        return self._db.transaction(write)
+
+    def count_loss(self, row: StepRow, why: str, worker_id: str) -> int:
+        """Counts an attempt whose transaction was lost after its body had run. One commit.
+
+        Returns:
+            How often that has happened since a person last decided about the step; 0 where it is not to be tried again.
+        """
+
+        def write(conn: Connection) -> int:
+            here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
+            lost = (
+                sa.update(step)
+                .where(here, step.c.status.in_(literals(CLAIMABLE)))
+                .values(losses=step.c.losses + 1, attempt=step.c.attempt + 1)
+            )
+            if not conn.execute(lost).rowcount:
+                return 0
+            self._events.write(conn, Event.ATTEMPT_FAILED, ref=row.ref, key=row.key, who=worker_id, why=why)
+            return int(conn.execute(sa.select(step.c.losses).where(here)).scalar_one())
 
         return self._db.transaction(write)
 

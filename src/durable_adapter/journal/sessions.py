@@ -68,7 +68,7 @@ def step_transaction(db: Database) -> Iterator[tuple[Connection, StepSession]]:
     """
     session = StepSession()
     try:
-        with db.open_transaction() as connection:
+        with db.open_transaction(users=True) as connection:
             session.bind = connection
             yield connection, session
             session.flush()

@@ -31,7 +31,7 @@ from .current_step import RunningStep
 from .doubt import inside_window, settle_doubt
 from .engine import INSTALLED, engine_of
 from .host import Host
-from .transactions import AskedAgain, BodyFailed, Committed, NotMine, run_transaction
+from .transactions import AskedAgain, BodyFailed, Committed, NotMine, TransactionEnded, TransactionLost, run_transaction
 from .unreadable import left_alone
 from .values import decode, encode_for, read_failure, write_failure
 
@@ -182,6 +182,11 @@ def _run_in_transaction(host: Host, call: Call) -> Value | None:
         ended = failed.error
     except UnserialisableValue as error:
         ended = error
+    except (TransactionEnded, TransactionLost) as error:
+        row = _row_for_end(host, call)
+        alerts.hold_unbegun(host.patient, host.engine, row, str(error), who=host.worker)
+        call.row = None
+        return None
     if isinstance(ended, Exception):  # outside of the handlers: the body's error is raised without ours as its context
         return _ended_in_error(host, call, None, ended)
     for publish in ended.outbox:

@@ -6,10 +6,11 @@ the body publishes goes out after the commit.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ..errors import JournalUnreachable
+from ..errors import JournalUnreachable, Left, TransactionMisuse
 from ..journal import Ended
 from ..journal.sessions import Refused, step_transaction
 from ..model import CLAIMABLE, StepRow, StepStatus, new_token
@@ -18,7 +19,16 @@ from .current_step import RunningStep
 from .values import decode, encode_for
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from .host import Host
+
+logger = logging.getLogger("durable_adapter")
+
+#: How often an attempt is made whose transaction the database loses after the body ran, before a person is asked.
+MAX_LOSSES: Final = 5
+#: Seconds before the second of them; each further pause is twice as long.
+PAUSE: Final = 0.2
 
 
 class Committed:
@@ -60,15 +70,75 @@ class AskedAgain(Exception):
         self.wish = wish
 
 
+class TransactionLost(Exception):
+    """Raised where the database ended the transaction, or its answer to the commit was lost.
+
+    Attributes:
+        token: the claim that the transaction would have committed.
+        ran: the body had run, so that this counts as a try.
+        outbox: what the body wanted published after the commit.
+    """
+
+    def __init__(self, token: str, why: str, *, ran: bool, outbox: list[Callable[[], Any]]) -> None:
+        super().__init__(why)
+        self.token = token
+        self.ran = ran
+        self.outbox = outbox
+
+
+class TransactionEnded(Exception):
+    """Raised where the body ended the transaction itself: what it wrote after that was committed without the step."""
+
+
 def run_transaction(host: Host, call: Call) -> Committed:
     """One attempt at a transactional step. One commit.
+
+    An attempt whose transaction the database lost is made again here, at most `MAX_LOSSES` times.
 
     Raises:
         NotMine: nothing was run.
         BodyFailed: the body raised, or the database refused what it did, at its commit perhaps; nothing of it is left.
         AskedAgain: the body is not done yet, and nothing of it is left.
         UnserialisableValue: its value cannot be recorded; the transaction is rolled back, so nothing happened.
+        TransactionEnded: the body ended the transaction itself; part of what it did may be committed.
+        TransactionLost: the transaction was lost as often as is tried; nothing of it is left.
+        Left: it was lost, and this worker is shutting down.
     """
+    while True:
+        try:
+            return _attempt(host, call)
+        except TransactionLost as lost:
+            # The commit may have happened although its answer was lost: the row knows, by its token.
+            found = host.patient.claims.look(call.ref, call.key)
+            if found is not None and found.token == lost.token and found.status is StepStatus.SUCCEEDED:
+                return Committed(decode(found.outcome, call.policy), Ended(recorded=True), lost.outbox)
+            call.row = None if call.new_row is None else found
+            if lost.ran and _losses(host, call, found, str(lost)) >= MAX_LOSSES:
+                raise
+            if host.is_stopping():
+                raise Left(f"the transaction of step {call.name} was lost, and this worker is shutting down") from lost
+
+
+def _losses(host: Host, call: Call, found: StepRow | None, why: str) -> int:
+    """Counts a lost transaction, tells it, and waits a little; returns how many there were."""
+    if found is None and call.new_row is not None:
+        row = call.new_row()
+        host.patient.claims.plan_new(row, counts=False)
+        call.row = found = host.patient.claims.look(call.ref, call.key)
+    times = host.patient.ends.count_loss(found, why, host.worker) if found is not None else 0
+    logger.warning(
+        "transaction_lost step=%s run=%s times=%d The transaction was lost after the body had run, and nothing of it is left: %s",
+        call.name,
+        call.ref,
+        times,
+        why,
+    )
+    if 0 < times < MAX_LOSSES:
+        host.pause(PAUSE * 2 ** (times - 1))
+    return times
+
+
+def _attempt(host: Host, call: Call) -> Committed:
     token = new_token()
     journal = host.journal
     worker = host.worker
@@ -77,7 +147,9 @@ def run_transaction(host: Host, call: Call) -> Committed:
     with host.runs(call.ref, call.key, token):
         try:
             with step_transaction(journal.db) as (connection, session):
-                if call.row is None and call.new_row is not None:
+                new = call.row is None and call.new_row is not None
+                if new:
+                    assert call.new_row is not None
                     row = call.new_row()
                     row.status, row.token, row.worker = StepStatus.BEGUN, token, worker
                     if not journal.claims.lock_new(connection, row):
@@ -95,22 +167,47 @@ def run_transaction(host: Host, call: Call) -> Committed:
                     except JournalUnreachable:
                         raise
                     except Exception as error:
+                        if connection.invalidated:  # the server ended the connection: that is no failure of the body's
+                            raise JournalUnreachable(f"the connection was lost inside the body: {error}") from error
                         raise BodyFailed(error) from error
                 wish = call.wish(None)
                 if wish is not None:
                     raise AskedAgain(wish)
                 outcome = encode_for(journal, value, call.policy.codec)
                 row.reference = running.reference
-                ended = journal.ends.succeed_locked(connection, row, outcome, last=call.counts)
+                ended = journal.ends.succeed_locked(connection, row, outcome, last=call.counts, new=new)
+                if not ended.recorded:
+                    _not_recorded(host, call, connection, row)
         except Refused as refused:
             if call.attempts == before:
                 raise refused.error from None
             raise BodyFailed(refused.error) from refused.error
-        except JournalUnreachable:
-            # The commit may have happened although its answer was lost: the row knows, by its token.
-            found = host.patient.claims.look(call.ref, call.key)
-            if found is None or found.token != token or found.status is not StepStatus.SUCCEEDED:
-                call.row = None if call.new_row is None else found
-                return run_transaction(host, call)
-            return Committed(decode(found.outcome, call.policy), Ended(recorded=True), running.outbox or [])
+        except JournalUnreachable as lost:
+            ran = call.attempts > before
+            raise TransactionLost(token, str(lost), ran=ran, outbox=running.outbox or []) from lost
     return Committed(decode(outcome, call.policy), ended, running.outbox or [])
+
+
+def _not_recorded(host: Host, call: Call, connection: Connection, row: StepRow) -> NoReturn:
+    """The end hit no row, or its run no longer goes forward: the transaction is rolled back.
+
+    Raises:
+        NotMine: the run was given up while the body ran; nothing of it is left.
+        BodyFailed: the database ended the transaction inside the body, and the rest is rolled back too.
+        TransactionEnded: the body ended the transaction, and what it wrote after that is committed.
+    """
+    journal = host.journal
+    if journal.claims.is_claimed(connection, row.ref, row.key, row.token or ""):
+        raise NotMine
+    if journal.db.keeps_nothing_after_an_abort:
+        raise BodyFailed(
+            TransactionMisuse(
+                f"the database ended the transaction of step {call.name} inside its body, which caught that error and went on: "
+                "nothing of the step is left. Let such an error pass, or put the statement that may fail into "
+                "`with durable.session().begin_nested():`."
+            )
+        )
+    raise TransactionEnded(
+        f"the body of transactional step {call.name} ended its transaction itself (a COMMIT or ROLLBACK of its own): what it "
+        "wrote before may be lost, and what it wrote after that may be committed"
+    )
