@@ -6,10 +6,12 @@ A claim takes planned or due waiting rows only and never judges whether another 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
@@ -27,7 +29,7 @@ from ..model import (
     StepStatus,
 )
 from .database import Database
-from .rows import step_row, step_values
+from .rows import STEP_COLUMNS, step_row, step_values
 from .schema import literals, step, worker, workflow
 
 _P = sa.bindparam
@@ -70,6 +72,17 @@ def goes_forward(conn: Connection, ref: str, *, locked: bool) -> bool:
     return conn.execute(query.with_for_update(read=True) if locked else query).one_or_none() is not None
 
 
+#: The columns that a time-out sets.
+_UNTIL = ("deadline_at", "look_at")
+
+
+def _typed(db: Database, column: sa.Column[Any]) -> Any:
+    """A parameter for a column. In a SELECT, PostgreSQL takes one without a type for a text."""
+    bound: sa.BindParameter[Any] = _P(column.name)
+    is_text = isinstance(column.type, (sa.String, sa.types.TypeDecorator))
+    return bound if is_text or not db.is_postgresql else sa.cast(bound, column.type)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What became of a claim. True where it is held now.
@@ -95,6 +108,8 @@ class Claims:
         self._hear = self._hearing(db)
         self._begin = self._beginning(db, lives(_P("b_worker")))
         self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
+        self._begin_new = self._beginning_new(db)
+        self._insert_planned = sa.insert(step).values({**{n: _P(n) for n in STEP_COLUMNS}, "created_at": db.now})
         self._begin_in_turn = self._beginning(db, lives(_P("b_worker")), comes_in_turn()) if db.is_postgresql else None
 
     @property
@@ -149,6 +164,24 @@ class Claims:
                 (step.c.effect, sa.case((step.c.effect == Effect.UNKNOWN.value, Effect.UNKNOWN.value), else_=sa.null())),
             )
         )
+
+    @staticmethod
+    def _beginning_new(db: Database) -> Any:
+        """The claim of a step without a row, as one statement: it inserts the row where the run goes forward."""
+        timeout = _P("b_timeout", type_=sa.BigInteger)
+        given = {name: _typed(db, step.c[name]) for name in STEP_COLUMNS}
+        given |= dict.fromkeys(("created_at", "begun_at", "first_begun_at"), db.now)
+        given |= dict.fromkeys(_UNTIL, db.now + timeout)
+        running = workflow.c.status.in_(literals(FORWARD_WORKFLOWS))
+        rows = sa.select(*given.values()).select_from(workflow).where(workflow.c.ref == _P("ref"), running, lives(_P("b_worker")))
+        rows = rows.with_for_update(read=True, of=workflow)
+        match db.dialect_name:
+            case "postgresql":
+                return postgresql.insert(step).from_select(list(given), rows).on_conflict_do_nothing()
+            case "sqlite":
+                return sqlite.insert(step).from_select(list(given), rows).on_conflict_do_nothing()
+            case _:
+                return sa.insert(step).from_select(list(given), rows)
 
     @staticmethod
     def _hearing(db: Database) -> sa.Update:
@@ -244,12 +277,16 @@ class Claims:
         return Claim(held=bool(alive), found=found)
 
     def begin_new(self, row: StepRow) -> Claim:
-        """Claims a step of a workflow function that has no row yet, by inserting it as begun. One commit.
+        """Claims a step of a workflow function that has no row yet, by inserting it as begun. One statement, one commit.
 
         The workflow row is locked for reading: no step begins after a rollback has been decided.
         """
-        if self._insert(row, needs_worker=True):
-            return Claim(held=True)
+        self._db.check_size(row.message)
+        values = step_values(row)
+        values |= {"attempt": 1, "b_timeout": values["deadline_at"], "b_worker": row.worker}
+        with contextlib.suppress(IntegrityError):  # on MySQL, which has no way to insert only what is not there
+            if self._db.execute(self._db.hot(self._begin_new), values):
+                return Claim(held=True)
         return self._found(row.ref, row.key, row.token, row.worker)
 
     def plan_new(self, row: StepRow, *, counts: bool) -> bool:
@@ -262,19 +299,11 @@ class Claims:
         Raises:
             UnserialisableValue: its message is too large for this database.
         """
-        return self._insert(row, needs_worker=False, counts=counts)
+        return self._insert(row, counts=counts)
 
-    def _insert(self, row: StepRow, *, needs_worker: bool, counts: bool = False) -> bool:
+    def _insert(self, row: StepRow, *, counts: bool) -> bool:
         self._db.check_size(row.message)
         values = step_values(row)
-        timeout = values.pop("deadline_at")
-        times: dict[str, Any] = {"created_at": self._db.now}
-        if row.status is StepStatus.BEGUN:
-            values["attempt"] = 1
-            times |= {"begun_at": self._db.now, "first_begun_at": self._db.now}
-            if timeout is not None:
-                times |= {"deadline_at": self._db.now + timeout, "look_at": self._db.now + timeout}
-                values.pop("look_at")
 
         def write(conn: Connection) -> bool:
             running = [status.value for status in FORWARD_WORKFLOWS]
@@ -285,9 +314,7 @@ class Claims:
             ).one_or_none()
             if run is None:
                 return False
-            if needs_worker and not conn.execute(sa.select(lives(row.worker))).scalar_one():
-                return False
-            conn.execute(sa.insert(step).values(**values, **times))
+            self._db.hot(self._insert_planned).run(conn, values)
             if counts:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(open_steps=workflow.c.open_steps + 1))
             return True
