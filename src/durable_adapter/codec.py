@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar, overload
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from .errors import DurableError, UnknownCodec, UnregisteredType, UnserialisableValue
+from .errors import DurableError, UnknownCodec, UnreadableValue, UnregisteredType, UnserialisableValue
 
 T = TypeVar("T")
 _Convert = Callable[[Any], Any]
@@ -40,10 +40,6 @@ _LONG_INT = 1 << 2048  # about 617 digits; Python may refuse to read a decimal n
 
 class CircularValue(UnserialisableValue, ValueError):
     """Raised when a value contains itself."""
-
-
-class UnreadableValue(DurableError):
-    """Raised when recorded bytes do not give a value: they are damaged, or a registered class has changed since."""
 
 
 class _Reason(ValueError):

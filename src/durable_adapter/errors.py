@@ -83,11 +83,19 @@ class UnserialisableValue(DurableError, TypeError):
     """Raised when a value cannot be written to the journal without losing something."""
 
 
-class UnregisteredType(DurableError):
+class NotReadable(DurableError):
+    """Base of the errors that say why this process cannot read a recorded value. Such a value is drift, and held."""
+
+
+class UnreadableValue(NotReadable):
+    """Raised when recorded bytes do not give a value: they are damaged, or a registered class has changed since."""
+
+
+class UnregisteredType(NotReadable):
     """Raised when a recorded value is of a type that this process has not registered."""
 
 
-class UnknownCodec(DurableError):
+class UnknownCodec(NotReadable):
     """Raised when a recorded value was written by a codec or a format that this process does not have."""
 
 
@@ -131,6 +139,10 @@ class DependencyFailed(DurableError):
 
 class CannotSendAgain(DurableError):
     """Raised when a step's message cannot be made again, because the journal does not have its arguments."""
+
+
+class ValueUnreadable(CannotSendAgain):
+    """Raised when a step cannot be sent, because a value that it is to be given cannot be read by this process."""
 
 
 class MessageExpired(DurableError):

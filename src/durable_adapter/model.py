@@ -281,12 +281,21 @@ def undo_key(key: str) -> str:
     return f"{UNDO}{key}"
 
 
-def idempotency_key(namespace: str, workflow: str, run: int, ref: str, key: str) -> str:
-    """The key that a provider sees for a step: stable across retries, other for each run (P4). Frozen format.
+def idempotency_key(namespace: str, workflow: str, run: int, ref: str, key: str, generation: int = 0) -> str:
+    """The key that a provider sees for a step: stable across retries, other for each run (P4). Frozen formats.
 
     A declared workflow is named by its id and run number. One that has no id of its own is named by its reference.
+
+    Args:
+        namespace: the run's namespace.
+        workflow: its declared id, or an empty text.
+        run: its number.
+        ref: its reference.
+        key: the step's key.
+        generation: how often the step is known not to have happened. A provider that remembers a refusal under the old key
+            would repeat it, so each of these begins a new key.
     """
-    return derive("idempotency", namespace, workflow or ref, run, key)
+    return derive("idempotency", namespace, workflow or ref, run, key, *([generation + 1] if generation else []))
 
 
 def make_stamp(ref: str, key: str | None = None) -> str:

@@ -513,8 +513,8 @@ def test_a_run_that_waits_for_long_is_found_when_asked_about(cli: Cli, journal: 
 def test_a_job_that_fails_behind_its_step_is_shown_until_it_is_acknowledged(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", a_step("ship", options=LAST), engine="rq")
     succeed(journal, ref, "charge")
-    assert journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK.value)
-    assert not journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK.value), "it is there"
+    assert journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK, "it fails behind it")
+    assert not journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK, "it fails behind it"), "it is there"
     succeed(journal, ref, "ship", last=True)
     found = cli.findings()["called_failed"]
     assert "RQ calls its job failed all the same" in found["certain"]

@@ -46,7 +46,7 @@ def cost(journal: Journal) -> Callable[[Callable[[], Any]], Cost]:
                 commits, inside = commits + 1, False
             elif word == "ROLLBACK":
                 inside = False
-            elif not inside:
+            elif not inside and word != "SET":  # of the connection, on MySQL
                 writes = word in ("INSERT", "UPDATE", "DELETE", "WITH")
                 commits, reads = commits + writes, reads + (not writes)
         assert commits == counted, sent

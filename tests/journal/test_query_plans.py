@@ -30,6 +30,7 @@ from durable_adapter.journal.migrations import migrate
 from durable_adapter.journal.schema import event, step, workflow
 from durable_adapter.model import (
     SECOND,
+    Attention,
     Effect,
     Event,
     Kind,
@@ -458,7 +459,7 @@ def doubting(journal: Journal) -> None:
     late = a_run(journal, "a")
     journal.ends.try_again(the(journal, late, "a"), claim(journal, late, "a"), 0, TIMED_OUT, "timed out")
     assert journal.doubts.doubt_waiting(the(journal, late, "a"), "its window has passed")
-    assert journal.doubts.put_before_people(ref, "e", "callback")
+    assert journal.doubts.put_before_people(ref, "e", Attention.CALLBACK, "it fails behind it")
 
 
 def undoing(journal: Journal) -> None:

@@ -136,6 +136,7 @@ class Binding:
             code_version=settings.code_version,
         )
         host.is_stopping = lambda: self._stopping[0] != 0
+        host.is_off = lambda: self.is_off
         host.shielded = active.SOFT_LIMIT.up
         host.exposed = active.SOFT_LIMIT.down
         self._opened = journal, host

@@ -31,7 +31,7 @@ from ..model import (
 )
 from . import troubles
 from .database import Database
-from .ends import Ended
+from .ends import NEW_KEY, Ended
 from .events import Events
 from .losses import Doubtful, doubtful, put_in_doubt
 from .rows import readable, step_row
@@ -180,6 +180,7 @@ class Doubts:
             ).rowcount
             if changed:
                 self._events.write(conn, Event.HELD, ref=row.ref, key=row.key, token=row.token, who=who, why=evidence)
+                troubles.add(conn, Alert.STEP_HELD, row.ref, row.key, evidence)
                 return True
             held = step.c.status == StepStatus.HELD.value
             return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
@@ -373,7 +374,14 @@ class Doubts:
                 "attention": None,
             }
             if not failed:
-                values |= {"status": StepStatus.WAITING.value, "look_at": self._db.now + delay, "sent_at": None, "sends": 0, "losses": 0}
+                values |= {
+                    "status": StepStatus.WAITING.value,
+                    "look_at": self._db.now + delay,
+                    "sent_at": None,
+                    "sends": 0,
+                    "losses": 0,
+                    **NEW_KEY,
+                }
             changed = conn.execute(
                 sa.update(step)
                 .where(
@@ -554,16 +562,17 @@ class Doubts:
         )
         return [(found, row._mapping["beats"]) for row, found in readable(step_row, rows)]
 
-    def put_before_people(self, ref: str, key: str, attention: str) -> bool:
+    def put_before_people(self, ref: str, key: str, attention: Attention, why: str) -> bool:
         """Puts a step that is over in front of people; nothing else changes. One commit, and none where it is there."""
         here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.attention.is_(None))
         if not self._db.select(sa.select(step.c.ref).where(here)):
             return False
 
         def write(conn: Connection) -> bool:
-            changed = conn.execute(sa.update(step).where(here).values(attention=attention)).rowcount
-            if changed and attention == Attention.CALLBACK:
-                troubles.add(conn, Alert.CALLBACK_FAILED, ref, key, "the step succeeded, and its job fails behind it")
+            changed = conn.execute(sa.update(step).where(here).values(attention=attention.value)).rowcount
+            if changed:
+                alert = Alert.CALLBACK_FAILED if attention is Attention.CALLBACK else Alert.WORKFLOW_DRIFTED
+                troubles.add(conn, alert, ref, key, why)
             return bool(changed)
 
         return self._db.transaction(write)

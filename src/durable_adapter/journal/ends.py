@@ -35,6 +35,8 @@ from .schema import literals, step
 from .undo import Decision, Undo
 
 _P = sa.bindparam
+#: What changes in the row of a step that is known not to have happened and is tried again: its provider sees a new key.
+NEW_KEY: dict[str, Any] = {"generation": step.c.generation + 1, "first_begun_at": None}
 _HELD_BY_TOKEN = (StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD)
 
 
@@ -342,6 +344,8 @@ class Ends:
         """
 
         kept = {} if arguments is None else {"arguments": arguments.data, "arguments_codec": arguments.codec}
+        # The provider may remember the refusal under the old key. A body that asked to be run again goes on under its own.
+        anew = error is not None and effect is Effect.DID_NOT_HAPPEN and row.effect is not Effect.UNKNOWN
 
         def write(conn: Connection) -> bool:
             changed = conn.execute(
@@ -357,6 +361,7 @@ class Ends:
                     error=error,
                     effect=_all_attempts(effect),
                     attempt=step.c.attempt + (1 if token is None else 0),
+                    **(NEW_KEY if anew else {}),
                 )
             ).rowcount
             if not changed:

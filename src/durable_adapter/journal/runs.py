@@ -23,6 +23,7 @@ from ..model import (
     Alert,
     Attention,
     Cause,
+    Effect,
     Event,
     Kind,
     Shape,
@@ -222,7 +223,15 @@ class Runs:
 
         self._db.transaction(write)
 
-    def suspend(self, ref: str, *, waiting_for: str, wake_at: int | None, unless_ended: str | None = None) -> bool:
+    def suspend(
+        self,
+        ref: str,
+        *,
+        waiting_for: str,
+        wake_at: int | None,
+        unless_ended: str | None = None,
+        sent: Sequence[str] = (),
+    ) -> bool:
         """Commits that a function waits. One commit; locks the run, then looks afresh.
 
         Args:
@@ -231,12 +240,14 @@ class Runs:
                 `sleep:<key>` by that timer.
             wake_at: database time at which it is woken at the latest; None for no such time.
             unless_ended: a step's key, or `*` for every dispatched step: do not suspend if that has ended meanwhile.
+            sent: the keys of steps whose messages this wake sent.
 
         Returns:
             False when what is waited for is there already, so that the function should go on.
         """
 
         def write(conn: Connection) -> bool:
+            self._note_sent(conn, ref, sent)
             run = conn.execute(
                 sa.select(workflow.c.status, workflow.c.open_steps).where(workflow.c.ref == ref).with_for_update()
             ).one_or_none()
@@ -255,7 +266,16 @@ class Runs:
 
         return self._db.transaction(write)
 
-    def sleep(self, timer: StepRow) -> bool:
+    def _note_sent(self, conn: Connection, ref: str, keys: Sequence[str]) -> None:
+        """Records that messages of planned steps were sent, in the transaction of what the function waits for."""
+        if not keys:
+            return
+        unsent = sa.and_(step.c.status == StepStatus.PLANNED.value, step.c.sent_at.is_(None))
+        here = sa.and_(step.c.ref == ref, step.c.key.in_(list(keys)), unsent)
+        conn.execute(sa.select(step.c.key).where(here).order_by(step.c.key).with_for_update()).all()
+        conn.execute(sa.update(step).where(here).values(sent_at=self._db.now))
+
+    def sleep(self, timer: StepRow, *, sent: Sequence[str] = ()) -> bool:
         """Commits a function's timer, and with it that the function waits for nothing else. One commit.
 
         It is the timer's own look that wakes the function. The run is looked at once that must have happened, or as
@@ -263,12 +283,14 @@ class Runs:
 
         Args:
             timer: the sleep's row, waiting until its `look_at`.
+            sent: the keys of steps whose messages this wake sent.
 
         Returns:
             False, with nothing changed, where the sleep has a row already or the run no longer goes forward.
         """
 
         def write(conn: Connection) -> bool:
+            self._note_sent(conn, timer.ref, sent)
             forward = workflow.c.status.in_([status.value for status in FORWARD_WORKFLOWS])
             open_steps = conn.execute(
                 sa.select(workflow.c.open_steps).where(workflow.c.ref == timer.ref, forward).with_for_update()
@@ -553,7 +575,15 @@ class Runs:
             conn.execute(
                 sa.update(step)
                 .where(step.c.ref == ref, step.c.key.in_([s.key for s in failed]))
-                .values(status=StepStatus.WAITING.value, look_at=now, sent_at=None, sends=0, attention=None, ended_at=None)
+                .values(
+                    status=StepStatus.WAITING.value, look_at=now, sent_at=None, sends=0, losses=0, attention=None, ended_at=None
+                )
+            )
+            anew = [s.key for s in failed if s.effect is Effect.DID_NOT_HAPPEN and s.attempt]
+            conn.execute(
+                sa.update(step)
+                .where(step.c.ref == ref, step.c.key.in_(anew))
+                .values(generation=step.c.generation + 1, first_begun_at=None)
             )
             if run.status not in FORWARD_WORKFLOWS:  # else its function was told that it failed, and goes on from that
                 done = [s.key for s in named if happened_after_all(s)]

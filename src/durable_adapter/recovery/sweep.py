@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CannotSendAgain, JournalBusy, JournalError, UnreadableRow
+from ..errors import CannotSendAgain, JournalBusy, JournalError, UnreadableRow, ValueUnreadable
 from ..model import Attention, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import Engine, engine_of
 
@@ -122,6 +122,10 @@ class Sweep:
             raise
         except UnreadableRow as error:
             self.leave([error])
+        except ValueUnreadable as error:
+            logger.error("value_unreadable run=%s %s", ref, error)
+            self.journal.runs.mark(ref, Attention.DRIFT.value)
+            self.report.reported += 1
         except CannotSendAgain as error:
             logger.error("%s", error)
             self.journal.runs.mark(ref, Attention.UNMARKED.value)

@@ -152,7 +152,9 @@ class RQEngine:
         tried = count(job, HANDED_BACK)
         if tried >= HAND_BACKS:
             if tried == HAND_BACKS:  # once: a person may have seen it meanwhile
-                self._binding.journal.doubts.put_before_people(step.ref, step.key, Attention.CALLBACK.value)
+                self._binding.journal.doubts.put_before_people(
+                    step.ref, step.key, Attention.CALLBACK, "the step succeeded, and its job fails behind it"
+                )
                 once_more(job, HANDED_BACK)
             return False
         ended = aware(job.ended_at).timestamp() if job.ended_at is not None else 0.0

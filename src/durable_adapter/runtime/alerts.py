@@ -209,7 +209,7 @@ def hold(journal: Journal, engine: Engine | None, row: StepRow, why: str, *, who
 
 def hold_unbegun(journal: Journal, engine: Engine | None, row: StepRow, why: str, *, who: str | None) -> bool:
     """Holds a step that no claim holds; False where it was decided otherwise first."""
-    return _told(journal, engine, row, why, held=journal.doubts.hold_unbegun(row, why, who=who))
+    return _told(engine, row, why, held=journal.doubts.hold_unbegun(row, why, who=who))
 
 
 def hold_without_value(journal: Journal, engine: Engine | None, row: StepRow, token: str | None, why: str, *, who: str) -> bool:

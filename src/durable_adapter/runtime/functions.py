@@ -22,6 +22,7 @@ from ..errors import (
     DeclarationError,
     Left,
     NotInWorkflow,
+    NotReadable,
     SameKeyTwice,
     StepUndone,
     Suspended,
@@ -47,7 +48,7 @@ from ..policy import StepPolicy, causes, is_refusal, template_fields
 from . import alerts
 from .attributes import carrying_nothing
 from .calls import Call, awaited, declines_nothing, refuse_inside_event_loop
-from .steps import _described, _look, follow, run_step
+from .steps import _described, _look, follow, memo, run_step
 from .unreadable import left_alone
 from .values import arguments_fingerprint, decode, encode, encode_for, read_failure, write_failure
 
@@ -81,7 +82,7 @@ def _run(host: Host, call: Call) -> Any:
         steps = host.beginning.reads.steps(call.ref)
     match own.status:
         case StepStatus.SUCCEEDED:
-            return decode(own.outcome, call.policy)
+            return memo(host, call, own)
         case StepStatus.FAILED:
             raise read_failure(own.error)
         case StepStatus.CANCELLED:
@@ -184,6 +185,8 @@ class FunctionRun:
         #: Whether a step in place runs now, of which everything that is called is a part.
         self.is_inside_step = False
         self._failures: list[tuple[Exception, str]] = []
+        #: The keys of the steps that this wake sent: whatever makes the function wait records that with its own commit.
+        self._sent: list[str] = []
 
     def execute(self) -> Any:
         """Runs the user's function from the top."""
@@ -291,7 +294,7 @@ class FunctionRun:
     def _leave_for_shutdown(self) -> Left:
         journal = self._host.patient
         now = journal.time()
-        journal.runs.suspend(self.ref, waiting_for="another worker", wake_at=now)
+        journal.runs.suspend(self.ref, waiting_for="another worker", wake_at=now, sent=self._sent)
         return Left("this worker is shutting down; the workflow goes on elsewhere")
 
     def call_step(
@@ -330,6 +333,8 @@ class FunctionRun:
             row=found,
             facts=self._call.facts,
         )
+        if found is not None and found.status is StepStatus.SUCCEEDED:
+            return self._recorded_value(found, policy)
         self.is_inside_step = True
         try:
             return run_step(self._host, call)
@@ -340,6 +345,22 @@ class FunctionRun:
             raise
         finally:
             self.is_inside_step = False
+
+    def _recorded_value(self, row: StepRow, policy: StepPolicy | None) -> Any:
+        """The value of a finished call.
+
+        Raises:
+            Suspended: this process cannot read it. The code has changed while the workflow runs, which is held.
+        """
+        try:
+            return decode(row.outcome, policy)
+        except NotReadable as error:
+            evidence = (
+                f"the recorded value of step {row.name} ({row.key}) cannot be read here: {error} Deploy code that reads it, then "
+                "let the workflow go on with `durable-adapter retry`"
+            )
+            self._stop_for(evidence)
+            raise self._suspend(Left(evidence, held=True)) from error
 
     def failed_with(self, error: BaseException) -> str | None:
         """The key of the step in place that raised an error, or what the error was made of; None where none did."""
@@ -380,7 +401,7 @@ class FunctionRun:
             self._check_drift(policy, found, print_, args, kwargs)
             assert found.task_id is not None
             self._dispatched[found.task_id] = policy
-            return send(found.task_id, key) if found.status is StepStatus.PLANNED else found.task_id
+            return self._sent_again(found, key, send)
         self._must_be_able_to_wait(f"sends {name} to a worker of its own, and has to wait for it at the latest when it returns")
         task_id = derive("dispatch", self.ref, key)
         row = self._row(Kind.DISPATCH, key, position, name, policy, args, kwargs, print_, engine)
@@ -396,7 +417,18 @@ class FunctionRun:
         self._recorded[key] = row
         self._by_task[task_id] = row
         self._dispatched[task_id] = policy
-        return send(task_id, key)
+        sent = send(task_id, key)
+        self._sent.append(key)
+        return sent
+
+    def _sent_again(self, row: StepRow, key: str, send: Callable[[str, str], Any]) -> Any:
+        """Sends a recorded step whose sending an earlier wake did not come to confirm; one that was sent is not sent again."""
+        assert row.task_id is not None
+        if row.status is not StepStatus.PLANNED or row.sent_at is not None or key in self._sent:
+            return row.task_id
+        sent = send(row.task_id, key)
+        self._sent.append(key)
+        return sent
 
     def key_of(self, task_id: str) -> str | None:
         """The key of a task that this function sent; None where it did not."""
@@ -448,14 +480,14 @@ class FunctionRun:
         if row.status in OPEN_STEPS:
             key = row.key
             journal = self._host.patient
-            suspended = journal.runs.suspend(self.ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
+            suspended = journal.runs.suspend(self.ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key, sent=self._sent)
             if suspended:
                 raise self._suspend(Left(f"workflow {self._call.name} waits for {row.name}"))
             fresh = journal.claims.look(self.ref, key)
             assert fresh is not None
             row = self._by_task[task_id] = self._recorded[key] = fresh
         if row.status is StepStatus.SUCCEEDED:
-            return decode(row.outcome, self._dispatched.get(task_id))
+            return self._recorded_value(row, self._dispatched.get(task_id))
         if row.status is StepStatus.FAILED:
             raise read_failure(row.error)
         raise self._suspend(Left(f"{row.name} is {row.status}"))
@@ -471,7 +503,7 @@ class FunctionRun:
                 ref=self.ref, key=key, position=position, name=SLEEP, kind=Kind.SLEEP, status=StepStatus.WAITING,
                 safety=Safety.IDEMPOTENT, look_at=now + int(seconds * SECOND),
             )  # fmt: skip
-            if journal.runs.sleep(row):
+            if journal.runs.sleep(row, sent=self._sent):
                 raise self._suspend(Left(f"workflow {self._call.name} sleeps for {seconds:g} s", wake_at=row.look_at))
             # Another wake of this function went to sleep here before, or the run was given up.
             found = journal.claims.look(self.ref, key)
@@ -483,7 +515,9 @@ class FunctionRun:
             raise self._suspend(Left(f"{found.name} is {found.status}"))
         now, wake_at = journal.time(), found.look_at or 0
         if wake_at > now:
-            waits = journal.runs.suspend(self.ref, waiting_for=f"{SLEEPS}{key}", wake_at=wake_at, unless_ended=key)
+            waits = journal.runs.suspend(
+                self.ref, waiting_for=f"{SLEEPS}{key}", wake_at=wake_at, unless_ended=key, sent=self._sent
+            )
             if waits:
                 raise self._suspend(Left(f"workflow {self._call.name} still sleeps", wake_at=wake_at))
             return
@@ -505,7 +539,7 @@ class FunctionRun:
         still_open = [s for s in self._recorded.values() if s.kind is Kind.DISPATCH and s.status in OPEN_STEPS]
         if not still_open:
             return
-        if self._host.patient.runs.suspend(self.ref, waiting_for="steps", wake_at=None, unless_ended="*"):
+        if self._host.patient.runs.suspend(self.ref, waiting_for="steps", wake_at=None, unless_ended="*", sent=self._sent):
             raise self._suspend(Left(f"workflow {self._call.name} waits for {len(still_open)} dispatched steps"))
 
     def _row(
@@ -564,7 +598,7 @@ class FunctionRun:
         """Other arguments for a recorded step mean that the code between the steps was not deterministic."""
         if found.fingerprint is None or print_ is None or found.fingerprint == print_ or policy.drift == "record":
             return
-        recorded = mask(decode(found.arguments)) if found.arguments is not None else "not recorded"
+        recorded = _readable_arguments(found)
         evidence = (
             f"step {found.name} ({found.key}) was recorded with arguments {recorded} [{found.fingerprint[:8]}] and was now "
             f"called with {mask([list(args), kwargs])} [{print_[:8]}]: the code between the steps is not deterministic. "
@@ -572,6 +606,16 @@ class FunctionRun:
         )
         self._stop_for(evidence)
         raise self._suspend(Left(evidence, held=True))
+
+
+def _readable_arguments(row: StepRow) -> str:
+    """A call's recorded arguments as they may be shown."""
+    if row.arguments is None:
+        return "not recorded"
+    try:
+        return str(mask(decode(row.arguments)))
+    except NotReadable:
+        return "which this process cannot read"
 
 
 def compensation_name(policy: StepPolicy) -> str | None:

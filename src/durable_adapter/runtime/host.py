@@ -70,7 +70,8 @@ class Host:
         alerts.listen(journal)
         #: The same journal, waiting while it is away: for what was done and must be recorded.
         self.patient = waiting(journal, self.patiently)
-        #: Likewise, for what only begins something: raises `Left` while the journal is away and the process is told to stop.
+        #: Likewise, for what only begins something: raises `Left` while the journal is away and the process is told to stop, or
+        #: switched off: the sweeper sends what is left.
         self.beginning = waiting(journal, functools.partial(self.patiently, begins=True))
         self.engine = engine
         self.parent = parent
@@ -92,6 +93,8 @@ class Host:
         self.exposed: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         #: Set by the binding: whether this process is shutting down warmly.
         self.is_stopping: Callable[[], bool] = lambda: False
+        #: Set by the binding: whether the plugin is switched off here, so that nothing waits for the journal to begin.
+        self.is_off: Callable[[], bool] = lambda: False
         #: For how many seconds a worker waits itself for a next attempt, and how; the test journal moves its clock instead.
         self.near = NEAR
         self.pause: Callable[[float], None] = time.sleep
@@ -248,7 +251,7 @@ class Host:
         (P10). An operation that only begins something gives up when the process is told to stop.
 
         Raises:
-            Left: *begins* is set and the process is shutting down.
+            Left: *begins* is set, and the process is shutting down or switched off.
         """
         wait, longest = PATIENCE
         said = False
@@ -258,6 +261,8 @@ class Host:
             except (JournalUnreachable, JournalUnmigrated) as error:
                 if begins and self.is_stopping():
                     raise Left("the journal is away and this worker is shutting down") from error
+                if begins and self.is_off():
+                    raise Left("the journal is away and durable-adapter is switched off here") from error
                 if not said:
                     logger.warning("%s Waiting for it.", error)
                     said = True

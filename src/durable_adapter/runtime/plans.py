@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..codec import JSON, PickleCodec, fingerprint
-from ..errors import CannotSendAgain, DeclarationError, UnserialisableValue
+from ..errors import CannotSendAgain, DeclarationError, NotReadable, UnserialisableValue, ValueUnreadable
 from ..model import (
     NAME_LENGTH,
     TASK_ID_LENGTH,
@@ -280,10 +280,13 @@ def recorded(marked: Marked, step: StepRow) -> Any:
     """What a step returned. Pickle is read only where the step's own code asks for it by name.
 
     Raises:
-        UnknownCodec: it does not, or the codec is not known here.
+        ValueUnreadable: it does not, or this process cannot read what was recorded.
     """
     pickled = step.outcome is not None and step.outcome.codec.startswith(f"{PickleCodec.id}/")
-    return decode(step.outcome, marked.declared(step.name) if pickled else None)
+    try:
+        return decode(step.outcome, marked.declared(step.name) if pickled else None)
+    except NotReadable as error:
+        raise ValueUnreadable(f"the recorded value of step {step.name} of {step.ref} cannot be read here: {error}") from error
 
 
 def arguments_of(marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Arguments:
@@ -291,10 +294,13 @@ def arguments_of(marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequenc
 
     Raises:
         CannotSendAgain: the result that it is to be given was not recorded.
-        UnknownCodec: as `recorded`.
+        ValueUnreadable: as `recorded`.
     """
     if step.arguments is not None:
-        given: Any = decode(step.arguments)
+        try:
+            given: Any = decode(step.arguments)
+        except NotReadable as error:
+            raise ValueUnreadable(f"the arguments of step {step.name} of {step.ref} cannot be read here: {error}") from error
         return list(given[0]), dict(given[1])
     member = stored_member(run, step)
     args, kwargs = list(member["args"]), dict(member["kwargs"])

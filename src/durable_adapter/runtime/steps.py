@@ -10,12 +10,13 @@ import logging
 from typing import Any
 
 from ..codec import Stored
-from ..errors import DurableError, IllegalTransition, Left, StepUndone, Suspended, UnserialisableValue
+from ..errors import DurableError, IllegalTransition, Left, NotReadable, StepUndone, Suspended, UnserialisableValue
 from ..journal import Ended
 from ..model import (
     CLAIMABLE,
     REPEATABLE,
     SECOND,
+    Attention,
     Effect,
     Event,
     Kind,
@@ -73,7 +74,7 @@ def _run(host: Host, call: Call) -> Any:
             call.take_turn()
         match row.status:
             case StepStatus.SUCCEEDED:
-                return decode(row.outcome, call.policy)
+                return memo(host, call, row)
             case StepStatus.FAILED:
                 raise read_failure(row.error)
             case StepStatus.UNDONE:
@@ -93,6 +94,20 @@ def _run(host: Host, call: Call) -> Any:
             case StepStatus.PLANNED:
                 host.prove_alive()
     raise Left(f"step {call.name} changed hands {TRIES} times; it is left to the sweeper")
+
+
+def memo(host: Host, call: Call, row: StepRow) -> Any:
+    """The recorded value of a finished step.
+
+    Raises:
+        Left: this process cannot read it: its code lacks what reads it. The step is put in front of a person.
+    """
+    try:
+        return decode(row.outcome, call.policy)
+    except NotReadable as error:
+        why = f"the recorded value of step {row.name} ({row.key}) cannot be read here: {error}"
+        host.patient.doubts.put_before_people(row.ref, row.key, Attention.DRIFT, why)
+        raise Left(why, held=True) from error
 
 
 class Value:
