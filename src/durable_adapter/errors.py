@@ -137,6 +137,10 @@ class DependencyFailed(DurableError):
     """Recorded for a step that never began, because one of another run that it comes after failed for good."""
 
 
+class UnknownStamp(DurableError):
+    """Raised when a message's stamp has a form that this code does not know: the message is refused and reported."""
+
+
 class CannotSendAgain(DurableError):
     """Raised when a step's message cannot be made again, because the journal does not have its arguments."""
 

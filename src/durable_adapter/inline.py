@@ -126,6 +126,7 @@ class InlineEngine:
     """The engine protocol for one process."""
 
     name = "inline"
+    hands_results_on = False
     cannot_suspend: str | None = None
 
     def __init__(self, binding: Binding) -> None:
@@ -395,7 +396,7 @@ class Binding:
             args=tuple(args),
             kwargs=kwargs,
             body=lambda _: awaited(function(*args, **kwargs)),
-            counts=bool(step.options.get("counts")),
+            counts=step.completes_run,
             again=again,
         )
         if step.kind is Kind.FUNCTION:
@@ -407,13 +408,12 @@ class Binding:
         """A member without a mark: run as it is, and its end recorded; not once more where that has been."""
         if step.status is not StepStatus.PLANNED:
             return
-        last = bool(step.options.get("counts"))
         try:
             value = body()
         except Exception as error:
-            unmarked_ended(self.host, step.ref, step.key, step.name, error=error, last=last)
+            unmarked_ended(self.host, step.ref, step.key, step.name, error=error)
             raise
-        unmarked_ended(self.host, step.ref, step.key, step.name, value=value, last=last)
+        unmarked_ended(self.host, step.ref, step.key, step.name, value=value)
 
     def _follow(self, step: StepRow, steps: Sequence[StepRow]) -> None:
         """The next member of a chain."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
 from .codec import Stored as Stored
-from .errors import IllegalTransition
+from .errors import IllegalTransition, UnknownStamp
 
 #: Microseconds in one second: the unit of every stored time.
 SECOND = 1_000_000
@@ -241,6 +242,9 @@ def check_transition(old: StepStatus | None, new: StepStatus) -> None:
         raise IllegalTransition(f"a step cannot go from {old} to {new}: {new} is reached from {allowed} only")
 
 
+_REF = re.compile("[0-9a-f]{32}")
+
+
 def new_ref() -> str:
     """A new run reference: 32 hex digits that begin with the time, so that new rows sit together in the index."""
     milliseconds = time.time_ns() // 1_000_000
@@ -262,9 +266,30 @@ def derive_ref(*parts: object) -> str:
     return derive(*parts).replace("-", "")
 
 
-def member_key(task_id: str, nesting: int, name: str) -> str:
-    """The key of a canvas member: the task's id, how often it replaced itself, and its name. Frozen format."""
-    return f"{task_id}/{nesting}/{name}"
+def member_key(position: int, name: str) -> str:
+    """The key of a canvas member: its place in the plan, counted from 1, and its name. Frozen format.
+
+    Starting the same workflow id again, after a restore for example, gives its members the same keys.
+
+    Args:
+        position: its position in the plan, counted from 0.
+        name: the task's name.
+    """
+    return bounded_key(f"{position + 1}:{name}")
+
+
+def task_key(task_id: str, name: str) -> str:
+    """The key that a canvas member had in revision 0001: its message has a stamp without a key. Frozen format."""
+    return bounded_key(f"{task_id}/0/{name}")
+
+
+#: How the key of a canvas member begins. No name of a task may begin so, because the key of a dispatched call begins with it.
+_PLACE = re.compile(r"\d+:")
+
+
+def is_member_key(key: str) -> bool:
+    """Whether a key is that of a canvas member, by its form; those of revision 0001 included."""
+    return _PLACE.match(key) is not None or "/0/" in key
 
 
 def call_key(name: str, occurrence: int, given: str | None = None) -> str:
@@ -299,20 +324,25 @@ def idempotency_key(namespace: str, workflow: str, run: int, ref: str, key: str,
 
 
 def make_stamp(ref: str, key: str | None = None) -> str:
-    """The text that names the run *ref* in a message, and its step *key* where the message's own id does not name it."""
+    """The text that names the run *ref* and the step *key* in a message. Those of revision 0001 may have no key."""
     return f"{STAMP_VERSION}:{ref}" if key is None else f"{STAMP_VERSION}:{ref}:{key}"
 
 
 def read_stamp(stamp: object) -> tuple[str, str | None] | None:
-    """The run reference and the step key in a stamp; None where there is no stamp of a version that this code reads."""
+    """The run reference and the step key in a stamp; None where there is none.
+
+    Raises:
+        UnknownStamp: there is one of a form that this code does not know. It is not taken for none: the message belongs to a
+            run, which must not begin as another.
+    """
     if isinstance(stamp, (list, tuple)):
         stamp = stamp[0] if stamp else None
-    if not isinstance(stamp, str):
+    if stamp is None:
         return None
-    version, _, rest = stamp.partition(":")
-    if version != STAMP_VERSION or not rest:
-        return None
+    version, _, rest = stamp.partition(":") if isinstance(stamp, str) else ("", "", "")
     ref, _, key = rest.partition(":")
+    if version != STAMP_VERSION or not _REF.fullmatch(ref):
+        raise UnknownStamp(f"a message has the stamp {stamp!r:.80}, of a form that this version of durable-adapter does not know")
     return ref, key or None
 
 
@@ -352,10 +382,11 @@ LABEL_LENGTH = 64
 DEFAULT_NAMESPACE = "default"
 
 
-#: What a step's options say of its order: the keys of the members of its own run that it comes after;
-AFTER = "after"
-#: and members of other runs, or of its function, that it comes after as well, each as run and key.
+#: What a step's options say of its order: members of other runs, or of its function, that it comes after as well, each as run
+#: and key.
 ALSO_AFTER = "also_after"
+#: It may begin although what it comes after failed: that only has to be over.
+ALLOW_FAILURE = "allow_failure"
 
 
 @dataclass(slots=True)
@@ -403,12 +434,12 @@ class StepRow:
     sent_at: int | None = None
     begun_at: int | None = None
     ended_at: int | None = None
-    #: The keys of the canvas members that it comes after; None in rows of revision 0001.
+    #: The keys of the canvas members that it comes after; None where the plan does not say, as for calls of a function.
     after: list[str] | None = None
-    #: How many of those are still open; None in rows of revision 0001.
+    #: How many of those are still open; None where nobody counts them, as in rows of revision 0001.
     pending: int | None = None
-    #: Whether the run ends with it; None in rows of revision 0001.
-    completes_run: bool | None = None
+    #: Whether the run's counter counts it: the run ends with the last of those.
+    completes_run: bool = False
     #: Why it is in doubt, held or cancelled (`Cause`).
     cause: str | None = None
     #: Since when it may have happened twice; None once a person has acknowledged it.
@@ -427,6 +458,41 @@ class StepRow:
         """Why it is in front of a person, the most urgent reason first. The facts are independent of each other."""
         twice = [Attention.TWICE.value] if self.twice_at is not None else []
         return twice + ([self.attention] if self.attention is not None else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a message says of its step. The row decides: a claim takes a row only where it says the same.
+
+    Attributes:
+        name: the task.
+        kind: what sort of call it is.
+        completes_run: nothing follows it.
+        fingerprints: of its arguments, and of its arguments without the first, as `member_fingerprint` gives them; None where
+            they are not compared.
+    """
+
+    name: str
+    kind: Kind
+    completes_run: bool = False
+    fingerprints: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def kinds(self) -> tuple[Kind, Kind]:
+        """The kinds of row that it fits. A task that was marked after its plan was made has an unmarked row."""
+        return self.kind, Kind.UNMARKED if self.kind is Kind.STEP else self.kind
+
+    def misfit(self, row: StepRow) -> str | None:
+        """Why a row is not this message's; None where it is."""
+        if row.name != self.name or row.kind not in self.kinds:
+            return f"the message is for a {self.kind} {self.name}, and the journal has a {row.kind} {row.name} there"
+        if row.status not in CLAIMABLE:
+            return None
+        if self.completes_run and not row.completes_run:
+            return "the message lacks what follows the step in its plan"
+        if None not in (row.fingerprint, self.fingerprints[0]) and row.fingerprint not in self.fingerprints:
+            return "the message has other arguments than the plan"
+        return None
 
 
 @dataclass(slots=True)

@@ -98,7 +98,7 @@ class TestAMember:
     """A member whose message could not be sent, and may have been delivered all the same."""
 
     def joined(self, journal: Journal, policy: StepPolicy = IDEMPOTENT) -> str:
-        ref = a_run(journal, a_step("charge", options={"counts": True}))
+        ref = a_run(journal, a_step("charge", completes_run=True))
         succeed(journal, ref, "charge", last=True)
         assert journal.runs.join(self.member(ref, policy), ["charge"]) is StepStatus.PLANNED
         return ref

@@ -18,7 +18,7 @@ def test_everything_unfinished_is_shown_first_and_put_in_doubt_when_it_is_ordere
     chain = a_run(journal, "charge", a_step("ship", safety=Safety.IDEMPOTENT), a_step("find", safety=Safety.PROBE))
     function = a_function(journal)
     elsewhere = a_run(journal, "charge", namespace="other")
-    done = a_run(journal, a_step("charge", options={"counts": True}))
+    done = a_run(journal, a_step("charge", completes_run=True))
     succeed(journal, done, "charge", last=True)
     before = [statuses(journal, ref) for ref in (chain, function, elsewhere, done)]
     told = cli(*RESTORED, code=0)

@@ -173,7 +173,7 @@ def test_retry_of_what_succeeded_or_is_not_failed_says_so(cli: Cli, journal: Jou
 def test_retry_does_not_run_unmarked_tasks(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", a_step("mail", kind=Kind.UNMARKED, options=LAST))
     succeed(journal, ref, "charge")
-    journal.runs.record_unmarked(ref, "mail", None, failed=DECLINED, last=True)
+    journal.runs.record_unmarked(ref, "mail", None, failed=DECLINED)
     told = refusal(cli, "retry", ref)
     assert "step mail of" in told
     assert "is not marked durable: what it did before is not recorded, and it is never sent again" in told

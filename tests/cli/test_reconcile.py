@@ -315,6 +315,6 @@ def test_runs_that_end_while_it_is_looked_are_left_out(journal: Journal, monkeyp
 
 @on_sqlite
 def test_a_success_needs_no_explanation(cli: Cli, journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}))
+    ref = a_run(journal, a_step("charge", completes_run=True))
     succeed(journal, ref, "charge", last=True)
     assert cli("reconcile", code=0).stdout == "Nothing is wrong: 0 unfinished workflows looked at.\n"

@@ -71,7 +71,7 @@ def a_call(ref: str, key: str, position: int = 1, **given: Any) -> StepRow:
 
 def a_dispatch(ref: str, key: str, position: int = 1, **given: Any) -> StepRow:
     """A step that a function sends to a worker of its own."""
-    return a_step(key, ref=ref, position=position, **({"kind": Kind.DISPATCH, "options": {"counts": True}} | given))
+    return a_step(key, ref=ref, position=position, **({"kind": Kind.DISPATCH, "completes_run": True} | given))
 
 
 def a_run(journal: Journal, *steps: StepRow | str, **given: Any) -> str:
@@ -80,8 +80,8 @@ def a_run(journal: Journal, *steps: StepRow | str, **given: Any) -> str:
     rows = [a_step(s) if isinstance(s, str) else s for s in steps]
     for position, row in enumerate(rows):
         row.ref, row.position = ref, position
-    if rows and "open_steps" not in given and not any("counts" in row.options for row in rows):
-        rows[-1].options = {**rows[-1].options, "counts": True}
+    if rows and "open_steps" not in given and not any(row.completes_run for row in rows):
+        rows[-1].completes_run = True
     assert journal.runs.start(a_workflow(ref, **given), rows)
     return ref
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
+from durable_adapter.journal.claims import _told
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import CLAIMABLE, OPEN_STEPS, SECOND, Effect, Kind, Safety, Shape, StepStatus, Stored, new_token
+from durable_adapter.model import CLAIMABLE, SECOND, Effect, Expected, Kind, Safety, Shape, StepStatus, Stored, new_token
 from tests.journal.interleaving import Interleaving, together
 from tests.journal.making import (
     DECLINED,
@@ -78,33 +81,27 @@ def test_a_waiting_step_is_claimed_only_once_it_is_due(journal: Journal) -> None
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
 
 
-def test_the_order_is_seen_in_the_claim_itself_on_postgresql_alone(journal: Journal) -> None:
-    assert journal.claims.sees_order is journal.db.is_postgresql
+def a_graph(journal: Journal, *after: str, pending: int | None = None, **given: Any) -> str:
+    """A run of `pack` and `charge`, and of `ship`, which comes after some of them."""
+    pending = len(after) if pending is None else pending
+    return a_run(journal, "pack", "charge", a_step("ship", after=list(after), pending=pending, **given))
 
 
-where_the_order_is_seen = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
-
-
-@where_the_order_is_seen
 @pytest.mark.parametrize(
     ("after", "done", "taken"),
     [
-        (None, [], True),
         ([], [], True),
         (["pack"], [], False),
+        (["pack"], ["charge"], False),
         (["pack"], ["pack"], True),
         (["pack", "charge"], ["pack"], False),
         (["pack", "charge"], ["pack", "charge"], True),
-        (["pruned"], [], True),
-        (["behind"], [], False),
-        (['a "quoted" ключ'], [], False),
     ],
 )
-def test_a_claim_in_turn_is_had_when_what_it_comes_after_has_succeeded(
-    journal: Journal, after: list[str] | None, done: list[str], taken: bool
+def test_a_claim_in_turn_is_had_when_nothing_that_it_comes_after_is_open(
+    journal: Journal, after: list[str], done: list[str], taken: bool
 ) -> None:
-    options = {} if after is None else {"after": after}
-    ref = a_run(journal, "pack", "charge", 'a "quoted" ключ', a_step("ship", options=options), "behind")
+    ref = a_graph(journal, *after)
     succeed(journal, ref, *done)
     found = journal.claims.begin(ref, "ship", new_token(), "w1", in_turn=True)
     assert found.held is taken
@@ -112,21 +109,53 @@ def test_a_claim_in_turn_is_had_when_what_it_comes_after_has_succeeded(
     assert taken or found.found == the(journal, ref, "ship")
 
 
-@where_the_order_is_seen
-@pytest.mark.parametrize("status", sorted(OPEN_STEPS | {StepStatus.FAILED, StepStatus.CANCELLED, StepStatus.UNDONE}))
-def test_what_has_not_succeeded_does_not_let_a_claim_in_turn_pass(journal: Journal, status: StepStatus) -> None:
-    ref = a_run(journal, "pack", a_step("ship", options={"after": ["pack"], "allow_failure": True}))
-    change(journal, ref, "pack", status=status.value)
-    assert not journal.claims.begin(ref, "ship", new_token(), "w1", in_turn=True)
+def test_each_success_counts_down_once_whatever_its_key_holds(journal: Journal) -> None:
+    odd = 'a "quoted" ключ_%'
+    ref = a_run(journal, "pack", odd, a_step("ship", after=["pack", odd], pending=2), a_step("other", after=["pack2"], pending=1))
+    token = claim(journal, ref, odd)
+    for _ in range(3):
+        assert journal.ends.succeed(ref, odd, token, ONE), "its answer was lost"
+    assert (the(journal, ref, "ship").pending, the(journal, ref, "other").pending) == (1, 1)
+    succeed(journal, ref, "pack")
+    assert (the(journal, ref, "ship").pending, the(journal, ref, "other").pending) == (0, 1)
 
 
-@where_the_order_is_seen
-def test_what_comes_after_another_run_is_not_taken_in_turn_by_the_claim_alone(journal: Journal) -> None:
-    other = a_run(journal, "pack")
-    ref = a_run(journal, a_step("ship", options={"after": [], "also_after": [[other, "pack"]]}))
-    succeed(journal, other, "pack")
+def test_a_row_of_the_first_revision_counts_nothing_and_is_not_taken_in_turn(journal: Journal) -> None:
+    ref = a_run(journal, "pack", "ship")
+    assert the(journal, ref, "ship").pending is None
     assert not journal.claims.begin(ref, "ship", new_token(), "w1", in_turn=True)
-    assert journal.claims.begin(ref, "ship", new_token(), "w1")
+    assert journal.claims.begin(ref, "ship", new_token(), "w1"), "once it is known that it may begin"
+
+
+@pytest.mark.parametrize(
+    ("expected", "why"),
+    [
+        (Expected("refund", Kind.STEP), "the message is for a step refund"),
+        (Expected("ship", Kind.DISPATCH), "the message is for a dispatch ship"),
+        (Expected("ship", Kind.STEP, completes_run=True), "lacks what follows"),
+        (Expected("ship", Kind.STEP, fingerprints=("b" * 64, None)), "other arguments than the plan"),
+    ],
+)
+def test_a_message_that_is_not_for_the_row_takes_nothing(journal: Journal, expected: Expected, why: str) -> None:
+    ref = a_run(journal, a_step("ship", fingerprint="a" * 64), "mail")
+    found = journal.claims.begin(ref, "ship", new_token(), "w1", expected=expected)
+    assert not found
+    assert the(journal, ref, "ship").status is StepStatus.PLANNED
+    assert why in (expected.misfit(the(journal, ref, "ship")) or "")
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        Expected("ship", Kind.STEP),
+        Expected("ship", Kind.STEP, fingerprints=("a" * 64, None)),
+        Expected("ship", Kind.STEP, fingerprints=("b" * 64, "a" * 64)),
+    ],
+)
+def test_a_message_that_fits_its_row_takes_it(journal: Journal, expected: Expected) -> None:
+    ref = a_run(journal, a_step("ship", fingerprint="a" * 64), "mail")
+    assert expected.misfit(the(journal, ref, "ship")) is None
+    assert journal.claims.begin(ref, "ship", new_token(), "w1", expected=expected)
 
 
 def test_a_step_that_the_journal_does_not_have_is_not_to_be_had(journal: Journal) -> None:
@@ -190,6 +219,7 @@ def test_a_claim_that_waited_for_another_ones_commit_is_lost(journal: Journal, m
             "b_timeout": None,
             "b_safety": "protected",
             "b_window": None,
+            **_told(None),
         }
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
@@ -362,7 +392,7 @@ def test_a_claim_that_is_committed_first_is_seen_by_the_rollback_that_waited_for
     def held_open(other: Journal) -> bool:
         hot = other.db.hot(other.claims._begin)
         values = {"b_ref": ref, "b_key": "ship", "b_token": "t", "b_worker": "w1", "b_timeout": None, "b_safety": "protected"}
-        values["b_window"] = None
+        values |= {"b_window": None, **_told(None)}
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
     sibling = meanwhile.stopped_after("UPDATE durable_step", held_open)
@@ -448,7 +478,7 @@ def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was
 
 def _held_open(other: Journal, ref: str, key: str, worker_id: str) -> bool:
     values = {"b_ref": ref, "b_key": key, "b_token": "t", "b_worker": worker_id, "b_timeout": None, "b_safety": "protected"}
-    values["b_window"] = None
+    values |= {"b_window": None, **_told(None)}
     return other.db.transaction(lambda conn: bool(other.db.hot(other.claims._begin).run(conn, values).rowcount))
 
 

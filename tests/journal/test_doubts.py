@@ -248,7 +248,7 @@ def _undo(journal: Journal, ref: str, target: str) -> None:
 
 
 def test_a_verdict_that_it_happened_records_the_value_and_the_evidence(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}))
+    ref = a_run(journal, a_step("charge", completes_run=True))
     row = held(journal, ref, "charge")
     journal.runs.look_again(ref, journal.time() + MINUTE)
     ended = journal.doubts.happened(row, TWO, who="me", why="it is in the ledger")
@@ -356,7 +356,7 @@ def test_a_verdict_in_a_run_that_rolls_back_makes_nothing_due_and_takes_the_roll
 
 def test_two_verdicts_at_once_give_one(journal: Journal) -> None:
     for _ in range(4):
-        ref = a_run(journal, a_step("charge", options={"counts": True}))
+        ref = a_run(journal, a_step("charge", completes_run=True))
         row = held(journal, ref, "charge")
         said = together(
             lambda: journal.doubts.happened(row, ONE, who="me", why="it is there").recorded,
@@ -375,7 +375,7 @@ def test_a_verdict_against_a_late_success_gives_one_winner_and_keeps_the_loser(
     journal: Journal, meanwhile: Interleaving, verdict: str
 ) -> None:
     for success_first in (True, False):
-        ref = a_run(journal, a_step("charge", options={"counts": True}), open_steps=2)
+        ref = a_run(journal, a_step("charge", completes_run=True), open_steps=2)
         row = held(journal, ref, "charge")
 
         def decide(other: Journal) -> bool:

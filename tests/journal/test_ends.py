@@ -662,7 +662,7 @@ def test_a_late_success_stops_a_next_attempt_that_nobody_has_claimed_whichever_a
 
 
 def test_a_late_success_of_a_step_that_was_planned_again_is_recorded(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, options={"counts": True}))
+    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, completes_run=True))
     row = held(journal, ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
     assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded

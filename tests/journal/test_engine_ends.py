@@ -8,7 +8,6 @@ import pytest
 
 from durable_adapter.journal import Journal
 from durable_adapter.model import (
-    AFTER,
     REPEATABLE,
     SECOND,
     Attention,
@@ -120,13 +119,12 @@ def test_expiry_is_said_of_a_first_attempt_alone(journal: Journal) -> None:
 
 
 def test_members_that_do_not_come_after_it_go_on_and_the_run_is_cancelled_when_they_have_ended(journal: Journal) -> None:
-    counts = {"counts": True}
     ref = a_run(
         journal,
-        a_step("charge", task_id="t-1", options={AFTER: [], **counts}),
-        a_step("mail", options={AFTER: [], **counts}),
-        a_step("ship", options={AFTER: ["charge"], **counts}),
-        a_step("tell", options={AFTER: ["ship"], **counts}),
+        a_step("charge", task_id="t-1", after=[], completes_run=True),
+        a_step("mail", after=[], completes_run=True),
+        a_step("ship", after=["charge"], completes_run=True),
+        a_step("tell", after=["ship"], completes_run=True),
         open_steps=4,
     )
     assert end(journal, ref, "t-1") is Fate.ENDED

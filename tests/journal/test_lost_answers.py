@@ -261,7 +261,7 @@ def test_a_take_over_whose_answer_was_lost_is_counted_once(journal: Journal, los
 
 @pytest.mark.parametrize("verdict", ["happened", "did not happen", "failed"])
 def test_a_verdict_whose_answer_was_lost_is_given_once_and_was_given(journal: Journal, lossy: Lossy, verdict: str) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}), open_steps=2)
+    ref = a_run(journal, a_step("charge", completes_run=True), open_steps=2)
     row = held(journal, ref, "charge")
 
     def say(j: Journal) -> Any:
@@ -278,7 +278,7 @@ def test_a_verdict_whose_answer_was_lost_is_given_once_and_was_given(journal: Jo
 
 
 def test_a_late_success_whose_answer_was_lost_is_kept_once_where_it_is_accepted(journal: Journal, lossy: Lossy) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}), open_steps=2)
+    ref = a_run(journal, a_step("charge", completes_run=True), open_steps=2)
     row = held(journal, ref, "charge")
     journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
     found = lossy.losing(COMMIT, lambda j: j.ends.late(ref, "charge", row.token or "", ONE, "w1"))
@@ -296,7 +296,7 @@ def test_a_missing_value_whose_answer_was_lost_is_held(journal: Journal, lossy: 
 
 def test_an_unmarked_end_whose_answer_was_lost_is_counted_once(journal: Journal, lossy: Lossy) -> None:
     ref = a_run(journal, a_step("legacy", kind=Kind.UNMARKED), open_steps=2)
-    lossy.losing(COMMIT, lambda j: j.runs.record_unmarked(ref, "legacy", ONE, failed=None, last=True))
+    lossy.losing(COMMIT, lambda j: j.runs.record_unmarked(ref, "legacy", ONE, failed=None))
     assert the_run(journal, ref).open_steps == 1
 
 

@@ -448,21 +448,23 @@ def test_compensations_and_other_steps_are_not_reopened_together(journal: Journa
 
 
 def test_an_unmarked_members_end_is_recorded_once(journal: Journal) -> None:
-    ref = a_run(journal, a_step("legacy", kind=Kind.UNMARKED), "charge", open_steps=2)
-    journal.runs.record_unmarked(ref, "legacy", ONE, failed=None, last=True)
-    journal.runs.record_unmarked(ref, "legacy", ONE, failed=None, last=True)
-    journal.runs.record_unmarked(ref, "legacy", None, failed=DECLINED, last=True)
+    ref = a_run(
+        journal, a_step("legacy", kind=Kind.UNMARKED, completes_run=True), a_step("charge", completes_run=True), open_steps=2
+    )
+    journal.runs.record_unmarked(ref, "legacy", ONE, failed=None)
+    journal.runs.record_unmarked(ref, "legacy", ONE, failed=None)
+    journal.runs.record_unmarked(ref, "legacy", None, failed=DECLINED)
     row = the(journal, ref, "legacy")
     assert (row.status, row.outcome) == (StepStatus.SUCCEEDED, ONE)
     assert (the_run(journal, ref).open_steps, the_run(journal, ref).status) == (1, WorkflowStatus.RUNNING)
-    journal.runs.record_unmarked(ref, "charge", ONE, failed=None, last=True)
+    journal.runs.record_unmarked(ref, "charge", ONE, failed=None)
     assert statuses(journal, ref)["charge"] == "planned", "a marked member is not recorded that way"
 
 
 def test_an_unmarked_last_member_ends_the_run(journal: Journal) -> None:
     ref = a_run(journal, "charge", a_step("legacy", kind=Kind.UNMARKED))
     succeed(journal, ref, "charge")
-    journal.runs.record_unmarked(ref, "legacy", None, failed=None, last=True)
+    journal.runs.record_unmarked(ref, "legacy", None, failed=None)
     assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "legacy": "succeeded"}
 
 
@@ -528,11 +530,11 @@ def test_a_function_that_runs_again_is_not_woken_a_second_time(journal: Journal)
 
 
 def test_a_member_that_joins_is_planned_behind_its_parents_and_the_run_waits_for_it(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}))
+    ref = a_run(journal, a_step("charge", completes_run=True))
     assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
     assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED, "its answer was lost"
     row = the(journal, ref, "ship")
-    assert (row.position, row.options["after"], row.options["counts"]) == (1, ["charge"], True)
+    assert (row.position, row.after, row.pending, row.completes_run) == (1, ["charge"], 1, True)
     succeed(journal, ref, "charge", last=True)
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
     succeed(journal, ref, "ship", last=True)
@@ -540,7 +542,7 @@ def test_a_member_that_joins_is_planned_behind_its_parents_and_the_run_waits_for
 
 
 def test_a_run_that_had_succeeded_goes_on_with_a_member_that_joins_late(journal: Journal) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}))
+    ref = a_run(journal, a_step("charge", completes_run=True))
     succeed(journal, ref, "charge", last=True)
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
     assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
@@ -563,7 +565,7 @@ def test_a_run_that_failed_or_is_being_undone_takes_no_more_members(journal: Jou
 
 @pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
 def test_a_member_that_has_begun_is_not_taken_back(journal: Journal, safety: Safety) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}))
+    ref = a_run(journal, a_step("charge", completes_run=True))
     journal.runs.join(a_step("ship", ref=ref, safety=safety), ["charge"])
     claim(journal, ref, "ship")
     journal.runs.leave(ref, "ship")
@@ -572,7 +574,7 @@ def test_a_member_that_has_begun_is_not_taken_back(journal: Journal, safety: Saf
 
 
 def test_a_member_joins_while_the_last_one_ends(journal: Journal, meanwhile: Interleaving) -> None:
-    ref = a_run(journal, a_step("charge", options={"counts": True}))
+    ref = a_run(journal, a_step("charge", completes_run=True))
     token = claim(journal, ref, "charge")
     joining = meanwhile.stopped_after(
         "INSERT INTO durable_step", lambda other: other.runs.join(a_step("ship", ref=ref), ["charge"])
@@ -650,7 +652,7 @@ def test_a_run_that_is_complete_when_it_is_taken_up_again_leaves_nothing_planned
     journal.runs.stop_after(ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
     assert journal.ends.succeed(ref, "charge", token, ONE, last=True)
-    change(journal, ref, "mail", options=None)
+    change(journal, ref, "mail", completes_run=False)
     assert journal.runs.reopen(ref, [], who="me", why="right after all", now=journal.time())
     assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "mail": "cancelled"}
 

@@ -335,13 +335,13 @@ def journal(dialect: Any, fresh_database: FreshDatabase) -> Iterator[Journal]:
 def a_new_run(journal: Journal, shape: Shape, *, pivot: bool = False) -> str:
     """A canvas with every safety, compensations and perhaps a pivot; or a function."""
     if shape is Shape.FUNCTION:
-        return a_run(journal, a_step("function", kind=Kind.FUNCTION, options={"counts": True}), shape=shape)
+        return a_run(journal, a_step("function", kind=Kind.FUNCTION, completes_run=True), shape=shape)
     return a_run(
         journal,
         a_step("charge", compensation="refund"),
         a_step("pack", safety=Safety.IDEMPOTENT, compensation="unpack"),
         a_step("ship", safety=Safety.PROBE, compensation="recall", pivot=pivot),
-        a_step("mail", options={"counts": True}),
+        a_step("mail", completes_run=True),
     )
 
 
@@ -403,7 +403,7 @@ def consistent(world: World) -> None:
         assert (run.look_at is not None) is (run.status in OPEN_WORKFLOWS), told
         assert len({s.target for s in steps if s.target}) == len([s for s in steps if s.target]), told
         forward = [s for s in steps if s.kind is not Kind.COMPENSATION]
-        counted = [s for s in forward if s.options.get("counts")]
+        counted = [s for s in forward if s.completes_run]
         ended = [s for s in counted if s.status in (StepStatus.SUCCEEDED, StepStatus.UNDONE)]
         ended += [s for s in counted if s.kind is Kind.DISPATCH and s.status is StepStatus.FAILED]
         assert run.open_steps == len(counted) - len(ended), told

@@ -464,7 +464,7 @@ def test_a_function_that_fails_undoes_what_its_calls_did(journal: Journal) -> No
 def test_an_unmarked_member_that_failed_decides_too(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", compensation="refund"), a_step("legacy", kind=Kind.UNMARKED), "ship")
     succeed(journal, ref, "charge")
-    journal.runs.record_unmarked(ref, "legacy", None, failed=DECLINED, last=False)
+    journal.runs.record_unmarked(ref, "legacy", None, failed=DECLINED)
     assert statuses(journal, ref) == {
         "run": "rolling_back",
         "charge": "succeeded",

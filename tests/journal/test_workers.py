@@ -33,17 +33,21 @@ def test_a_process_registers_with_what_is_known_of_it(journal: Journal) -> None:
 
 
 def test_registering_twice_changes_nothing(journal: Journal) -> None:
-    journal.workers.beat("w1", ["x"])
+    journal.workers.beat("w1", ["ref token x"])
     a_worker(journal, "w1", host="elsewhere")
     assert (the_worker(journal, "w1").host, the_worker(journal, "w1").beats) == ("here", 1)
 
 
 def test_a_beat_keeps_the_one_before_it(journal: Journal) -> None:
-    assert journal.workers.beat("w1", ["a"])
+    assert journal.workers.beat("w1", ["ref token a"])
     first = the_worker(journal, "w1")
-    assert journal.workers.beat("w1", ["b", 'odd "key"'])
+    assert journal.workers.beat("w1", ["ref token b", 'ref token odd "key"'])
     second = the_worker(journal, "w1")
-    assert (second.beats, second.running, second.previously_running) == (2, ["b", 'odd "key"'], ["a"])
+    assert (second.beats, second.running, second.previously_running) == (
+        2,
+        ["ref token b", 'ref token odd "key"'],
+        ["ref token a"],
+    )
     assert second.previous_beat_at == first.beat_at
     assert second.beat_at >= first.beat_at
 
@@ -112,7 +116,7 @@ def test_a_beat_against_the_declaration_of_its_death_gives_one_winner(journal: J
 
 
 def test_a_process_that_stopped_by_itself_is_neither_alive_nor_dead(journal: Journal) -> None:
-    journal.workers.beat("w1", ["a"])
+    journal.workers.beat("w1", ["ref token a"])
     journal.workers.stop("w1")
     row = the_worker(journal, "w1")
     assert (row.stopped_at, row.dead_at, row.running) == (about(journal.time()), None, [])

@@ -110,7 +110,7 @@ class TestBehindAnUnmarkedJob:
         assert ledger.names(order) == []
         assert shop.of(job).attention == Attention.UNMARKED
         shop.journal.runs.record_unmarked(
-            shop.of(job).ref, shop.steps(job)[1].key, None, failed=None, last=False, who="a person", why="saw it"
+            shop.of(job).ref, shop.steps(job)[1].key, None, failed=None, who="a person", why="saw it"
         )
         shop.sweep_and_work(1500, 3000)
         assert ledger.names(order) == ["charge"]

@@ -30,6 +30,7 @@ class NotingEngine:
     withdrawn: list[str] = field(default_factory=list)
     fails: bool = False
     cannot_suspend: str | None = None
+    hands_results_on: bool = True
 
     def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
         if self.fails:

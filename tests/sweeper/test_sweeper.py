@@ -482,7 +482,7 @@ class TestLostMessages:
     def test_a_step_that_a_plain_worker_ran_is_not_sent_again_its_stored_result_is_taken(
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine
     ) -> None:
-        ref = a_run(journal, a_step("one", queue="celery", task_id="t-1", options={"counts": True}))
+        ref = a_run(journal, a_step("one", queue="celery", task_id="t-1", completes_run=True))
         engine.outcomes["t-1"] = EngineOutcome(succeeded=True, value="ch_1")
         listening(journal)
         report = sweeper.sweep(later(journal))

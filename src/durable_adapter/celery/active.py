@@ -29,6 +29,8 @@ class ActiveTask:
     error: BaseException | None = None
     delay: int = 0
     send: Callable[[], Any] | None = None
+    #: The arguments that it would have.
+    arguments: tuple[list[Any], dict[str, Any]] | None = None
     #: What `retry(exc=...)` was given, where the attempt called it.
     given: BaseException | None = None
     #: Called before the caught publication is sent: stores what the body returned after `retry(throw=False)`.
@@ -40,6 +42,7 @@ class ActiveTask:
         """An attempt begins: nothing was caught of it yet."""
         self.ran = True
         self.error, self.delay, self.send, self.given, self.before_sending = None, 0, None, None, None
+        self.arguments = None
 
     def wish(self, raised: BaseException | None) -> Wish | None:
         """The engine's wish to run this task again, if the attempt made one."""
@@ -50,7 +53,7 @@ class ActiveTask:
         error = self.error
         if error is None:
             error = self.given
-        return Wish(error=error, delay=self.delay, send=self._send)
+        return Wish(error=error, delay=self.delay, send=self._send, arguments=self.arguments)
 
     def _send(self) -> None:
         assert self.send is not None

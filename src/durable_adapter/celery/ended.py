@@ -17,7 +17,7 @@ from ..errors import JournalError
 from ..model import SECOND, STAMP, read_stamp
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import Fate, ended_by_engine
-from .publishing import run_of
+from .publishing import place_of
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -59,10 +59,10 @@ class Heard:
 
 def hear(binding: Binding, request: Any, *, terminated: bool, expired: bool) -> None:
     """Notes a task of a durable run that Celery ended. Waits for nothing."""
-    ref = run_of(request)
-    if ref is None:
+    place = place_of(request)
+    if place is None:
         return
-    task_id = str(request.id)
+    ref, task_id = place[0], str(request.id)
     word = "its message expired" if expired else "it was revoked, and its process was killed" if terminated else "it was revoked"
     entry = state.revoked._data.get(task_id)
     # One that was revoked by a stamp is on no list with a time: that stands until the worker is restarted.

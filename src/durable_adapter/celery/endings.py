@@ -20,7 +20,7 @@ from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import end_step
 from ..runtime.values import encode_for, write_failure
 from .plans import tail_members
-from .publishing import run_of
+from .publishing import place_of
 
 if TYPE_CHECKING:
     from celery.app.task import Context, Task
@@ -61,10 +61,10 @@ def chain_changed(binding: Binding, request: Context, call: Call, before: Sequen
     logger.error('chain_changed task=%s name=%s msg="%s. Nothing of it was sent"', request.id, call.name, why)
     first = tail_members(binding.app, before)[0]
     host = binding.host
-    steps = host.patiently(lambda: host.journal.reads.steps(call.ref))
+    steps = host.patient.reads.steps(call.ref)
     row = next((s for s in steps if s.task_id == first.task_id), None)
     if row is not None:
-        host.patiently(lambda: host.journal.engine_ends.end(row, why))
+        host.patient.engine_ends.end(row, why)
 
 
 def told(task: Task, error: Exception) -> Exception:
@@ -89,8 +89,8 @@ def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
     `Task.before_start` and a task's own `__call__` may end it: raise `Ignore` or `Reject`, fail, or answer by themselves.
     """
     request = getattr(task, "request", None)
-    ref = run_of(request)
-    if request is None or ref is None or getattr(request, "__dict__", {}).get(REACHED):
+    place = place_of(request)
+    if request is None or place is None or getattr(request, "__dict__", {}).get(REACHED):
         return
     if state not in (SUCCESS, FAILURE, IGNORED, REJECTED) or (state == REJECTED and getattr(retval, "requeue", False)):
         return
@@ -99,7 +99,7 @@ def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
             binding.publishing.unmarked_ended(task, error=retval)
         return
     try:
-        _record(binding, task, ref, str(request.id), state, retval)
+        _record(binding, task, place[0], str(request.id), state, retval)
     except JournalError as error:
         logger.warning("the end of task %s, whose body was not called, is not recorded: %s", request.id, error)
 

@@ -30,6 +30,7 @@ class CeleryEngine:
     """The engine protocol for one app."""
 
     name = "celery"
+    hands_results_on = True
     cannot_suspend: str | None = None
 
     def __init__(self, binding: Binding) -> None:

@@ -13,7 +13,7 @@ from celery.canvas import Signature
 from ..errors import DeclarationError
 from ..model import WorkflowRow
 from ..runtime.handles import Found, find
-from ..runtime.plans import decode_plan
+from ..runtime.order import members_of
 from ..runtime.starting import AlreadyStarted, check_id, check_same_start, found_by_id, starting
 from .binding import Binding
 from .installing import binding_of
@@ -67,8 +67,8 @@ def start(workflow_id: str, signature: Signature, *, app: Celery | None = None) 
 def result_of(binding: Binding, run: WorkflowRow) -> Any:
     """The result object of a run's last task, with its chain's results behind it, under the ids of the first start."""
     result = None
-    for member in decode_plan(run.plan):
-        following = binding.app.AsyncResult(member["id"])
+    for member in members_of(binding.journal.reads.outline(run.ref)):
+        following = binding.app.AsyncResult(member.task_id)
         following.parent = result
         result = following
     return result

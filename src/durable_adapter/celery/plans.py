@@ -12,7 +12,8 @@ from celery.utils.time import maybe_iso8601
 from ..codec import JSON
 from ..errors import MessageExpired
 from ..model import SECOND, STAMP, Kind, StepRow, StepStatus, WorkflowRow, make_stamp
-from ..runtime.plans import Member, arguments_of, decode_plan, plain, step_before, undo_call
+from ..runtime.order import members_of
+from ..runtime.plans import Member, arguments_of, plain, step_before, stored_member, undo_call
 from .tasks import task_named
 
 if TYPE_CHECKING:
@@ -141,20 +142,26 @@ def original_run(app: Celery, name: str) -> Any:
     return getattr(run, "__wrapped__", run)
 
 
-def stamped(options: dict[str, Any], ref: str, key: str | None = None) -> dict[str, Any]:
+def stamped(options: dict[str, Any], ref: str, key: str | None) -> dict[str, Any]:
     """Options with the run's stamp added; other stamps are kept."""
     headers = [h for h in options.get("stamped_headers") or [] if h != STAMP]
     return {**options, "stamped_headers": [*headers, STAMP], STAMP: make_stamp(ref, key)}
 
 
-def stamped_chain(chain: Sequence[Any] | None, ref: str) -> list[Any] | None:
-    """The tail of a chain with every member stamped, as copies: the user's own signatures stay as they are."""
+def stamped_chain(chain: Sequence[Any] | None, ref: str, keys: Sequence[str]) -> list[Any] | None:
+    """The tail of a chain with every member stamped, as copies: the user's own signatures stay as they are.
+
+    Args:
+        chain: the tail, in reverse, as Celery keeps it.
+        ref: the run.
+        keys: the members' keys, in their order.
+    """
     if not chain:
         return None
     copies = []
-    for sig in chain:
+    for sig, key in zip(chain, reversed(keys), strict=True):
         copy = Signature.from_dict(dict(sig)) if not isinstance(sig, Signature) else sig.clone()
-        copy["options"] = stamped(dict(sig.get("options") or {}), ref)
+        copy["options"] = stamped(dict(sig.get("options") or {}), ref, key)
         copies.append(copy)
     return copies
 
@@ -181,28 +188,37 @@ def message_for(
     Raises:
         MessageExpired: it never began, and its message was to be discarded by now.
     """
-    members = decode_plan(run.plan)
-    member = members[step.position]
+    member = stored_member(run, step)
     args, kwargs = arguments_of(marked, run, step, steps)
-    options = stamped({k: v for k, v in member["options"].items() if k not in _LATER}, run.ref)
+    options = stamped({k: v for k, v in member["options"].items() if k not in _LATER}, run.ref, step.key)
     _set_expiry(options, run, step, steps)
     options["task_id"] = member["id"]
     options["retries"] = step.attempt
     tail, begun = [], {s.task_id for s in steps if _has_begun(s, steps)}
-    for later in reversed(members[step.position + 1 :]):
+    for row in reversed(_following(step, steps)):
+        later = stored_member(run, row)
         sig = Signature(later["task"], tuple(later["args"]), dict(later["kwargs"]), immutable=later["immutable"])
         given = {**later["options"], "task_id": later["id"]}
         if later["id"] in begun:
             given.pop("expires", None)
-        sig["options"] = stamped(given, run.ref)
+        sig["options"] = stamped(given, run.ref, row.key)
         tail.append(sig)
     if tail:
         options["chain"] = tail
     before = step_before(step, steps)
     if before is not None:
         options["parent_id"] = before.task_id
-        options["root_id"] = members[0]["id"]
+        options["root_id"] = members_of(steps)[0].task_id
     return member["task"], args, kwargs, options
+
+
+def _following(step: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
+    """The members of a chain behind a step, in their order."""
+    members, found = members_of(steps), [step.key]
+    for member in members:
+        if any(key in found for key in member.after or ()):
+            found.append(member.key)
+    return [s for s in members if s.key in found[1:]]
 
 
 def dispatched_message(

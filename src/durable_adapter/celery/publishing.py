@@ -18,11 +18,12 @@ from celery.canvas import _chain
 from celery.utils import uuid
 
 from ..current import FUNCTION, STEP
-from ..errors import UnsupportedCanvas
-from ..model import STAMP, Start, StepStatus, bounded_key, member_key, new_ref, read_stamp
+from ..errors import UnknownStamp, UnsupportedCanvas
+from ..model import STAMP, Start, StepStatus, new_ref, read_stamp, task_key
 from ..runtime.deliveries import unmarked_ended
 from ..runtime.functions import FunctionRun
-from ..runtime.plans import Member, decode_plan, encode_member, plan_fingerprint
+from ..runtime.order import members_of
+from ..runtime.plans import Member, encode_member, plan_fingerprint
 from ..runtime.starting import (
     STARTING,
     Identity,
@@ -168,10 +169,11 @@ class Publishing:
                 f"task {running.name} replaces itself with {name}: a durable task cannot be replaced yet. Call {name} "
                 "from a workflow function, or make it the next member of the chain."
             )
-        ref = run_of(getattr(get_current_task(), "request", None))
-        if ref is not None and STAMP not in options:
-            options = stamped(options, ref)  # adopted: it names its run from now on, whatever its arguments are
+        place = place_of(getattr(get_current_task(), "request", None))
+        if place is not None and STAMP not in options:
+            options = stamped(options, *place)  # adopted: it names its run from now on, whatever its arguments are
         running.error = sys.exc_info()[1]
+        running.arguments = (list(args or ()), dict(kwargs or {}))
         running.delay = delay_of(options)
         running.send = lambda: self.original(name, args, kwargs, **options)
         return self._result(options)
@@ -205,8 +207,8 @@ class Publishing:
             *tail_members(self._app, options.get("chain")),
         ]
         run, steps = planned(binding.host, binding.registry, members, ref=ref)
-        outgoing = stamped(options, ref)
-        outgoing["chain"] = stamped_chain(options.get("chain"), ref)
+        outgoing = stamped(options, ref, steps[0].key)
+        outgoing["chain"] = stamped_chain(options.get("chain"), ref, [step.key for step in steps[1:]])
 
         def send() -> Any:
             return self.original(name, args, kwargs, **outgoing)
@@ -218,8 +220,9 @@ class Publishing:
             return self._result(options)
         if started:
             return self._result(options) if result is None else result
-        members_before = decode_plan(started_before(binding.host, run).plan)
-        return self._result({**options, "task_id": members_before[0]["id"]})
+        existing = started_before(binding.host, run)
+        first = members_of(binding.journal.reads.outline(existing.ref))[0]
+        return self._result({**options, "task_id": first.task_id})
 
     def _is_as_before(self, ref: str, chain: list[Any] | None) -> bool:
         """Gives a chain the ids that an earlier attempt gave it: of those that it has now the journal knows nothing.
@@ -232,12 +235,12 @@ class Publishing:
         steps = reads.steps(ref)
         if run is None or not steps or steps[0].status is not StepStatus.PLANNED:
             return False
-        before = decode_plan(run.plan)[1:]
+        before = members_of(steps)[1:]
         tail = list(reversed(chain or ()))
-        if [member["task"] for member in before] != [sig["task"] for sig in tail]:
+        if [member.name for member in before] != [sig["task"] for sig in tail]:
             return False
         for member, sig in zip(before, tail, strict=True):
-            sig["options"]["task_id"] = member["id"]
+            sig["options"]["task_id"] = member.task_id
         return True
 
     def _identity(self, name: str) -> Identity | None:
@@ -246,9 +249,10 @@ class Publishing:
             return identity_here(name)
         current = get_current_task()
         request = current.request_stack.top if current is not None else None
-        ref = run_of(request)
-        if request is None or ref is None:
+        place = place_of(request)
+        if request is None or place is None:
             return None
+        ref = place[0]
         # Its ordinal is counted on the delivery.
         ordinal = request.__dict__["_durable_links"] = request.__dict__.get("_durable_links", 0) + 1
         return identity(ref, request.id, "link", ordinal, name)
@@ -275,20 +279,25 @@ class Publishing:
     def unmarked_ended(self, task: Any, result: Any = None, error: BaseException | None = None) -> None:
         """An unmarked member of a durable chain ended: its end is recorded."""
         request = getattr(task, "request", None)
-        ref = run_of(request)
+        place = place_of(request)
         name = getattr(task, "name", "")
-        if ref is None or request is None or self._binding.registry.is_marked(name):
+        if place is None or request is None or self._binding.registry.is_marked(name):
             return
-        key = bounded_key(member_key(request.id, 0, name))
-        unmarked_ended(self._binding.host, ref, key, name, value=result, error=error, last=not request.chain)
+        unmarked_ended(self._binding.host, *place, name, value=result, error=error)
 
 
-def run_of(request: Any) -> str | None:
-    """The run that a delivery belongs to: by its stamp, or because it was adopted."""
+def place_of(request: Any) -> tuple[str, str] | None:
+    """The run and key of a delivery: by its stamp, or because it was adopted; None where it belongs to no run."""
     if request is None:
         return None
-    stamp = read_stamp((getattr(request, "stamps", None) or {}).get(STAMP))
-    return stamp[0] if stamp is not None else getattr(request, "__dict__", {}).get("_durable_ref")
+    try:
+        stamp = read_stamp((getattr(request, "stamps", None) or {}).get(STAMP))
+    except UnknownStamp:
+        return None  # it was refused, and ran nothing
+    if stamp is None:
+        adopted: tuple[str, str] | None = getattr(request, "__dict__", {}).get("_durable_place")
+        return adopted
+    return stamp[0], stamp[1] or task_key(request.id, request.task or "")
 
 
 def signature_fingerprint(binding: Binding, signature: Any) -> str:

@@ -17,20 +17,21 @@ from celery.states import SUCCESS
 from ..codec import fingerprint
 from ..current import FUNCTION, STEP, called_plainly
 from ..decorators import as_called
-from ..errors import Left, UnserialisableValue
+from ..errors import Left, UnknownStamp, UnserialisableValue
 from ..model import (
     STAMP,
+    Kind,
     StepRow,
     StepStatus,
     WorkflowRow,
-    bounded_key,
     derive_ref,
     member_key,
     read_stamp,
+    task_key,
 )
 from ..runtime.calls import Call
 from ..runtime.current_step import RunningStep
-from ..runtime.deliveries import adopted, awaited, kind_of
+from ..runtime.deliveries import adopted, awaited, kind_of, refused
 from ..runtime.functions import run_function
 from ..runtime.steps import run_step
 from . import endings
@@ -64,7 +65,10 @@ def run_wrapper(binding: Binding, task: Task, original: Callable[..., Any]) -> A
         if STEP.get() is not None or FUNCTION.get() is not None:
             # A task that calls itself: Celery shows it the outer request, but it is a call like any other.
             return _in_place(binding, task, original, args, kwargs, None)
-        stamp = read_stamp((request.stamps or {}).get(STAMP))
+        try:
+            stamp = read_stamp((request.stamps or {}).get(STAMP))
+        except UnknownStamp as unknown:
+            return _let_go(task, request, refused(binding.host, name, str(unknown)))
         if stamp is None and (binding.is_off or not registry.is_marked(name)):
             return original(*args, **kwargs)
         return _delivered(binding, task, original, args, kwargs, request, stamp)
@@ -115,17 +119,19 @@ def _delivered(
     name = task.name
     # A marked task is never a replacement, but stands behind one that Celery counts in the messages that follow.
     nesting = request.replaced_task_nesting or 0
-    own_key = bounded_key(member_key(request.id, 0, name))
-    given = stamp[1] if stamp is not None else None
     delivery, limits = ActiveTask(request.id, name, nesting), Limits(task)
-    is_function = name in binding.registry.workflows and given is None
+    if stamp is None:
+        ref, key = _unstamped_ref(request, name, args, kwargs), member_key(0, name)
+    else:
+        ref, key = stamp[0], stamp[1] or task_key(request.id, name)
+    kind = kind_of(key, is_function=name in binding.registry.workflows)
     again = bool((request.delivery_info or {}).get("redelivered")) or bool(request.retries)
     call = Call(
-        ref=stamp[0] if stamp is not None else _unstamped_ref(request, name, args, kwargs),
-        key=given or own_key,
+        ref=ref,
+        key=key,
         name=name,
         policy=binding.registry.policy(name),
-        kind=kind_of(given, is_function=is_function),
+        kind=kind,
         args=args,
         kwargs=kwargs,
         body=_body(binding, delivery, limits, original, args, kwargs, request),
@@ -138,11 +144,12 @@ def _delivered(
     )
     if stamp is None and request.chain:
         # Adopted: what follows belongs to the run that is made of this message, on this delivery and on every other.
-        request.chain = stamped_chain(request.chain, call.ref)
-    request.__dict__["_durable_ref"] = call.ref
+        tail = [member_key(place, sig["task"]) for place, sig in enumerate(reversed(request.chain), start=1)]
+        request.chain = stamped_chain(request.chain, call.ref, tail)
+    request.__dict__["_durable_place"] = (call.ref, call.key)
     request.__dict__[endings.REACHED] = True
     try:
-        value = run_function(binding.host, call) if is_function else run_step(binding.host, call)
+        value = run_function(binding.host, call) if kind is Kind.FUNCTION else run_step(binding.host, call)
     except Left as left:
         return _let_go(task, request, left)
     except Exception as error:
@@ -217,8 +224,10 @@ def _after_body(record: Callable[[], None]) -> None:
 
 def _stop_again(binding: Binding, request: Context, ref: str) -> None:
     """A memo hit sends what follows, as Celery does; not where that was cancelled: its body stopped the chain, or a person."""
-    following = tail_members(binding.app, request.chain)[0]
-    row = binding.host.patient.claims.look(ref, following.key)
+    following = request.chain[-1]
+    stamp = read_stamp((following.get("options") or {}).get(STAMP))
+    key = stamp[1] if stamp is not None else None
+    row = binding.host.patient.claims.look(ref, key or task_key(following["options"]["task_id"], following["task"]))
     if row is not None and row.status is StepStatus.CANCELLED:
         request.chain = None
 

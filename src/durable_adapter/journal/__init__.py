@@ -26,6 +26,7 @@ from .reads import Reads
 from .retention import Retention
 from .runs import Runs
 from .surveys import Around, Surveys
+from .turns import Turns
 from .undo import Decision, Undo
 from .workers import Workers
 
@@ -59,11 +60,12 @@ class Journal:
         self.namespace = namespace
         self.events = Events(self.db)
         self.undo = Undo(self.db, self.events)
-        self.runs = Runs(self.db, self.events, self.undo, int(resend_after * SECOND))
+        turns = Turns(self.db)
+        self.runs = Runs(self.db, self.events, self.undo, int(resend_after * SECOND), turns)
         self.claims = Claims(self.db)
-        self.ends = Ends(self.db, self.events, self.undo)
+        self.ends = Ends(self.db, self.events, self.undo, turns)
         self.engine_ends = EngineEnds(self.db, self.events, self.undo)
-        self.doubts = Doubts(self.db, self.events, self.undo)
+        self.doubts = Doubts(self.db, self.events, self.undo, turns)
         self.orders = Orders(self.db, self.undo)
         self.workers = Workers(self.db, self.events)
         self.reads = Reads(self.db)

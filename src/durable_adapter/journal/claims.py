@@ -12,18 +12,16 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from ..model import (
-    AFTER,
-    ALSO_AFTER,
     CLAIMABLE,
     FORWARD_WORKFLOWS,
     REPEATABLE,
     UNSETTLED_STEPS,
     Effect,
+    Expected,
     Safety,
     StepRow,
     StepStatus,
@@ -52,24 +50,35 @@ def first_use() -> Any:
     return sa.func.coalesce(step.c.first_begun_at, step.c.created_at)
 
 
-def comes_in_turn() -> Any:
-    """The condition that all that a step comes after has succeeded. It takes rows of its own run alone for that.
-
-    Where it does not hold, the step may have its turn all the same: `runtime.order` knows when. On PostgreSQL only: MySQL
-    cannot ask about the table that it updates, and MariaDB locks what it reads for that.
-    """
-    options = sa.cast(step.c.options, JSONB)
-    before = step.alias("before")
-    keys = sa.func.jsonb_array_elements_text(options.op("->")(sa.literal_column(f"'{AFTER}'"))).column_valued("keys")
-    unmet = sa.select(1).where(before.c.ref == step.c.ref, before.c.key == keys, before.c.status != StepStatus.SUCCEEDED.value)
-    return sa.and_(options.op("->")(sa.literal_column(f"'{ALSO_AFTER}'")).is_(None), sa.not_(sa.exists(unmet.correlate(step))))
-
-
 def goes_forward(conn: Connection, ref: str, *, locked: bool) -> bool:
     """Whether a run goes forward. Locked for reading, it does so until the transaction ends."""
     running = [status.value for status in FORWARD_WORKFLOWS]
     query = sa.select(workflow.c.ref).where(workflow.c.ref == ref, workflow.c.status.in_(running))
     return conn.execute(query.with_for_update(read=True) if locked else query).one_or_none() is not None
+
+
+def _fits() -> list[Any]:
+    """The conditions that a row is what the message says. What a message leaves open counts as fitting."""
+    own, without_result = _P("b_print", type_=sa.String), _P("b_print_behind", type_=sa.String)
+    name, completes = _P("b_name", type_=sa.String), _P("b_completes", type_=sa.Boolean)
+    return [
+        sa.or_(name.is_(None), step.c.name == name),
+        sa.or_(name.is_(None), step.c.kind.in_([_P("b_kind", type_=sa.String), _P("b_kind_too", type_=sa.String)])),
+        sa.or_(sa.not_(completes), step.c.completes_run.is_(None), step.c.completes_run),
+        sa.or_(step.c.fingerprint.is_(None), own.is_(None), step.c.fingerprint == own, step.c.fingerprint == without_result),
+    ]
+
+
+def _told(expected: Expected | None) -> dict[str, Any]:
+    """What a message says, as parameters of a claim."""
+    if expected is None:
+        return dict.fromkeys(("b_name", "b_kind", "b_kind_too", "b_print", "b_print_behind")) | {"b_completes": False}
+    kind, kind_too = expected.kinds
+    own, behind = expected.fingerprints
+    return {
+        "b_name": expected.name, "b_kind": kind.value, "b_kind_too": kind_too.value, "b_completes": expected.completes_run,
+        "b_print": own, "b_print_behind": behind,
+    }  # fmt: skip
 
 
 #: The columns that a time-out sets.
@@ -110,12 +119,7 @@ class Claims:
         self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
         self._begin_new = self._beginning_new(db)
         self._insert_planned = sa.insert(step).values({**{n: _P(n) for n in STEP_COLUMNS}, "created_at": db.now})
-        self._begin_in_turn = self._beginning(db, lives(_P("b_worker")), comes_in_turn()) if db.is_postgresql else None
-
-    @property
-    def sees_order(self) -> bool:
-        """Whether `begin` can take a step on condition that what it comes after is done."""
-        return self._begin_in_turn is not None
+        self._begin_in_turn = self._beginning(db, lives(_P("b_worker")), step.c.pending == 0)
 
     @staticmethod
     def _beginning(db: Database, alive: Any, *conditions: Any) -> sa.Update:
@@ -143,6 +147,7 @@ class Claims:
                 step.c.status.in_(literals(CLAIMABLE)),
                 sa.or_(step.c.look_at.is_(None), step.c.look_at <= db.now),
                 harmless,
+                *_fits(),
                 alive,
                 *conditions,
             )
@@ -241,6 +246,7 @@ class Claims:
         worker_id: str,
         timeout: int | None = None,
         *,
+        expected: Expected | None = None,
         safety: Safety = Safety.PROTECTED,
         window: int | None = None,
         in_turn: bool = False,
@@ -253,16 +259,17 @@ class Claims:
             token: the new claim.
             worker_id: whose it is.
             timeout: microseconds after which the attempt is in doubt.
+            expected: what the message says; the row must say the same. None where there is no message.
             safety: what the attempt is declared to be, which decides about it should it be in doubt.
             window: microseconds for which a provider remembers the key, of an idempotent step that was begun before.
-            in_turn: only if what it comes after has plainly succeeded; for a journal that `sees_order`.
+            in_turn: only if nothing that it comes after is counted as open.
 
         Returns:
             Whether *token* now holds the claim; else what was found in its place, whatever the reason.
         """
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": timeout,
-            "b_safety": safety.value, "b_window": window,
+            "b_safety": safety.value, "b_window": window, **_told(expected),
         }  # fmt: skip
         if self._db.execute(self._db.hot(self._begin_in_turn if in_turn else self._begin), values):
             return Claim(held=True)
@@ -324,8 +331,27 @@ class Claims:
         except IntegrityError:
             return False
 
-    def lock(self, conn: Connection, ref: str, key: str, token: str, worker_id: str) -> StepRow | None:
+    def lock(
+        self,
+        conn: Connection,
+        ref: str,
+        key: str,
+        token: str,
+        worker_id: str,
+        *,
+        expected: Expected | None = None,
+        in_turn: bool = False,
+    ) -> StepRow | None:
         """Takes a transactional step inside its own transaction: a rival waits here, then finds the memo.
+
+        Args:
+            conn: the transaction.
+            ref: the run.
+            key: the step.
+            token: the new claim.
+            worker_id: whose it is.
+            expected: as `begin` has it.
+            in_turn: likewise.
 
         Returns:
             The row as it was before, with the claim written but not committed; None where it is not to be had.
@@ -334,11 +360,11 @@ class Claims:
         if found is None:
             return None
         row = step_row(found)
-        if row.status not in CLAIMABLE:
+        if row.status not in CLAIMABLE or (in_turn and row.pending != 0):
             return row
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": None,
-            "b_safety": Safety.TRANSACTIONAL.value, "b_window": None,
+            "b_safety": Safety.TRANSACTIONAL.value, "b_window": None, **_told(expected),
         }  # fmt: skip
         taken = self._db.hot(self._begin_in_body).run(conn, values).rowcount
         if taken:

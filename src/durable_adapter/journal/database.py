@@ -303,6 +303,18 @@ class Database:
 
         return self.repeat(write)
 
+    def count(self, statement: Hot, values: Mapping[str, Any]) -> int:
+        """Runs one writing statement in autocommit, and returns the number that it selects."""
+        if _IN_A_HURRY.get():
+            return self.transaction(lambda conn: int(statement.run(conn, values).scalar_one()))
+
+        def write() -> int:
+            found = int(self._driven(statement, values, _rows)[0][0])
+            self._committed()
+            return found
+
+        return self.repeat(write)
+
     def glance(self, statement: Hot, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         """Runs one reading statement and returns its rows as the driver has them."""
         return self.repeat(lambda: self._driven(statement, values, _rows))

@@ -35,8 +35,8 @@ from .ends import NEW_KEY, Ended
 from .events import Events
 from .losses import Doubtful, doubtful, put_in_doubt
 from .rows import readable, step_row
-from .runs import count_end
 from .schema import literals, step, worker, workflow
+from .turns import Turns, count_end
 from .undo import Undo
 
 #: How soon a step in doubt whose attempt is over is looked at.
@@ -53,10 +53,11 @@ NOT_OVER = 221_845_392_000 * SECOND
 class Doubts:
     """The step table's transitions into doubt, into hold and out of them."""
 
-    def __init__(self, db: Database, events: Events, undo: Undo) -> None:
+    def __init__(self, db: Database, events: Events, undo: Undo, turns: Turns) -> None:
         self._db = db
         self._events = events
         self._undo = undo
+        self._turns = turns
 
     def raise_doubt(
         self,
@@ -350,9 +351,10 @@ class Doubts:
             if row.target is not None:
                 self._undo.resume(conn, row.ref)
                 return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=True))
+            self._turns.release(conn, row.ref, row.key)
             if row.status is StepStatus.FAILED:
                 return Ended(True, self._again(conn, row))
-            wakes = bool(row.options.get("counts")) and count_end(self._db, conn, row.ref, row.key)
+            wakes = row.completes_run and count_end(self._db, conn, row.ref, row.key)
             self._undo.look_now(conn, row.ref)
             return Ended(True, self._again(conn, row), wakes)
 

@@ -30,8 +30,8 @@ from .claims import goes_forward
 from .database import Database
 from .events import Events
 from .rows import step_row
-from .runs import count_down, count_end
 from .schema import literals, step
+from .turns import Turns, count_down, count_end, needle
 from .undo import Decision, Undo
 
 _P = sa.bindparam
@@ -52,10 +52,11 @@ class Ended:
 class Ends:
     """The step table's transitions out of an attempt."""
 
-    def __init__(self, db: Database, events: Events, undo: Undo) -> None:
+    def __init__(self, db: Database, events: Events, undo: Undo, turns: Turns) -> None:
         self._db = db
         self._events = events
         self._undo = undo
+        self._turns = turns
         by_token = sa.and_(
             step.c.ref == _P("b_ref"),
             step.c.key == _P("b_key"),
@@ -81,10 +82,10 @@ class Ends:
         self._succeed = sa.update(step).where(by_token).values(**outcome)
         self._succeed_unclaimed = sa.update(step).where(unclaimed).values(**untaken)
         self._count_down = count_down(db, _P("b_ref"))
-        self._succeed_last: sa.Update | None = None
+        self._succeed_member: Any = None
         self._succeed_unclaimed_last: sa.Update | None = None
         if db.is_postgresql:
-            self._succeed_last = self._in_one(self._succeed)
+            self._succeed_member = turns.in_one(self._succeed)
             self._succeed_unclaimed_last = self._in_one(self._succeed_unclaimed)
 
     def _in_one(self, ending: sa.Update) -> sa.Update:
@@ -92,23 +93,39 @@ class Ends:
         ended = ending.returning(step.c.ref).cte("ended")
         return count_down(self._db, _P("b_ref")).where(sa.exists(sa.select(ended.c.ref)))
 
-    def succeed(self, ref: str, key: str, token: str, outcome: Stored, *, last: bool) -> bool:
-        """Records a claimed step's success. One commit.
+    def succeed(self, ref: str, key: str, token: str, outcome: Stored, *, member: bool = True, last: bool = False) -> bool:
+        """Records a claimed step's success, and what that releases. One commit.
 
         Args:
             ref: the run.
             key: the step.
             token: the claim; a success under any other token is refused.
             outcome: the encoded value.
-            last: the run's counter counts this step, so that its end may be the end of the run.
+            member: it is a member of a canvas; else a function calls it in place, and its end releases nothing.
+            last: the run ends with it, where its row does not say.
 
         Returns:
             True when the journal now holds this outcome for this claim.
         """
         values = {"b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec}
-        if self._write(self._succeed, self._succeed_last, values, last=last):
+        if self._ended(values, member=member, last=last):
             return True
         return self._is_mine(ref, key, token, outcome)
+
+    def _ended(self, values: dict[str, Any], *, member: bool, last: bool) -> bool:
+        hot = self._db.hot
+        if not member:
+            return bool(self._db.execute(hot(self._succeed), values))
+        if self._succeed_member is not None:
+            return bool(self._db.count(hot(self._succeed_member), values | {"b_needle": needle(values["b_key"]), "b_last": last}))
+
+        def write(conn: Connection) -> bool:
+            ended = bool(hot(self._succeed).run(conn, values).rowcount)
+            if ended:
+                self._turns.after_end(conn, values["b_ref"], values["b_key"], last=last)
+            return ended
+
+        return self._db.transaction(write)
 
     def succeed_unclaimed(self, ref: str, key: str, token: str, worker_id: str, outcome: Stored, *, last: bool) -> bool:
         """Records the success of a function or a timer, which take no claim; the first recorded outcome wins. One commit."""
@@ -184,8 +201,8 @@ class Ends:
             return Ended(recorded=True, decision=self._undo.settle(conn, row.ref, row.target, undone=True))
         if row.kind is Kind.DISPATCH:
             return Ended(recorded=True, wakes=count_end(self._db, conn, row.ref, row.key))
-        if last:
-            self._db.hot(self._count_down).run(conn, values)
+        if not new:
+            self._turns.after_end(conn, row.ref, row.key, last=last)
         return Ended(recorded=True)
 
     def succeed_dispatched(self, ref: str, key: str, token: str, outcome: Stored) -> Ended:
@@ -322,6 +339,7 @@ class Ends:
         *,
         effect: Effect | None = None,
         arguments: Stored | None = None,
+        print_: str | None = None,
         sent: bool = False,
         worker_id: str | None = None,
     ) -> bool:
@@ -334,7 +352,8 @@ class Ends:
             error: the recorded failure, if there was one.
             why: in words, for people.
             effect: what is known about the attempt's effect, if anything is.
-            arguments: the step's arguments, where its row does not have them yet.
+            arguments: the step's arguments, where its row does not have them yet, or the next attempt has others.
+            print_: the fingerprint of those others; None where they are the same.
             sent: whoever calls this sends or makes the next attempt itself: the sweeper leaves it alone for a while.
             worker_id: who ran the attempt: where its end comes too late, that is kept and shown.
 
@@ -344,6 +363,7 @@ class Ends:
         """
 
         kept = {} if arguments is None else {"arguments": arguments.data, "arguments_codec": arguments.codec}
+        kept |= {} if print_ is None else {"fingerprint": print_}
         # The provider may remember the refusal under the old key. A body that asked to be run again goes on under its own.
         anew = error is not None and effect is Effect.DID_NOT_HAPPEN and row.effect is not Effect.UNKNOWN
 
@@ -472,8 +492,10 @@ class Ends:
             elif given_up and row.compensation is not None:
                 passed = any(s.pivot and s.status is StepStatus.SUCCEEDED for s in self._undo.steps(conn, ref))
                 self._undo.resume(conn, ref, also_failed=not passed)
-            elif "status" in values and not given_up and row.options.get("counts"):
+            elif "status" in values and not given_up and row.completes_run:
                 count_end(self._db, conn, ref, key)
+            if "status" in values:
+                self._turns.release(conn, ref, key)
             return self._found(conn, ref, key)
 
         return self._db.transaction(write)

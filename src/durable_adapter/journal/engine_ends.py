@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import (
-    AFTER,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     Alert,
@@ -151,15 +150,10 @@ def is_ended_by_engine(row: StepRow) -> bool:
 def after(row: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
     """What comes after a member of its run, directly or by way of others: in a chain and in a function, all that is left."""
     members = [s for s in steps if s.kind is not Kind.COMPENSATION and s.key != row.key]
-    if row.kind is Kind.FUNCTION or not any(_before(s) is not None for s in steps):
+    if row.kind is Kind.FUNCTION or all(s.after is None for s in steps):  # a function, or a chain of revision 0001
         return [s for s in members if row.kind is Kind.FUNCTION or s.position > row.position]
     gone = {row.key}
     for s in sorted(members, key=lambda s: s.position):
-        if gone & set(_before(s) or ()):
+        if gone & set(s.after or ()):
             gone.add(s.key)
     return [s for s in members if s.key in gone]
-
-
-def _before(row: StepRow) -> list[str] | None:
-    """The keys that a member names as those that it comes after; None where the plan is a chain without names."""
-    return row.after if row.after is not None else row.options.get(AFTER)

@@ -107,6 +107,11 @@ class Reads:
         """Every step of one run, without what its code was given and gave back."""
         return [step_row(row) for row in self._db.fetch(self._db.hot(self._outline), {"ref": ref})]
 
+    def of_task(self, ref: str, task_id: str) -> StepRow | None:
+        """The step of a run that has an engine's task id; None where there is none."""
+        rows = self._db.select(sa.select(step).where(step.c.ref == ref, step.c.task_id == task_id).limit(1))
+        return step_row(rows[0]) if rows else None
+
     def latest(self, namespace: str, id: str) -> WorkflowRow | None:
         """The latest run of a workflow id."""
         rows = self._db.select(

@@ -242,6 +242,7 @@ def step_row(row: Found) -> StepRow:
 
 
 def _step(r: Any) -> StepRow:
+    options = _mapping(r["options"])  # where rows of revision 0001 keep what has columns of its own now
     return StepRow(
         ref=r["ref"],
         key=r["key"],
@@ -262,7 +263,7 @@ def _step(r: Any) -> StepRow:
         error=_bytes(r["error"]),
         effect=_optional_effect(r["effect"]),
         safety=Safety(r["safety"]),
-        options=_mapping(r["options"]),
+        options=options,
         compensation=r["compensation"],
         pivot=bool(r["pivot"]),
         target=r["target"],
@@ -282,9 +283,9 @@ def _step(r: Any) -> StepRow:
         sent_at=r["sent_at"],
         begun_at=r["begun_at"],
         ended_at=r["ended_at"],
-        after=_optional_names(r["after"]),
+        after=options.pop("after", None) if r["after"] is None else _optional_names(r["after"]),
         pending=r["pending"],
-        completes_run=None if r["completes_run"] is None else bool(r["completes_run"]),
+        completes_run=bool(options.pop("counts", False) if r["completes_run"] is None else r["completes_run"]),
         cause=r["cause"],
         twice_at=r["twice_at"],
         first_begun_at=r["first_begun_at"],

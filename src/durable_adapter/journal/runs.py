@@ -5,7 +5,6 @@ Keeps P5: a declared id starts once. The plan and its rows are committed before 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..errors import UnreadableRow
 from ..model import (
-    AFTER,
+    ALSO_AFTER,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     SLEEPS,
@@ -33,13 +32,15 @@ from ..model import (
     Stored,
     WorkflowRow,
     WorkflowStatus,
+    member_key,
 )
 from . import troubles
 from .database import Database
 from .engine_ends import is_ended_by_engine
 from .events import Events
 from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, readable, step_row, step_values, workflow_row, workflow_values
-from .schema import event, literals, step, workflow
+from .schema import event, step, workflow
+from .turns import Turns, count_down
 from .undo import UNSENT, Undo, happened_after_all, undecided
 
 _P = sa.bindparam
@@ -59,8 +60,9 @@ _REOPENED_FROM = {
 class Runs:
     """The workflow table's writes."""
 
-    def __init__(self, db: Database, events: Events, undo: Undo, resend_after: int) -> None:
+    def __init__(self, db: Database, events: Events, undo: Undo, resend_after: int, turns: Turns) -> None:
         self._db = db
+        self._turns = turns
         self._events = events
         self._undo = undo
         #: Microseconds after which a run in which nothing was seen to begin is looked at.
@@ -132,14 +134,14 @@ class Runs:
         that had succeeded goes on with it; one that is over in another way, or is being undone, takes no more.
 
         Args:
-            row: the member, planned; its position is given here.
+            row: the member, planned; its position is given here, and where it has no key, that follows from its position.
             parents: the keys of the members that it comes after.
             connection: the caller's transaction, if it is to be a part of that.
             beside: rows of what else it comes after, which do not count: those that are not there yet are added.
 
         Returns:
-            How it stands now: planned, or as it was found, if an earlier try committed it; cancelled where the run takes
-            no more; None where the run is not there.
+            How it stands now: planned, or as it was found, if an earlier try committed it under its task id; cancelled where the
+            run takes no more; None where the run is not there.
 
         Raises:
             UnserialisableValue: its arguments are too large for this database.
@@ -147,37 +149,55 @@ class Runs:
         self._db.check_size(row.message)
 
         def write(conn: Connection) -> StepStatus | None:
+            # The parents' rows first: an end locks its step's row before its run's. Those that end later find this member.
+            open_parents = self._open_of(conn, row.ref, parents)
             run = conn.execute(
                 sa.select(workflow.c.status, workflow.c.look_at).where(workflow.c.ref == row.ref).with_for_update()
             ).one_or_none()
             if run is None:
                 return None
+            joined = self._joined_before(conn, row)
+            if joined is not None:
+                return joined
             status = WorkflowStatus(run.status)
             over = status not in FORWARD_WORKFLOWS | {WorkflowStatus.SUCCEEDED}
-            row.options = {**row.options, "counts": True, AFTER: list(parents)}
-            row.status = StepStatus.CANCELLED if over else StepStatus.PLANNED
             # The run's lock is held, so that nobody else gives this position away.
-            last = sa.select(sa.func.coalesce(sa.func.max(step.c.position), -1)).where(step.c.ref == row.ref).scalar_subquery()
-            values = {**step_values(row), "position": last + 1}
-            if over:
-                values |= {"ended_at": self._db.now, "look_at": self._db.now + UNSENT}
-            conn.execute(sa.insert(step).values(**values, created_at=self._db.now))
+            last = sa.select(sa.func.coalesce(sa.func.max(step.c.position), -1)).where(step.c.ref == row.ref)
+            row.position = int(conn.execute(last).scalar_one()) + 1
+            row.key = row.key or member_key(row.position, row.name)
+            row.completes_run, row.after = True, list(parents)
+            row.pending = open_parents + len(beside) + len(row.options.get(ALSO_AFTER, ()))
+            row.status = StepStatus.CANCELLED if over else StepStatus.PLANNED
+            times = {"ended_at": self._db.now, "look_at": self._db.now + UNSENT} if over else {}
+            conn.execute(sa.insert(step).values(**{**step_values(row), **times}, created_at=self._db.now))
             if not over and beside:
                 there = set(conn.execute(sa.select(step.c.key).where(step.c.ref == row.ref)).scalars())
                 for other in (other for other in beside if other.key not in there):
-                    given = {**step_values(other), "position": last + 1}
+                    given = {**step_values(other), "position": row.position}
                     conn.execute(sa.insert(step).values(**given, created_at=self._db.now))
             if not over:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**self._opened_again(status)))
             return row.status
 
-        if connection is not None:
-            return write(connection)
-        try:
-            return self._db.transaction(write)
-        except IntegrityError:
-            found = self._db.select(sa.select(step.c.status).where(step.c.ref == row.ref, step.c.key == row.key))
-            return StepStatus(found[0].status) if found else None
+        return write(connection) if connection is not None else self._db.transaction(write)
+
+    @staticmethod
+    def _open_of(conn: Connection, ref: str, keys: Sequence[str]) -> int:
+        """How many of these members have not succeeded. Locks their rows."""
+        here = sa.and_(step.c.ref == ref, step.c.key.in_(list(keys)))
+        found = conn.execute(sa.select(step.c.status).where(here).order_by(step.c.position).with_for_update()).scalars()
+        return sum(status != StepStatus.SUCCEEDED.value for status in found)
+
+    @staticmethod
+    def _joined_before(conn: Connection, row: StepRow) -> StepStatus | None:
+        """How a member stands that an earlier try committed; takes over its key and position."""
+        same = step.c.key == row.key if row.task_id is None else step.c.task_id == row.task_id
+        here = sa.and_(step.c.ref == row.ref, same)
+        found = conn.execute(sa.select(step.c.key, step.c.position, step.c.status).where(here)).first()
+        if found is None:
+            return None
+        row.key, row.position = found.key, found.position
+        return StepStatus(found.status)
 
     def _opened_again(self, status: WorkflowStatus) -> dict[str, Any]:
         """What a member that joins changes of its run."""
@@ -452,7 +472,7 @@ class Runs:
             task_id: its task, for which only unfinished runs are searched.
             why: what is known, in words.
             ref: its run, where that is known: an id may have been used again.
-            in_hand: whoever says so has the message, and did not begin it.
+            in_hand: whoever says so has the message, so that it has not vanished.
         """
 
         def write(conn: Connection) -> int:
@@ -683,7 +703,7 @@ class Runs:
     def _go_on(self, conn: Connection, ref: str) -> None:
         """A run that goes forward again: its last memo hands on to what follows; one with nothing left to do is complete."""
         steps = [s for s in self._undo.steps(conn, ref) if s.kind is not Kind.COMPENSATION]
-        counting = [s for s in steps if s.options.get("counts")]
+        counting = [s for s in steps if s.completes_run]
         if counting and all(s.status is StepStatus.SUCCEEDED for s in counting):
             if any(s.status is StepStatus.WAITING for s in steps):
                 # One of these is to be tried again although what counts is done: once it is, a sweeper ends the run.
@@ -709,14 +729,18 @@ class Runs:
 
         self._db.transaction(write)
 
+    @staticmethod
+    def _counted_by_its_options(conn: Connection, ref: str, key: str) -> bool:
+        """Whether a row of revision 0001 says that the run ends with it."""
+        found = conn.execute(sa.select(step).where(step.c.ref == ref, step.c.key == key)).one()
+        return step_row(found).completes_run
+
     def stop_after(self, ref: str, key: str) -> None:
         """A step ends its chain early: what was planned behind it is cancelled, and its own end ends the run. One commit."""
 
         def write(conn: Connection) -> None:
             conn.execute(sa.select(step.c.key).where(step.c.ref == ref).order_by(step.c.key).with_for_update()).all()
-            found = conn.execute(sa.select(step.c.options).where(step.c.ref == ref, step.c.key == key)).scalar_one_or_none()
-            options = json.dumps({**json.loads(found or "{}"), "counts": True})
-            conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(options=options))
+            conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(completes_run=True))
             conn.execute(
                 sa.update(step)
                 .where(step.c.ref == ref, step.c.key != key, step.c.status == StepStatus.PLANNED.value)
@@ -732,7 +756,6 @@ class Runs:
         outcome: Stored | None,
         *,
         failed: bytes | None,
-        last: bool,
         who: str | None = None,
         why: str | None = None,
     ) -> bool:
@@ -743,7 +766,6 @@ class Runs:
             key: the member.
             outcome: what it returned, as far as that can be written down.
             failed: what it raised instead.
-            last: the run ends with it.
             who: the person who says so, where it is not the worker that ran it.
             why: and how they know.
 
@@ -775,8 +797,8 @@ class Runs:
                 self._events.write(conn, Event.VERDICT, ref=ref, key=key, who=who, why=why, verdict=said)
             if failed is not None:
                 self._undo.decide(conn, ref)
-            elif last:
-                conn.execute(count_down(self._db, ref))
+            else:
+                self._turns.after_end(conn, ref, key, last=self._counted_by_its_options(conn, ref, key))
             if who is not None:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(attention=None))
             return True
@@ -794,7 +816,7 @@ def _counts_still(row: StepRow) -> bool:
 
     The failure of a dispatched step is: its function is told, and decides. Any other's ends the run by itself.
     """
-    if not row.options.get("counts"):
+    if not row.completes_run:
         return False
     return row.status in OPEN_STEPS or (row.status is StepStatus.FAILED and row.kind is not Kind.DISPATCH)
 
@@ -807,44 +829,3 @@ def unfinished(conn: Connection) -> Iterator[list[str]]:
     refs = sorted(row.ref for row in conn.execute(sa.select(workflow.c.ref).where(workflow.c.look_at.is_not(None))))
     for start in range(0, len(refs), BATCH):
         yield refs[start : start + BATCH]
-
-
-def count_end(db: Database, conn: Connection, ref: str, key: str) -> bool:
-    """A step that counts ended: counts it, and makes a function that waited for it due now.
-
-    Returns:
-        Whether a function waited for it.
-    """
-    conn.execute(count_down(db, ref))
-    waits = sa.or_(
-        workflow.c.waiting_for == f"step:{key}",
-        sa.and_(workflow.c.waiting_for == "steps", workflow.c.open_steps <= 1),
-    )
-    return bool(
-        conn.execute(
-            sa.update(workflow)
-            .where(workflow.c.ref == ref, workflow.c.status == WorkflowStatus.SUSPENDED.value, waits)
-            .values(wake_at=db.now, look_at=db.now)
-        ).rowcount
-    )
-
-
-def count_down(db: Database, ref: Any) -> sa.Update:
-    """The statement by which an end that counts releases the end of the run: whoever brings it to zero ends it.
-
-    MySQL assigns from left to right, so what the conditions read is overwritten last.
-    """
-    finishes = sa.and_(
-        workflow.c.open_steps == 1,
-        workflow.c.status.in_(literals((WorkflowStatus.RUNNING, WorkflowStatus.SUSPENDED))),
-    )
-    return (
-        sa.update(workflow)
-        .where(workflow.c.ref == ref)
-        .ordered_values(
-            (workflow.c.ended_at, sa.case((finishes, db.now), else_=workflow.c.ended_at)),
-            (workflow.c.look_at, sa.case((finishes, sa.null()), else_=workflow.c.look_at)),
-            (workflow.c.status, sa.case((finishes, WorkflowStatus.SUCCEEDED.value), else_=workflow.c.status)),
-            (workflow.c.open_steps, workflow.c.open_steps - 1),
-        )
-    )

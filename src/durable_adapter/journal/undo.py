@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import (
-    AFTER,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     OPEN_WORKFLOWS,
@@ -278,7 +277,7 @@ class Undo:
                 # Until when a timer runs is kept beside it: a person may take the run up again.
                 (step.c.deadline_at, sa.case((step.c.kind == Kind.SLEEP.value, step.c.look_at), else_=sa.null())),
                 # Its message may be waiting behind that of another, where an engine sends them all at the start.
-                (step.c.look_at, sa.case((step.c.options.like(f'%"{AFTER}"%'), self._db.now + UNSENT), else_=sa.null())),
+                (step.c.look_at, sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null())),
             )
         )
 

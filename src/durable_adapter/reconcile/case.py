@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..journal.doubts import NOT_OVER
 from ..journal.losses import LOST
-from ..model import AFTER, SECOND, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name
-from ..runtime.order import concerns_nobody, has_its_turn, is_joined
+from ..model import SECOND, Kind, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name
+from ..runtime.order import ready as ready
 from .commands import REASON, Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
 from .words import Tongue, fate, process, tongue, with_places
@@ -100,32 +100,6 @@ def _place(attempt: str) -> Place:
 def may_lack_calls(step: StepRow) -> bool:
     """Whether a function is held because the journal may have lost commits, and with them rows of its calls."""
     return step.kind is Kind.FUNCTION and (step.doubt or "").startswith(LOST)
-
-
-def ready(run: WorkflowRow, steps: Sequence[StepRow]) -> list[tuple[StepRow, int]]:
-    """The members of a canvas that are to begin and have not, each with the time since when; as the sweeper finds them.
-
-    Of a chain it is one at the most. Where members name those that they come after, it may be several.
-    """
-    if run.shape is not Shape.CANVAS:
-        return []
-    members = [s for s in steps if s.kind is not Kind.COMPENSATION]
-    if is_joined(members):
-        found = []
-        by_key = {s.key: s for s in members}
-        for step in members:
-            before = [by_key[key] for key in step.options.get(AFTER, ()) if key in by_key]
-            if concerns_nobody(step, members):
-                continue
-            if step.status is StepStatus.PLANNED and has_its_turn(step, steps):
-                found.append((step, max([run.created_at, step.created_at, *(s.ended_at or 0 for s in before)])))
-        return found
-    seen = [s for s in members if s.status is not StepStatus.PLANNED]
-    last = seen[-1] if seen else None
-    following = next((s for s in members if s.position > (last.position if last is not None else -1)), None)
-    if following is None or (last is not None and last.status is not StepStatus.SUCCEEDED) or not has_its_turn(following, steps):
-        return []
-    return [(following, (last.ended_at if last is not None else None) or run.created_at)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _happened(outlook: Outlook, keys: Sequence[str]) -> None:
             outlook.run.status, outlook.run.attention = WorkflowStatus.ROLLING_BACK, None
         _settle(outlook, row.target, undone=True)
         return
-    if not had_failed and row.options.get("counts"):
+    if not had_failed and row.completes_run:
         _count_end(outlook, row)
     _decide_again(outlook)
 
@@ -179,7 +179,7 @@ def _failed(outlook: Outlook, keys: Sequence[str]) -> None:
 def _unmarked_ran(outlook: Outlook, keys: Sequence[str]) -> None:
     row = outlook.step(keys[0])
     row.status, row.ended_at = StepStatus.SUCCEEDED, _last(outlook)
-    if row.options.get("counts"):
+    if row.completes_run:
         _count_down(outlook)
     outlook.run.attention = None
 
@@ -212,7 +212,7 @@ def _reopen(outlook: Outlook, keys: Sequence[str]) -> None:
     run.status = run.status if outlook.goes_forward else WorkflowStatus.RUNNING
     run.attention = None
     members = [s for s in outlook.steps if s.kind is not Kind.COMPENSATION]
-    counting = [s for s in members if s.options.get("counts")]
+    counting = [s for s in members if s.completes_run]
     done = bool(counting) and all(s.status is StepStatus.SUCCEEDED for s in counting)
     if done and not any(s.status is StepStatus.WAITING for s in members):
         run.status = WorkflowStatus.SUCCEEDED

@@ -8,7 +8,6 @@ from ..journal.engine_ends import after, is_ended_by_engine
 from ..journal.reads import RefusedMessage
 from ..journal.undo import passed_pivot, undecided
 from ..model import (
-    AFTER,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     SLEEPS,
@@ -70,7 +69,7 @@ def _contradicted(case: Case, step: StepRow) -> str:
     witness = case.witness(step)
     if witness is None:
         return ""
-    before = [s for s in case.members if s.key in step.options.get(AFTER, ()) and s.status is StepStatus.SUCCEEDED]
+    before = [s for s in case.members if s.key in (step.after or ()) and s.status is StepStatus.SUCCEEDED]
     failed = [s.name for s in before if (end := witness.outcome(s)) is not None and not end.succeeded]
     if not failed:
         return ""

@@ -133,21 +133,30 @@ def _recorded_arguments(run: WorkflowRow, step: StepRow) -> tuple[list[Any], dic
         if step.arguments is not None:
             args, kwargs = json.loads(step.arguments.data)
             return list(args), dict(kwargs)
-        if run.plan and step.target is None:
-            members = json.loads(run.plan)["members"]
-            member = members[step.position]
+        member = _raw_message(run, step) if step.target is None else None
+        if member is not None:
             return (list(member["args"]), dict(member["kwargs"])) if member["task"] == step.name else None
     except (*_DAMAGED, LookupError):
         return None
     return None
 
 
+def _raw_message(run: WorkflowRow, step: StepRow) -> dict[str, Any] | None:
+    """What is kept of a step's message as raw JSON: in its row, or in the plan of revision 0001."""
+    if step.message is not None:
+        found: dict[str, Any] = json.loads(step.message)
+        return found
+    members: list[dict[str, Any]] = json.loads(run.plan)["members"] if run.plan else []
+    return members[step.position] if step.position < len(members) else None
+
+
 def _handed_on(run: WorkflowRow, step: StepRow) -> bool:
     """Whether a member of a chain gets the result of the one before it as its first argument."""
-    if step.arguments is not None or not run.plan or step.position == 0:
+    if step.arguments is not None or step.position == 0:
         return False
     try:
-        return not json.loads(run.plan)["members"][step.position]["immutable"]
+        member = _raw_message(run, step)
+        return member is not None and not member["immutable"]
     except (*_DAMAGED, LookupError):
         return False
 

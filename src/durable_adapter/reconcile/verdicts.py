@@ -15,7 +15,6 @@ from ..errors import NotResolvable, StepFailed
 from ..journal import Decision, Ended
 from ..journal.doubts import NOT_OVER
 from ..model import (
-    AFTER,
     OPEN_WORKFLOWS,
     Attention,
     Effect,
@@ -29,7 +28,6 @@ from ..model import (
     attempt_name,
 )
 from ..runtime.engine import engine_of
-from ..runtime.order import is_joined
 from ..runtime.values import write_failure
 from .case import may_lack_calls, ready
 from .changes import Change, Outcome, Person
@@ -62,13 +60,7 @@ def stopped_at(run: WorkflowRow, steps: Sequence[StepRow]) -> list[StepRow]:
     """The unmarked members at which a canvas stands: what they come after has ended, and their own end is not recorded."""
     if run.shape is not Shape.CANVAS or run.status is not WorkflowStatus.RUNNING:
         return []
-    if is_joined(steps):
-        return [step for step, _ in ready(run, steps) if step.kind is Kind.UNMARKED]
-    members = [s for s in steps if s.kind is not Kind.COMPENSATION]
-    standing = next((s for s in members if s.status is not StepStatus.SUCCEEDED), None)
-    if standing is None or standing.kind is not Kind.UNMARKED or standing.status is not StepStatus.PLANNED:
-        return []
-    return [standing]
+    return [step for step, _ in ready(run, steps) if step.kind is Kind.UNMARKED]
 
 
 def _failed_unknown(step: StepRow) -> bool:
@@ -246,7 +238,7 @@ class Judge:
                 f"step {step.name} of {workflow_word(run)} is not marked durable, and the chain does not stand there: "
                 f"{self._state(run, steps, step)} See `{self._caller.command('explain', workflow_word(run))}`."
             )
-        last = bool(step.options.get("counts"))
+        last = step.completes_run
         if verdict is Verdict.DID_NOT_HAPPEN:
             return self._send_unmarked(run, steps, step)
         failed = verdict is Verdict.FAILED
@@ -263,7 +255,7 @@ class Judge:
             action=verdict.value,
             would=f"record that {step.name} " + ("failed" if failed else "ran, with the value you gave"),
             act=lambda: self._journal.runs.record_unmarked(
-                run.ref, step.key, value, failed=error, last=last, who=self._who, why=self._why
+                run.ref, step.key, value, failed=error, who=self._who, why=self._why
             ),
             tell=tell,
         )  # fmt: skip
@@ -306,10 +298,7 @@ class Judge:
     def _send_next(self, run: WorkflowRow, step: StepRow) -> str:
         """What follows an unmarked member, and how it is told."""
         steps = self._journal.reads.steps(run.ref)
-        if is_joined(steps):
-            following = [s for s, _ in ready(run, steps) if step.key in s.options.get(AFTER, ())]
-        else:
-            following = [s for s in steps if s.position > step.position and s.kind is not Kind.COMPENSATION][:1]
+        following = [s for s, _ in ready(run, steps) if step.key in (s.after or ())]
         engine = self._engines.get(run.engine)
         if engine is None:
             wait, option = span(self._journal.runs.resend_after), tongue(run.engine).option

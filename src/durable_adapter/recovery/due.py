@@ -9,7 +9,7 @@ from functools import partial
 
 from ..errors import CannotSendAgain, DependencyFailed, MessageExpired, UnreadableRow, UnserialisableValue
 from ..model import (
-    AFTER,
+    ALLOW_FAILURE,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     UNSETTLED_STEPS,
@@ -25,7 +25,7 @@ from ..model import (
 )
 from ..runtime import alerts
 from ..runtime.engine import engine_of
-from ..runtime.order import ALLOW_FAILURE, behind, concerns_nobody, elsewhere, has_its_turn, is_done, is_joined, may_fail
+from ..runtime.order import before, behind, elsewhere, is_done, may_begin, may_fail, members_of, ready
 from ..runtime.values import encode
 from .lost import GONE, LostMessages, is_guarded, stored_outcome
 from .sweep import Sweep
@@ -198,55 +198,28 @@ class Due:
 
     def _canvas(self, run: WorkflowRow, steps: list[StepRow]) -> None:
         """Finds where a canvas stands, and sends what was lost."""
-        members = [s for s in steps if s.kind is not Kind.COMPENSATION]
+        members = members_of(steps)
         if all(s.status in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) for s in members):
             self._sweep.journal.runs.complete(run.ref)
             return
-        if is_joined(members):
-            self._joined(run, members, steps)
-            return
-        seen = [s for s in members if s.status is not StepStatus.PLANNED]
-        last = seen[-1] if seen else None
-        if last is not None and last.status is not StepStatus.SUCCEEDED:
-            return
-        following = [s for s in members if s.position > (last.position if last is not None else -1)]
-        if not following:
-            return
-        step = following[0]
-        if not has_its_turn(step, steps):
-            return
-        since = (last.ended_at if last is not None else None) or run.created_at
-        if step.kind is Kind.UNMARKED:
-            if self._messages.ended_by_engine(run, step):
-                return
-            if self._now - since >= self._sweep.journal.runs.resend_after:
-                self._sweep.mark(run, Attention.UNMARKED)
-            return
-        self._messages.send_again_if_lost(run, step, steps, since, before=last)
-
-    def _joined(
-        self,
-        run: WorkflowRow,
-        members: list[StepRow],
-        steps: list[StepRow],
-    ) -> None:
-        """As `_canvas`, where each member names those that it comes after."""
-        by_key = {s.key: s for s in members}
-        for step in members:
-            if step.status is not StepStatus.PLANNED or concerns_nobody(step, members):
-                continue
+        done = partial(self._is_done, run)
+        for step, since in ready(run, steps, done):
             if self._will_never_come(run, step):
                 continue
             outside = elsewhere(self._sweep.journal, step)
-            done = partial(self._is_done, run)
-            if not has_its_turn(step, steps, done) or not all(done(step, s) for s in outside):
+            if not all(done(step, s) for s in outside):
                 continue
-            before = [by_key[key] for key in step.options.get(AFTER, ()) if key in by_key] + outside
-            since = max([step.created_at, *(s.ended_at or 0 for s in before)])
-            if step.kind is not Kind.UNMARKED:
-                self._messages.send_again_if_lost(run, step, steps, since)
+            turn = max([since, *(s.ended_at or 0 for s in outside)])
+            if step.kind is Kind.UNMARKED:
+                self._stands_at(run, step, behind(step, members), turn, self._now)
             else:
-                self._stands_at(run, step, behind(step, members), since, self._now)
+                self._messages.send_again_if_lost(run, step, steps, turn, before=self._hands_on(run, step, steps))
+
+    def _hands_on(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> StepRow | None:
+        """The member whose own message hands its result on to a member, where the engine does so."""
+        engine = engine_of(run, step, self._sweep.engines)
+        earlier = before(step, steps)
+        return earlier[0] if engine is not None and engine.hands_results_on and len(earlier) == 1 else None
 
     def _is_done(self, run: WorkflowRow, step: StepRow, before: StepRow) -> bool:
         """Whether what a step waits for is done; of what nobody reports, whether it failed, where that is enough."""
@@ -280,8 +253,7 @@ class Due:
         stored: Stored | None = None
         with contextlib.suppress(UnserialisableValue):
             stored = encode(value)
-        last = bool(step.options.get("counts"))
-        if self._sweep.journal.runs.record_unmarked(step.ref, step.key, stored, failed=None, last=last):
+        if self._sweep.journal.runs.record_unmarked(step.ref, step.key, stored, failed=None):
             self._sweep.journal.runs.look_again(step.ref, self._sweep.journal.time())
             self._sweep.report.adopted += 1
 
@@ -294,7 +266,7 @@ class Due:
             return False
         if step.status is StepStatus.WAITING and self._will_never_come(run, step):
             return True
-        if run.shape is Shape.CANVAS and step.kind is Kind.STEP and not has_its_turn(step, steps, partial(self._is_done, run)):
+        if run.shape is Shape.CANVAS and step.kind is Kind.STEP and not may_begin(step, steps, partial(self._is_done, run)):
             return True
         return not all(self._is_done(run, step, s) for s in elsewhere(self._sweep.journal, step))
 
@@ -302,10 +274,10 @@ class Due:
         """Whether a dispatched step comes after another that has not succeeded."""
         if self._will_never_come(run, step):
             return True
-        for before in elsewhere(self._sweep.journal, step):
-            if before.kind is Kind.UNMARKED and before.status is StepStatus.PLANNED:
-                self._stands_at(run, before, [step], before.created_at, before.created_at)
-            if not self._is_done(run, step, before):
+        for earlier in elsewhere(self._sweep.journal, step):
+            if earlier.kind is Kind.UNMARKED and earlier.status is StepStatus.PLANNED:
+                self._stands_at(run, earlier, [step], earlier.created_at, earlier.created_at)
+            if not self._is_done(run, step, earlier):
                 return True
         return False
 

@@ -14,7 +14,7 @@ from rq.job import Job, JobStatus
 from rq.registry import CanceledJobRegistry
 
 from ..errors import EndedByEngine, MessageExpired
-from ..model import AFTER, SECOND, StepRow
+from ..model import SECOND, StepRow
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import ended_by_engine
 from .facts import aware, status_of
@@ -74,7 +74,7 @@ def look_for_expiry(step: StepRow, steps: Sequence[StepRow], options: Mapping[st
     ttl = options.get("ttl")
     if ttl is None or step.attempt:
         return None
-    before = set(step.options.get(AFTER, ()))
+    before = set(step.after or ())
     since = max([step.created_at + int(step.options.get("delay", 0)), *(s.ended_at or 0 for s in steps if s.key in before)])
     left = (since + int(ttl) * SECOND - now) // SECOND
     if left <= 0:

@@ -24,7 +24,7 @@ from rq.registry import (
 from rq.results import Result
 
 from ..errors import NotInstalled
-from ..model import AFTER, Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
+from ..model import Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
 from ..policy import StepPolicy
 from ..runtime.engine import EngineOutcome
 from ..runtime.order import OUTSIDE, is_done
@@ -69,6 +69,7 @@ class RQEngine:
     """The engine protocol for this process's RQ."""
 
     name = "rq"
+    hands_results_on = False
 
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
@@ -127,7 +128,7 @@ class RQEngine:
         """The members that a planned one comes after, which succeeded, and of which Redis has no success (any more)."""
         if step.status is not StepStatus.PLANNED:
             return []
-        after = step.options.get(AFTER, ())
+        after = step.after or ()
         succeeded = [s for s in steps if s.key in after and s.status is StepStatus.SUCCEEDED and s.kind is Kind.STEP]
         return [s for s in succeeded if not self._is_finished(s)]
 
@@ -192,17 +193,15 @@ class RQEngine:
         return look_for_expiry(step, steps, stored_member(run, step)["options"], self._binding.journal.time())
 
     def _made(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Job:
-        key: str | None = None
         if step.kind is Kind.COMPENSATION:
             target = next(s for s in steps if s.key == step.target)
             args, kwargs, options = undo_call(self._binding.registry, run, target, steps)
             # A step in place has no queue of its own: it ran where its function did.
-            queue, key = target.queue or next((s.queue for s in steps if s.kind is Kind.FUNCTION), None), step.key
+            queue = target.queue or next((s.queue for s in steps if s.kind is Kind.FUNCTION), None)
         else:
             member = stored_member(run, step)
             args, kwargs = arguments_of(self._binding.registry, run, step, steps)
             options, queue = member["options"], step.queue
-            key = step.key if step.kind is Kind.DISPATCH else None
         assert step.task_id is not None
         return made_again(
             step.name,
@@ -212,7 +211,7 @@ class RQEngine:
             queue=queue,
             options=options,
             ref=run.ref,
-            key=key,
+            key=step.key,
             marked=step.kind is not Kind.UNMARKED,
             made=step.options.get(MADE),
             connection=self.connection,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rq.job import Job, JobStatus
 
-from ..model import Kind, StepRow, bounded_key, derive_ref, member_key
+from ..model import Kind, StepRow, derive_ref, member_key, task_key
 from . import ticks
 from .facts import aware, made_at, repeats_left
 from .stamps import stamp_of
@@ -20,8 +20,8 @@ OVER = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCE
 
 
 def own_key(job: Job) -> str:
-    """The key of a job that is a member of a canvas."""
-    return bounded_key(member_key(job.id, 0, job.func_name or ""))
+    """The key of a job whose stamp has none, and of one that is no member of the run in which its row stands."""
+    return task_key(job.id, job.func_name or "")
 
 
 def run_of_tick(job: Job, ref: str) -> str:
@@ -34,7 +34,8 @@ def place_of(job: Job) -> tuple[str, str]:
     """The run and key that a job stands for; of one without a stamp, those that it has from its first delivery on."""
     stamp = stamp_of(job)
     base = _base(job, stamp)
-    return ticks.run_now(job, base) if ticks.is_periodic(job) else base, (stamp and stamp[1]) or own_key(job)
+    key = member_key(0, job.func_name or "") if stamp is None else stamp[1] or own_key(job)
+    return ticks.run_now(job, base) if ticks.is_periodic(job) else base, key
 
 
 def base_of(job: Job) -> str:

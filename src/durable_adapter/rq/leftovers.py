@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rq.job import Job, JobStatus
 from rq.registry import BaseRegistry, FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 
-from ..model import AFTER, ALSO_AFTER, Kind, StepRow, StepStatus
+from ..model import ALSO_AFTER, Kind, StepRow, StepStatus
 from ..runtime.order import is_done
 from .aside import far_off
 from .facts import last_words, of_member, status_of
@@ -158,7 +158,7 @@ class Leftovers:
 
 def _may_begin(step: StepRow, steps: Steps) -> bool:
     """Whether a step that was delivered before what it comes after may begin now; of other runs, only the sweeper knows."""
-    after = step.options.get(AFTER, ())
+    after = step.after or ()
     if step.status is not StepStatus.PLANNED or not after or step.options.get(ALSO_AFTER):
         return False
     before = [steps.get((step.ref, key)) for key in after]

@@ -20,7 +20,7 @@ from ..codec import JSON
 from ..current import FUNCTION
 from ..errors import JournalUnreachable, UnserialisableValue, UnsupportedCanvas
 from ..model import (
-    AFTER,
+    ALLOW_FAILURE,
     ALSO_AFTER,
     SECOND,
     Kind,
@@ -32,8 +32,8 @@ from ..model import (
     new_ref,
 )
 from ..runtime.functions import FunctionRun
-from ..runtime.order import ALLOW_FAILURE, OUTSIDE
-from ..runtime.plans import decode_plan, encode_member, row_for
+from ..runtime.order import OUTSIDE, members_of
+from ..runtime.plans import encode_member, row_for
 from ..runtime.starting import STARTING, current_step, dispatching, identity_here, planned, start_run, started_before
 from . import stamps, ticks
 from .facts import status_of
@@ -186,7 +186,7 @@ def _parents(binding: Binding, depends_on: Any, serializer: Any) -> tuple[list[P
                 job = fetched(str(parent), binding.connection, serializer)
             stamp = stamp_of(job) if job is not None else None
             if job is not None and stamp is not None:
-                grows = stamp[1] is None and job.func_name not in binding.registry.workflows
+                grows = not stamps.is_call(stamp) and job.func_name not in binding.registry.workflows
                 found.append(Parent(*place_of(job), grows, getattr(job, _AGAIN, None)))
             elif job is not None:
                 plain.append(job)
@@ -433,7 +433,7 @@ def _begin_anew(binding: Binding, job: Job) -> None:
     if stamp is None:
         begins = job._status in _NOT_SENT and job.started_at is None
     else:
-        begins = stamp[1] is None and status_of(job) is JobStatus.FINISHED
+        begins = not stamps.is_call(stamp) and status_of(job) is JobStatus.FINISHED
     if begins and binding.registry.look(job.func_name):
         pending = Pending(new_ref())
         stamps.put(job, make_stamp(pending.ref))
@@ -448,11 +448,14 @@ def publish(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any
     run, steps = planned(binding.host, binding.registry, [member], ref=run_of_tick(job, pending.ref))
     beside = [_outside_row(run.ref, other) for other in pending.outside]
     if pending.others or beside:
-        steps[0].options |= {AFTER: [row.key for row in beside], **_order_of(pending)}
+        steps[0].after = [row.key for row in beside]
+        steps[0].pending = len(beside) + len(pending.others)
+        steps[0].options |= _order_of(pending)
     _keep(steps[0], job)
     for place, row in enumerate(beside, start=1):
         row.position = place
     steps += beside
+    stamps.add_key(job, steps[0].key)
     started, result = start_run(binding.host, run, steps, send=send, inside=pending.inside, delay=pending.delay)
     if started is Start.THERE and pending.inside:
         return _sent_by_an_earlier_attempt(binding, job, steps[0], send)
@@ -464,11 +467,12 @@ def publish(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any
 
 def standing_for(binding: Binding, run: WorkflowRow, serializer: Any) -> Job:
     """The first job of a run that was started before; where Redis has none, one that knows its id and its run alone."""
-    first = decode_plan(run.plan)[0]
-    return _standing_for(binding, str(first["id"]), first["task"], run.ref, serializer)
+    first = members_of(binding.journal.reads.outline(run.ref))[0]
+    return _standing_for(binding, first, serializer)
 
 
-def _standing_for(binding: Binding, job_id: str, name: str, ref: str, serializer: Any) -> Job:
+def _standing_for(binding: Binding, step: StepRow, serializer: Any) -> Job:
+    job_id, name, ref = step.task_id or "", step.name, step.ref
     connection = binding.engine.connection
     job = fetched(job_id, connection, serializer)
     if job is None or place_of(job)[0] != ref:  # a fixed id: Redis has it for another run
@@ -501,8 +505,8 @@ def _sent_by_an_earlier_attempt(binding: Binding, job: Job, row: StepRow, send: 
 def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any]) -> Any:
     """A job that depends on a durable one becomes a member of its run."""
     member = member_of(job, job.origin, delay=pending.delay)
-    row = row_for(binding.registry, pending.ref, 0, member, counts=True)
-    row.message = encode_member(member)
+    row = row_for(binding.registry, pending.ref, 0, member, after=[])
+    row.key = ""  # it follows from its place, which the journal gives
     row.options |= _order_of(pending)
     _keep(row, job)
     beside = [_outside_row(row.ref, other) for other in pending.outside]
@@ -520,6 +524,8 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
         joined = runs.join(row, parents, step.session().connection(), beside=beside)
         if joined is None:
             stamps.take_off(job)
+        else:
+            stamps.add_key(job, row.key)
         outbox.append(send)
         if joined is StepStatus.CANCELLED:
             outbox.append(lambda: binding.engine.withdraw([row]))
@@ -528,6 +534,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
     if status is None:  # the run was pruned: RQ knows a parent of which the journal knows nothing any more
         stamps.take_off(job)
         return send()
+    stamps.add_key(job, row.key)
 
     def leave() -> None:
         runs.leave(row.ref, row.key)
@@ -568,7 +575,10 @@ def _stands(binding: Binding, row: StepRow) -> bool:
     """Whether a member that a step's body sends has joined its run already, in an earlier attempt of that step."""
     if _outbox() is not None:
         return False  # whatever an earlier attempt of a transactional step wrote was rolled back with it
-    return binding.host.patient.claims.look(row.ref, row.key) is not None
+    found = binding.host.patient.reads.of_task(row.ref, row.task_id or "")
+    if found is not None:
+        row.key, row.position = found.key, found.position
+    return found is not None
 
 
 def _sent_before(binding: Binding, row: StepRow, parents: list[str], met: list[set[str]], serializer: Any) -> Job | None:
@@ -578,14 +588,13 @@ def _sent_before(binding: Binding, row: StepRow, parents: list[str], met: list[s
     """
     wanted = _without_id(row)
     for step in binding.journal.reads.steps(row.ref):
-        if step.message is None or step.options.get(AFTER) != parents or step.name != row.name:
+        if step.message is None or step.after != parents or step.name != row.name:
             continue
         if any(step.key in keys for keys in met) or _without_id(step) != wanted:
             continue
-        assert step.task_id is not None
         for keys in met:
             keys.add(step.key)
-        return again(_standing_for(binding, step.task_id, step.name, step.ref, serializer))
+        return again(_standing_for(binding, step, serializer))
     return None
 
 

@@ -16,18 +16,18 @@ from rq.job import Job, Retry
 from rq.results import Result
 
 from ..current import FUNCTION, STEP
-from ..errors import CannotSuspend, Left, UnsupportedCanvas
-from ..model import SECOND, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..errors import CannotSuspend, Left, UnknownStamp, UnsupportedCanvas
+from ..model import ALLOW_FAILURE, SECOND, Kind, Safety, StepRow, StepStatus, WorkflowRow
 from ..policy import RetryPolicy
 from ..runtime.calls import Call, Wish
-from ..runtime.deliveries import adopted, awaited, kind_of, unmarked_ended
+from ..runtime.deliveries import adopted, awaited, kind_of, refused, unmarked_ended
 from ..runtime.functions import FunctionRun, run_function
-from ..runtime.order import ALLOW_FAILURE, OUTSIDE, unmet
+from ..runtime.order import OUTSIDE, unmet
 from ..runtime.steps import run_step
 from . import stamps, ticks
 from .aside import ASIDE, OFTEN, aside
 from .facts import has_retry, has_spent_its_retries, is_of_before, repeats_left, times_tried
-from .identity import base_of, own_key, place_of
+from .identity import base_of, place_of
 from .jobs import kept_of, member_of
 from .notes import ASKED, PUT_ASIDE, count, once_more
 from .publishing import forget_if_sent, is_pending
@@ -119,7 +119,10 @@ def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool)
             "be recorded of it. It was not run. Enqueue it with queue.enqueue_job(job), on a queue with is_async=False to "
             "run it here, or call the function itself to run it plainly."
         )
-    stamp = stamp_of(job)
+    try:
+        stamp = stamps.checked_stamp_of(job)
+    except UnknownStamp as unknown:
+        return _put_aside(binding, job, refused(binding.host, job.func_name or "", str(unknown)))
     name = job.func_name or ""
     if STEP.get() is not None or FUNCTION.get() is not None:
         return run()  # a synchronous queue runs a job inside of another one: it is part of that
@@ -127,7 +130,7 @@ def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool)
     marked = binding.registry.look(name, func)
     if stamp is None and (not marked or missing is not None or binding.is_off):
         return run()  # also to fail as ever where the function is not there
-    if stamp is not None and (missing is not None or not (marked or stamp[1])):
+    if stamp is not None and (missing is not None or not (marked or stamps.is_call(stamp))):
         if is_unmarked(job) or not _is_a_step(binding, job):
             return _unmarked(binding, run, job, stamp)
         return _left_to_others(binding, job, missing)
@@ -169,8 +172,9 @@ def _delivered(
     binding: Binding, run: Callable[[], Any], job: Job, name: str, stamp: tuple[str, str | None] | None, *, whole: bool
 ) -> Any:
     """A delivery of a marked job."""
-    given = stamp[1] if stamp is not None else None
-    is_function = name in binding.registry.workflows and given is None
+    ref, key = place_of(job)
+    kind = kind_of(key, is_function=name in binding.registry.workflows)
+    is_function = kind is Kind.FUNCTION
     delivery = Delivery(job)
 
     def body(call: Call) -> Any:
@@ -195,13 +199,12 @@ def _delivered(
     if ticks.is_periodic(job):
         put_off = count(job, PUT_ASIDE) + count(job, ASKED)
         is_next = ticks.delivered(job, base_of(job), started_before=bool(job.__dict__.get(_STARTED_BEFORE)), put_off=put_off)
-    ref, key = place_of(job)
     call = Call(
         ref=ref,
         key=key,
         name=name,
         policy=binding.registry.policy(name),
-        kind=kind_of(given, is_function=is_function),
+        kind=kind,
         args=tuple(job.args),
         kwargs=dict(job.kwargs),
         body=body,
@@ -243,8 +246,7 @@ def _come_after(binding: Binding, ref: str, key: str) -> None:
             handed_on = there is None and bool(row.options.get(OUTSIDE))  # with result_ttl=0 nothing is left of it
             if handed_on or (outcome is not None and outcome.succeeded):
                 value = outcome.value if outcome is not None else None
-                last = bool(row.options.get("counts"))
-                unmarked_ended(binding.host, row.ref, row.key, row.name, value=value, last=last)
+                unmarked_ended(binding.host, row.ref, row.key, row.name, value=value)
                 continue
             if outcome is not None and own.options.get(ALLOW_FAILURE):
                 continue
@@ -341,10 +343,10 @@ def _unmarked(binding: Binding, run: Callable[[], Any], job: Job, stamp: tuple[s
         value = run()
     except Exception as error:
         if not has_retry(job):
-            unmarked_ended(binding.host, stamp[0], own_key(job), job.func_name or "", error=error, last=True)
+            unmarked_ended(binding.host, *place_of(job), job.func_name or "", error=error)
         raise
     if not (isinstance(value, Retry) and since(RETURNED_RETRY)):
-        unmarked_ended(binding.host, stamp[0], own_key(job), job.func_name or "", value=value, last=True)
+        unmarked_ended(binding.host, *place_of(job), job.func_name or "", value=value)
     return value
 
 

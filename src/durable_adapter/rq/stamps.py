@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rq.utils import utcformat
 
-from ..model import STAMP, read_stamp
+from ..errors import UnknownStamp
+from ..model import STAMP, is_member_key, make_stamp, read_stamp
 
 if TYPE_CHECKING:
     from rq.job import Job
@@ -46,7 +47,31 @@ def take_off(job: Job) -> None:
 
 def stamp_of(job: Job) -> tuple[str, str | None] | None:
     """The run and key that a job's stamp names. What cannot be read is no stamp."""
+    try:
+        return checked_stamp_of(job)
+    except UnknownStamp:
+        return None
+
+
+def checked_stamp_of(job: Job) -> tuple[str, str | None] | None:
+    """The run and key that a job's stamp names, for whoever is about to run it.
+
+    Raises:
+        UnknownStamp: it has a form that this code does not know.
+    """
     return read_stamp(_given(job)[0])
+
+
+def is_call(stamp: tuple[str, str | None]) -> bool:
+    """Whether a stamp names a call of a workflow function, or a compensation; else it names a member of a canvas."""
+    return stamp[1] is not None and not is_member_key(stamp[1])
+
+
+def add_key(job: Job, key: str) -> None:
+    """Adds its key to the stamp of a job that is about to be sent."""
+    stamp = stamp_of(job)
+    if stamp is not None:
+        put(job, make_stamp(stamp[0], key), unmarked=is_unmarked(job))
 
 
 def is_unmarked(job: Job) -> bool:
@@ -109,7 +134,7 @@ def left_out(job: Job) -> Iterator[None]:
 
 def _said(job: Job, made: str) -> str | None:
     stamp, unmarked = _given(job)
-    if read_stamp(stamp) is None:
+    if stamp_of(job) is None:
         return None
     return json.dumps({"made": made, "stamp": stamp, **({"unmarked": True} if unmarked else {})})
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InsideEventLoop
-from ..model import Kind, StepRow, WorkflowRow
+from ..model import Expected, Kind, StepRow, WorkflowRow
 from ..policy import StepPolicy
+from .values import member_fingerprint
 
 
 @dataclass(slots=True)
@@ -23,12 +24,14 @@ class Wish:
         send: performs the publication.
         sent: whether its message comes by itself when the delay is over; False where that takes somebody of the engine's
             who may not be there.
+        arguments: those that the next attempt is to have; None for the same.
     """
 
     error: BaseException | None
     delay: int
     send: Callable[[], Any]
     sent: bool = True
+    arguments: tuple[list[Any], dict[str, Any]] | None = None
 
 
 def awaited(value: Any) -> Any:
@@ -96,7 +99,8 @@ class Call:
         row: the row as already read, if it was.
         attempts: how often its body was run here.
         facts: what the body asked about its workflow, so that it is read once.
-        turn: raises `Left` while what it comes after is not done; None where its engine keeps that order by itself.
+        turn: raises `Left` while what a member of a canvas comes after is not done; asked where the row counts something as
+            open. None once it was asked, and for calls that come after nothing.
     """
 
     ref: str
@@ -119,6 +123,19 @@ class Call:
     attempts: int = 0
     turn: Callable[[], None] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is a planned member of a canvas."""
+        return self.kind is Kind.STEP and self.new_row is None
+
+    def expected(self) -> Expected:
+        """What its message says of its row."""
+        prints: tuple[str | None, str | None] = (None, None)
+        if self.is_member:
+            behind = member_fingerprint(self.args[1:], self.kwargs, behind=True) if self.args else None
+            prints = member_fingerprint(self.args, self.kwargs, behind=False), behind
+        return Expected(self.name, self.kind, completes_run=self.is_member and self.counts, fingerprints=prints)
 
     def take_turn(self) -> None:
         """Makes sure, once, that what it comes after is done.

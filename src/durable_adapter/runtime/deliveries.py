@@ -9,9 +9,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import JournalUnreachable, UnserialisableValue
+from ..errors import JournalUnreachable, Left, UnserialisableValue
 from ..journal import Ended
-from ..model import UNDO, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..model import UNDO, Event, Kind, Safety, StepRow, StepStatus, WorkflowRow, is_member_key
 from .calls import awaited as awaited
 from .plans import Member, rows_for
 from .steps import released
@@ -24,13 +24,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger("durable_adapter")
 
 
-def kind_of(key: str | None, *, is_function: bool) -> Kind:
-    """What sort of call a message is, from the key that its stamp names besides its run."""
-    if is_function:
-        return Kind.FUNCTION
-    if key is None:
-        return Kind.STEP
-    return Kind.COMPENSATION if key.startswith(UNDO) else Kind.DISPATCH
+def kind_of(key: str, *, is_function: bool) -> Kind:
+    """The kind of the call that a message is for, by the form of its key. The claim checks that the row has it.
+
+    Args:
+        key: the key that the message names.
+        is_function: its task is a workflow function.
+    """
+    if key.startswith(UNDO):
+        return Kind.COMPENSATION
+    if is_member_key(key):
+        return Kind.FUNCTION if is_function else Kind.STEP
+    return Kind.DISPATCH
+
+
+def refused(host: Host, name: str, why: str) -> Left:
+    """Reports a message that does not fit the journal; returns what lets go of it."""
+    host.patient.events.note(Event.REFUSED, who=host.row, why=why, name=name, namespace=host.journal.namespace)
+    logger.error("message_refused task=%s The message was not run: %s. See `durable-adapter reconcile`.", name, why)
+    return Left(why)
 
 
 def adopted(
@@ -73,9 +85,7 @@ def adopted(
     return run, steps
 
 
-def unmarked_ended(
-    host: Host, ref: str, key: str, name: str, *, value: Any = None, error: BaseException | None = None, last: bool
-) -> None:
+def unmarked_ended(host: Host, ref: str, key: str, name: str, *, value: Any = None, error: BaseException | None = None) -> None:
     """A member without a mark ended: that is recorded, and what its failure decides is begun.
 
     The task is done whether or not the journal is there, so this waits for nothing: what is not recorded is reported as
@@ -88,7 +98,6 @@ def unmarked_ended(
         name: its task.
         value: what it returned; kept if it can be written down.
         error: what it raised instead, if it is not tried again.
-        last: the run ends with it.
     """
     try:
         outcome = encode_for(host.journal, value) if error is None else None
@@ -97,7 +106,7 @@ def unmarked_ended(
     failed = write_failure(error) if error is not None else None
     journal = host.journal
     try:
-        if journal.runs.record_unmarked(ref, key, outcome, failed=failed, last=last) and failed is not None:
+        if journal.runs.record_unmarked(ref, key, outcome, failed=failed) and failed is not None:
             released(host, ref, name, Ended(True, journal.undo.look(ref)))
     except JournalUnreachable as away:
         logger.warning("the end of unmarked task %s was not recorded: %s", name, away)

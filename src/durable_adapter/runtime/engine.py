@@ -47,6 +47,8 @@ class Engine(Protocol):
     """A binding, seen from below."""
 
     name: str
+    #: Whether a member's own message hands its result on to the one behind it.
+    hands_results_on: bool
 
     @property
     def cannot_suspend(self) -> str | None:

@@ -48,7 +48,7 @@ from ..policy import StepPolicy, causes, is_refusal, template_fields
 from . import alerts
 from .attributes import carrying_nothing
 from .calls import Call, awaited, declines_nothing, refuse_inside_event_loop
-from .steps import _described, _look, follow, memo, run_step
+from .steps import _described, _look, _refuse_misfit, follow, memo, run_step
 from .unreadable import left_alone
 from .values import arguments_fingerprint, decode, encode, encode_for, read_failure, write_failure
 
@@ -80,6 +80,7 @@ def _run(host: Host, call: Call) -> Any:
     if own is None:
         own = _look(host, call)  # adopts a message without a run, or refuses one whose run is unknown
         steps = host.beginning.reads.steps(call.ref)
+    _refuse_misfit(host, call, own)
     match own.status:
         case StepStatus.SUCCEEDED:
             return memo(host, call, own)
@@ -408,7 +409,8 @@ class FunctionRun:
         row.task_id, row.queue, row.message, row.token = task_id, queue, message(task_id, key), new_token()
         if engine.name != self._host.engine.name:
             row.engine = engine.name
-        row.options |= {"counts": True, **(options or {})}
+        row.completes_run = True
+        row.options |= options or {}
         if not self._host.beginning.claims.plan_new(row, counts=True):
             row_now = self._host.patient.claims.look(self.ref, key)
             if row_now is None:

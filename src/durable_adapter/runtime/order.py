@@ -7,16 +7,16 @@ succeeded, whoever sends or delivers it; where it may come after a failure, befo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..model import AFTER, ALSO_AFTER, CLAIMABLE, OPEN_STEPS, Kind, StepRow, StepStatus
+from ..errors import Left
+from ..model import ALLOW_FAILURE, ALSO_AFTER, CLAIMABLE, OPEN_STEPS, Kind, Shape, StepRow, StepStatus, WorkflowRow
 
 if TYPE_CHECKING:
     from ..journal import Journal
 
-#: It may begin although what it comes after failed: that only has to be over.
-ALLOW_FAILURE = "allow_failure"
 #: A row of a job that is no member of its run, and stands there because a member comes after it: nobody reports its end.
 OUTSIDE = "outside"
 
@@ -28,12 +28,28 @@ def is_done(step: StepRow, before: StepRow) -> bool:
     return before.status is StepStatus.SUCCEEDED
 
 
-def is_joined(steps: Sequence[StepRow]) -> bool:
-    """Whether the members of a canvas name those that they come after; else they come one after the other."""
-    return any(AFTER in s.options for s in steps)
+def members_of(steps: Sequence[StepRow]) -> list[StepRow]:
+    """The members of a canvas, each of which names those that it comes after. A function's run has the function alone.
+
+    Those of revision 0001 may name none: then each comes after the one before it.
+    """
+    functions = [s for s in steps if s.kind is Kind.FUNCTION]
+    if functions:
+        return functions
+    members = [s for s in steps if s.kind is not Kind.COMPENSATION]
+    if all(s.after is None for s in members):
+        for before, member in itertools.pairwise(members):
+            member.after = [before.key]
+    return members
 
 
-def has_its_turn(step: StepRow, steps: Sequence[StepRow], done: Callable[[StepRow, StepRow], bool] = is_done) -> bool:
+def before(step: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
+    """The members of its own run that a member comes after."""
+    by_key = {s.key: s for s in members_of(steps)}
+    return [by_key[key] for key in by_key[step.key].after or () if key in by_key] if step.key in by_key else []
+
+
+def may_begin(step: StepRow, steps: Sequence[StepRow], done: Callable[[StepRow, StepRow], bool] = is_done) -> bool:
     """Whether everything before a member of a canvas is done, directly or by way of others.
 
     An unmarked member whose end was not recorded is, where one behind it was reached all the same: the engine sends
@@ -44,21 +60,17 @@ def has_its_turn(step: StepRow, steps: Sequence[StepRow], done: Callable[[StepRo
         steps: all of its run.
         done: whether a step no longer waits for another; for those who know more than the rows.
     """
-    members = [s for s in steps if s.kind is not Kind.COMPENSATION]
-    by_key = {s.key: s for s in members}
-    joined = is_joined(members)
+    by_key = {s.key: s for s in members_of(steps)}
     seen: set[str] = set()
-    to_see = [step]
+    to_see = [step.key]
     while to_see:
-        later = to_see.pop()
-        before = [s for s in members if s.position < later.position]
-        if joined:
-            before = [by_key[key] for key in later.options.get(AFTER, ()) if key in by_key]
-        if not all(done(later, s) or _was_passed(s, [*before, step]) for s in before):
+        later = by_key.get(to_see.pop(), step)
+        earlier = [by_key[key] for key in later.after or () if key in by_key]
+        if not all(done(later, s) or _was_passed(s, [*earlier, step]) for s in earlier):
             return False
-        if joined and not later.options.get(ALLOW_FAILURE):
-            to_see += [s for s in before if s.key not in seen]
-            seen.update(s.key for s in before)
+        if not later.options.get(ALLOW_FAILURE):
+            to_see += [s.key for s in earlier if s.key not in seen]
+            seen.update(s.key for s in earlier)
     return True
 
 
@@ -66,6 +78,32 @@ def _was_passed(member: StepRow, others: Sequence[StepRow]) -> bool:
     if member.kind is not Kind.UNMARKED or member.status is not StepStatus.PLANNED:
         return False
     return any(s.position > member.position and (s.begun_at is not None or s.status is StepStatus.SUCCEEDED) for s in others)
+
+
+def ready(
+    run: WorkflowRow, steps: Sequence[StepRow], done: Callable[[StepRow, StepRow], bool] = is_done
+) -> list[tuple[StepRow, int]]:
+    """The planned members of a canvas that may begin, each with the time since when, in microseconds.
+
+    A member behind which another has begun was passed: its own end was not recorded.
+
+    Args:
+        run: the run.
+        steps: all of its steps.
+        done: as `may_begin` has it.
+    """
+    if run.shape is not Shape.CANVAS:
+        return []
+    members = members_of(steps)
+    passed = {key for s in members if s.begun_at is not None or s.status is StepStatus.SUCCEEDED for key in s.after or ()}
+    found = []
+    for step in members:
+        if step.status is not StepStatus.PLANNED or step.key in passed or concerns_nobody(step, members):
+            continue
+        if may_begin(step, steps, done):
+            ends = [s.ended_at or 0 for s in before(step, members)]
+            found.append((step, max([run.created_at, step.created_at, *ends])))
+    return found
 
 
 def elsewhere(journal: Journal, step: StepRow) -> list[StepRow]:
@@ -76,7 +114,7 @@ def elsewhere(journal: Journal, step: StepRow) -> list[StepRow]:
 
 def behind(step: StepRow, members: Sequence[StepRow]) -> list[StepRow]:
     """The members that come after a step of their run and have not begun."""
-    return [s for s in members if step.key in s.options.get(AFTER, ()) and s.status in CLAIMABLE]
+    return [s for s in members if step.key in (s.after or ()) and s.status in CLAIMABLE]
 
 
 def concerns_nobody(step: StepRow, members: Sequence[StepRow]) -> bool:
@@ -89,11 +127,25 @@ def may_fail(behind: Sequence[StepRow]) -> bool:
     return bool(behind) and all(s.options.get(ALLOW_FAILURE) for s in behind)
 
 
+def take_turn(journal: Journal, ref: str, key: str) -> None:
+    """Makes sure that a member whose count says that something before it is open may begin all the same.
+
+    Raises:
+        Left: it may not. What it comes after sends its message in its turn.
+    """
+    steps = journal.reads.outline(ref)
+    own = next((s for s in steps if s.key == key), None)
+    if own is None or may_begin(own, steps):
+        return
+    waits = ", ".join(f"{s.name} ({s.status})" for s in before(own, steps) if not is_done(own, s)) or "what it comes after"
+    raise Left(f"step {own.name} came before its turn: it comes after {waits}")
+
+
 def unmet(journal: Journal, ref: str, key: str) -> list[tuple[StepRow, StepRow]]:
     """A step that may begin, with each that it still waits for. One read, and one more for each member of another run."""
     steps = {s.key: s for s in journal.reads.outline(ref)}
     own = steps.get(key)
     if own is None or own.status not in CLAIMABLE:
         return []
-    before = [steps[k] for k in own.options.get(AFTER, ()) if k in steps] + elsewhere(journal, own)
-    return [(own, s) for s in before if not is_done(own, s)]
+    earlier = before(own, list(steps.values())) + elsewhere(journal, own)
+    return [(own, s) for s in earlier if not is_done(own, s)]

@@ -21,14 +21,14 @@ from ..model import (
     StepStatus,
     WorkflowRow,
     WorkflowStatus,
-    bounded_key,
     member_key,
 )
 from ..policy import StepPolicy
 from .attributes import CARRIED, Attributes, storable
 from .functions import compensation_name, parameters_of
 from .marked import Marked
-from .values import decode
+from .order import before
+from .values import decode, member_fingerprint
 
 Arguments = tuple[list[Any], dict[str, Any]]
 
@@ -83,11 +83,6 @@ class Member:
         self.queue = queue
         self.delay = delay
 
-    @property
-    def key(self) -> str:
-        """The step's key."""
-        return bounded_key(member_key(self.task_id, 0, self.name))
-
     def stored(self) -> dict[str, Any]:
         """What the journal keeps of it."""
         return {
@@ -114,22 +109,8 @@ def encode_member(member: Member) -> bytes:
         ) from error
 
 
-def encode_plan(members: Sequence[Member]) -> bytes:
-    """A plan as bytes.
-
-    Raises:
-        UnserialisableValue: an argument cannot be written down; names the task and the place.
-    """
-    try:
-        return JSON.encode({"v": 1, "members": [m.stored() for m in members]})
-    except UnserialisableValue as error:
-        for member in members:
-            encode_member(member)
-        raise UnserialisableValue(f"{error} Nothing was sent.") from error
-
-
 def decode_plan(plan: bytes | None) -> list[dict[str, Any]]:
-    """The members of a stored plan."""
+    """The members of a plan as revision 0001 kept it; members have their messages in their own rows since."""
     if not plan:
         return []
     decoded: Any = JSON.decode(plan)
@@ -186,7 +167,10 @@ def rows_for(
         runs = marked.function(first.name)
         given = parameters_of(runs, tuple(first.args), first.kwargs) if runs is not None else {}
         attributes |= {a: storable(given.get(a)) for a in function.attributes if a in given}
-    plan = encode_plan(members)  # first, because its error names the task
+    steps: list[StepRow] = []
+    for member in members:  # one after the other: a chain
+        steps.append(row_for(marked, ref, len(steps), member, after=[steps[-1].key] if steps else []))
+    steps[-1].completes_run = True
     run = WorkflowRow(
         ref=ref,
         namespace=namespace,
@@ -199,18 +183,16 @@ def rows_for(
         status=WorkflowStatus.RUNNING,
         declared=workflow_id is not None,
         fingerprint=plan_fingerprint(marked, members),
-        plan=plan,
         parent=parent,
         code_version=code_version,
         attributes=attributes,
         amount=carried.amount or (function.amount if function is not None else None),
         open_steps=1,
     )
-    last = len(members) - 1
-    return run, [row_for(marked, ref, place, member, counts=place == last) for place, member in enumerate(members)]
+    return run, steps
 
 
-def row_for(marked: Marked, ref: str, position: int, member: Member, *, counts: bool) -> StepRow:
+def row_for(marked: Marked, ref: str, position: int, member: Member, *, after: Sequence[str]) -> StepRow:
     """The row of one member of a canvas.
 
     Args:
@@ -218,14 +200,12 @@ def row_for(marked: Marked, ref: str, position: int, member: Member, *, counts: 
         ref: the run.
         position: its place in the plan.
         member: the member.
-        counts: the run's counter counts this step, so that its end may be the end of the run.
+        after: the keys of the members that it comes after, all of them open.
     """
     is_marked = marked.is_marked(member.name)
     policy = marked.policy(member.name)
     function = member.name in marked.workflows
     options: dict[str, Any] = policy.stored() if is_marked and not function else {}
-    if counts:
-        options["counts"] = True
     compensation = compensation_name(policy) if is_marked else None
     if compensation is not None:
         options |= compensation_options(marked, policy)
@@ -234,8 +214,12 @@ def row_for(marked: Marked, ref: str, position: int, member: Member, *, counts: 
     _check_lengths(member, compensation)
     return StepRow(
         ref=ref,
-        key=member.key,
+        key=member_key(position, member.name),
         position=position,
+        after=list(after),
+        pending=len(after),
+        message=encode_member(member),
+        fingerprint=member_fingerprint(member.args, member.kwargs, behind=bool(after) and not member.immutable),
         name=member.name,
         kind=Kind.FUNCTION if function else Kind.STEP if is_marked else Kind.UNMARKED,
         status=StepStatus.PLANNED,
@@ -304,19 +288,20 @@ def arguments_of(marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequenc
         return list(given[0]), dict(given[1])
     member = stored_member(run, step)
     args, kwargs = list(member["args"]), dict(member["kwargs"])
-    before = step_before(step, steps)
-    if before is None or member.get("immutable", True):
+    giver = step_before(step, steps)
+    if giver is None or member.get("immutable", True):
         return args, kwargs
-    if before.outcome is None:
+    if giver.outcome is None:
         raise CannotSendAgain(
-            f"step {step.name} of {run.ref} cannot be sent again: the result of {before.name} before it was not recorded"
+            f"step {step.name} of {run.ref} cannot be sent again: the result of {giver.name} before it was not recorded"
         )
-    return [recorded(marked, before), *args], kwargs
+    return [recorded(marked, giver), *args], kwargs
 
 
 def step_before(step: StepRow, steps: Sequence[StepRow]) -> StepRow | None:
-    """The member of a chain before a step."""
-    return next((s for s in steps if s.position == step.position - 1 and s.kind is not Kind.COMPENSATION), None)
+    """The member that hands its result on to a step; None where there is none, or more than one."""
+    earlier = before(step, steps)
+    return earlier[0] if len(earlier) == 1 else None
 
 
 def undo_call(

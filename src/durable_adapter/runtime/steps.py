@@ -7,6 +7,8 @@ members, dispatches, compensations and calls in place in a workflow function.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..codec import Stored
@@ -32,9 +34,10 @@ from .current_step import RunningStep
 from .doubt import inside_window, settle_doubt
 from .engine import INSTALLED, engine_of
 from .host import Host
+from .order import take_turn
 from .transactions import AskedAgain, BodyFailed, Committed, NotMine, TransactionEnded, TransactionLost, run_transaction
 from .unreadable import left_alone
-from .values import decode, encode_for, read_failure, write_failure
+from .values import decode, encode_for, member_fingerprint, read_failure, write_failure
 
 logger = logging.getLogger("durable_adapter")
 
@@ -59,6 +62,8 @@ def run_step(host: Host, call: Call) -> Any:
 
 def _run(host: Host, call: Call) -> Any:
     host.fit_to_begin()
+    if call.is_member and call.turn is None:
+        call.turn = partial(take_turn, host.patient, call.ref, call.key)
     if call.row is None and call.new_row is None and call.again:
         # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing.
         call.row = host.beginning.claims.look(call.ref, call.key)
@@ -70,6 +75,7 @@ def _run(host: Host, call: Call) -> Any:
         if ended is not None:
             return ended.value
         row = call.row = call.row or _look(host, call)
+        _refuse_misfit(host, call, row)
         if row.status in CLAIMABLE:
             call.take_turn()
         match row.status:
@@ -128,8 +134,6 @@ def _try(host: Host, call: Call) -> Value | None:
     row, safety = call.row, call.policy.safety
     if row is not None and (row.status not in CLAIMABLE or _is_doubtful(host, call, row)):
         return None
-    if safety is Safety.TRANSACTIONAL or not host.journal.claims.sees_order:
-        call.take_turn()
     if safety is Safety.TRANSACTIONAL:
         return _run_in_transaction(host, call)
     return _run_claimed(host, call)
@@ -149,6 +153,7 @@ def _run_claimed(host: Host, call: Call) -> Value | None:
             policy = call.policy
             claim = claims.begin(
                 call.ref, call.key, token, host.worker, policy.patience_us,
+                expected=call.expected(),
                 safety=policy.safety, window=policy.window if policy.safety is Safety.IDEMPOTENT else None,
                 in_turn=call.turn is not None,
             )  # fmt: skip
@@ -263,7 +268,7 @@ def record_success(host: Host, call: Call, token: str, outcome: Stored) -> Ended
         return ends.succeed_undo(call.ref, call.key, token, undo.target or "", outcome)
     if call.kind is Kind.DISPATCH:
         return ends.succeed_dispatched(call.ref, call.key, token, outcome)
-    return Ended(ends.succeed(call.ref, call.key, token, outcome, last=call.counts))
+    return Ended(ends.succeed(call.ref, call.key, token, outcome, member=call.is_member, last=call.counts))
 
 
 def _value_missing(host: Host, call: Call, token: str | None, error: UnserialisableValue) -> Left:
@@ -323,7 +328,7 @@ def _attempt_number(host: Host, call: Call, token: str | None) -> int:
 def _not_done_yet(host: Host, call: Call, token: str | None, wish: Wish, error: BaseException | None) -> Value | None:
     """The engine wants to run this again and may: the attempt's end is committed first, then its message is sent."""
     why = _described(wish.error) if wish.error is not None else "the task asked to be run again"
-    if not _try_again(host, call, token, wish.delay, wish.error, why, sent=wish.sent):
+    if not _try_again(host, call, token, wish.delay, wish.error, why, sent=wish.sent, given=wish.arguments):
         return None
     try:
         wish.send()
@@ -347,24 +352,36 @@ def _later(host: Host, call: Call, token: str | None, error: BaseException, dela
 
 
 def _try_again(
-    host: Host, call: Call, token: str | None, delay: int, error: BaseException | None, why: str, *, sent: bool
+    host: Host,
+    call: Call,
+    token: str | None,
+    delay: int,
+    error: BaseException | None,
+    why: str,
+    *,
+    sent: bool,
+    given: tuple[list[Any], dict[str, Any]] | None = None,
 ) -> bool:
     """Commits the end of an attempt that is to be tried again; False where another outcome was recorded first."""
     row = _row_for_end(host, call)
     failure = write_failure(error) if error is not None else None
     effect = Effect.UNKNOWN if error is not None and call.policy.effect_unknown(error) else Effect.DID_NOT_HAPPEN
-    arguments = _arguments(host, call) if row.arguments is None else None
+    changed = given if call.is_member and given is not None and given != (list(call.args), call.kwargs) else None
+    arguments = _arguments(host, *(changed or (call.args, call.kwargs))) if changed or row.arguments is None else None
+    print_ = member_fingerprint(*changed, behind=False) if changed else None
     try_again = host.patient.ends.try_again
     worker = host.worker
-    recorded = try_again(row, token, delay, failure, why, effect=effect, arguments=arguments, sent=sent, worker_id=worker)
+    recorded = try_again(
+        row, token, delay, failure, why, effect=effect, arguments=arguments, print_=print_, sent=sent, worker_id=worker
+    )
     call.row = None
     return recorded
 
 
-def _arguments(host: Host, call: Call) -> Stored | None:
+def _arguments(host: Host, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Stored | None:
     """A call's arguments, so that it can be sent again whatever became of what came before it."""
     try:
-        return encode_for(host.patient, [list(call.args), call.kwargs])
+        return encode_for(host.patient, [list(args), dict(kwargs)])
     except UnserialisableValue:
         return None
 
@@ -431,6 +448,27 @@ def _look(host: Host, call: Call) -> StepRow:
     detail = {"name": call.name, "namespace": host.journal.namespace}  # there is no run that would say whose it is
     host.patient.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
     logger.error("refused a message of task %s: %s. See `durable-adapter reconcile`.", call.name, why)
+    raise Left(why)
+
+
+def _refuse_misfit(host: Host, call: Call, row: StepRow) -> None:
+    """Refuses a message that is not for the row that it names, and reports it. The row is as it was.
+
+    Raises:
+        Left: it was refused.
+    """
+    why = call.expected().misfit(row) if call.new_row is None else None
+    if why is None:
+        return
+    detail = {"name": call.name, "namespace": host.journal.namespace}
+    host.patient.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
+    logger.error(
+        "message_refused run=%s step=%s task=%s The message was not run: %s. See `durable-adapter reconcile`.",
+        call.ref,
+        call.key,
+        call.name,
+        why,
+    )
     raise Left(why)
 
 

@@ -155,7 +155,9 @@ def _attempt(host: Host, call: Call) -> Committed:
                     if not journal.claims.lock_new(connection, row):
                         raise NotMine
                 else:
-                    locked = journal.claims.lock(connection, call.ref, call.key, token, worker)
+                    locked = journal.claims.lock(
+                        connection, call.ref, call.key, token, worker, expected=call.expected(), in_turn=call.turn is not None
+                    )
                     if locked is None or locked.token != token or locked.status not in CLAIMABLE:
                         raise NotMine(locked)
                     row = locked

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from ..codec import JSON, Stored, decode_stored, encode_stored, fingerprint, get_codec
 from ..errors import UnserialisableValue
@@ -59,6 +65,53 @@ def write_failure(error: BaseException, *, declined: bool = False) -> bytes:
 def was_declined(data: bytes) -> bool:
     """Whether the engine declined to try the attempt again that ended in a recorded error."""
     return bool(json.loads(data).get("declined"))
+
+
+def member_fingerprint(args: Sequence[Any], kwargs: Mapping[str, Any], *, behind: bool) -> str | None:
+    """What the plan keeps of a member's own arguments, to compare those of a message with.
+
+    A queue's serializer may turn a tuple into a list and a key into a text, so these count as equal. What a serializer of the
+    user's own does to a class cannot be known: arguments with such a value are not compared.
+
+    Args:
+        args: the member's own arguments, without the result of the one before it.
+        kwargs: likewise.
+        behind: it is given that result.
+
+    Returns:
+        64 hex digits; None where an argument cannot be compared.
+    """
+    try:
+        text = json.dumps([behind, _transported(list(args)), _transported(dict(kwargs))], sort_keys=True)
+    except (_NotCompared, RecursionError, ValueError):
+        return None
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _NotCompared(Exception):
+    """Raised for a value whose form after transport is not known."""
+
+
+def _transported(value: Any) -> Any:
+    """A value in a form that does not depend on how it travelled."""
+    match value:
+        case None | bool() | int() | float():
+            return value.value if isinstance(value, enum.Enum) else value
+        case str():
+            return str.__str__(value)
+        case list() | tuple():
+            return [_transported(item) for item in value]
+        case dict():
+            return {str(_transported(key)): _transported(item) for key, item in value.items()}
+        case Decimal() | UUID():
+            return str(value)
+        case datetime() | date() | time():
+            return value.isoformat()
+        case bytes():
+            return value.hex()
+        case set() | frozenset():
+            return sorted(json.dumps(_transported(item), sort_keys=True) for item in value)
+    raise _NotCompared
 
 
 def read_failure(data: bytes | None) -> Exception:

@@ -14,7 +14,23 @@ if TYPE_CHECKING:
     from ..journal import Journal
 
 #: The parts of a journal whose methods read or write the database.
-PARTS = frozenset({"claims", "db", "doubts", "ends", "events", "reads", "retention", "runs", "undo", "workers"})
+PARTS = frozenset(
+    {
+        "claims",
+        "db",
+        "doubts",
+        "ends",
+        "engine_ends",
+        "events",
+        "reads",
+        "orders",
+        "retention",
+        "runs",
+        "surveys",
+        "undo",
+        "workers",
+    }
+)
 
 
 class _Waiting:

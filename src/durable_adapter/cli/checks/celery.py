@@ -5,6 +5,7 @@ Reads the app that was handed in; imports no queue library.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -223,11 +224,11 @@ def _linked(journal: Journal, names: set[str]) -> set[str]:
     """Tasks of unfinished runs that were published with an errback."""
     found: set[str] = set()
     for run in journal.reads.unfinished(limit=PLANS):
-        try:
-            members = json.loads(run.plan or b"{}").get("members", [])
-        except ValueError:
-            continue
-        found |= {m["task"] for m in members if m["task"] in names and m.get("options", {}).get("link_error")}
+        for step in journal.reads.steps(run.ref):
+            with contextlib.suppress(ValueError):
+                options = json.loads(step.message or b"{}").get("options") or {}
+                if step.name in names and options.get("link_error"):
+                    found.add(step.name)
     return found
 
 

@@ -1,0 +1,115 @@
+"""What the end of a canvas member releases: each member behind it waits for one less, and the run may be complete.
+
+A member counts in `pending` how many of those that it comes after are still open, so that its claim reads no other row. Where
+the count is too high (a member joined while its parent ended), the claim takes nothing, and `runtime.order` says whether it may
+begin all the same. It is never too low: only the update that ended a step counts down.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ..model import WorkflowStatus
+from .database import Database
+from .schema import literals, step, workflow
+
+_P = sa.bindparam
+
+
+def needle(key: str) -> str:
+    """How a key stands in the column `after`."""
+    return json.dumps(key, ensure_ascii=False)
+
+
+class Turns:
+    """The statements by which an end releases what comes after it."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        find = sa.func.strpos if db.is_postgresql else sa.func.instr
+        self._behind = sa.and_(
+            step.c.ref == _P("b_ref"),
+            step.c.pending > 0,
+            find(step.c.after, _P("b_needle", type_=sa.Text)) > 0,
+        )
+        self._release = sa.update(step).where(self._behind).values(pending=step.c.pending - 1)
+        completes = sa.exists(
+            sa.select(1).where(step.c.ref == _P("b_ref"), step.c.key == _P("b_key"), _completes(step.c.completes_run))
+        )
+        self._complete = count_down(db, _P("b_ref")).where(completes)
+
+    def in_one(self, ending: sa.Update) -> sa.Select[Any]:
+        """An end with all that it releases as one statement, which selects how many rows it ended. PostgreSQL only."""
+        ended = ending.returning(step.c.ref, step.c.completes_run).cte("ended")
+        hit = sa.exists(sa.select(ended.c.ref))
+        released = self._release.where(hit).returning(step.c.key).cte("released")
+        complete = sa.exists(sa.select(ended.c.ref).where(_completes(ended.c.completes_run)))
+        counted = count_down(self._db, _P("b_ref")).where(complete).returning(workflow.c.ref).cte("counted")
+        return sa.select(sa.func.count()).select_from(ended).add_cte(released, counted)
+
+    def after_end(self, conn: Connection, ref: str, key: str, *, last: bool) -> None:
+        """Releases what comes after a member that this transaction has just ended, and counts it.
+
+        Args:
+            conn: the transaction.
+            ref: the run.
+            key: the member.
+            last: the run ends with it, where its row does not say.
+        """
+        values = {"b_ref": ref, "b_key": key, "b_needle": needle(key), "b_last": last}
+        self._db.hot(self._release).run(conn, values)
+        self._db.hot(self._complete).run(conn, values)
+
+    def release(self, conn: Connection, ref: str, key: str) -> None:
+        """Releases what comes after a member that this transaction has just ended."""
+        self._db.hot(self._release).run(conn, {"b_ref": ref, "b_needle": needle(key)})
+
+
+def count_end(db: Database, conn: Connection, ref: str, key: str) -> bool:
+    """A step that counts ended: counts it, and makes a function that waited for it due now.
+
+    Returns:
+        Whether a function waited for it.
+    """
+    conn.execute(count_down(db, ref))
+    waits = sa.or_(
+        workflow.c.waiting_for == f"step:{key}",
+        sa.and_(workflow.c.waiting_for == "steps", workflow.c.open_steps <= 1),
+    )
+    return bool(
+        conn.execute(
+            sa.update(workflow)
+            .where(workflow.c.ref == ref, workflow.c.status == WorkflowStatus.SUSPENDED.value, waits)
+            .values(wake_at=db.now, look_at=db.now)
+        ).rowcount
+    )
+
+
+def count_down(db: Database, ref: Any) -> sa.Update:
+    """The statement by which an end that counts releases the end of the run: whoever brings it to zero ends it.
+
+    MySQL assigns from left to right, so what the conditions read is overwritten last.
+    """
+    finishes = sa.and_(
+        workflow.c.open_steps == 1,
+        workflow.c.status.in_(literals((WorkflowStatus.RUNNING, WorkflowStatus.SUSPENDED))),
+    )
+    return (
+        sa.update(workflow)
+        .where(workflow.c.ref == ref)
+        .ordered_values(
+            (workflow.c.ended_at, sa.case((finishes, db.now), else_=workflow.c.ended_at)),
+            (workflow.c.look_at, sa.case((finishes, sa.null()), else_=workflow.c.look_at)),
+            (workflow.c.status, sa.case((finishes, WorkflowStatus.SUCCEEDED.value), else_=workflow.c.status)),
+            (workflow.c.open_steps, workflow.c.open_steps - 1),
+        )
+    )
+
+
+def _completes(column: Any) -> Any:
+    """Whether the run's counter counts a step. A row of revision 0001 leaves that to the message."""
+    return sa.or_(column, _P("b_last", type_=sa.Boolean))
