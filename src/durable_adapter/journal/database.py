@@ -263,12 +263,15 @@ class Database:
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.execute("PRAGMA synchronous=FULL")
         elif self.is_postgresql:
-            cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            given = {"default_transaction_isolation": "read committed"}
             # The server's side: it ends the transaction of a host that is gone, and with it that one's locks.
             kept = zip(("idle", "interval", "count"), KEEPALIVE, strict=True)
-            cursor.execute("SELECT " + ", ".join(f"set_config('tcp_keepalives_{name}', '{n}', false)" for name, n in kept))
+            given |= {f"tcp_keepalives_{name}": str(number) for name, number in kept}
             if self.schema:
-                cursor.execute("SELECT set_config('search_path', %s, false)", (quoted_name(self.schema),))
+                given["search_path"] = quoted_name(self.schema)
+            # One round trip for all of them.
+            settings = ", ".join(f"set_config('{name}', %s, false)" for name in given)
+            cursor.execute(f"SELECT {settings}", tuple(given.values()))
         else:
             cursor.execute("SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'")
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
