@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -304,13 +305,34 @@ def test_runs_that_end_while_it_is_looked_are_left_out(journal: Journal, monkeyp
 
     def and_then_it_ends(statement: Any, *values: Any) -> Any:
         found = select(statement, *values)
-        if "FROM durable_workflow JOIN" in str(statement) and statuses(journal, ref)["charge"] == StepStatus.HELD:
+        if "\nFROM durable_workflow" in str(statement) and statuses(journal, ref)["charge"] == StepStatus.HELD:
             journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="asked the bank")
         return found
 
     monkeypatch.setattr(journal.db, "select", and_then_it_ends)
     assert look_for_trouble(journal, namespace="default").findings == []
     assert statuses(journal, ref)["charge"] == StepStatus.SUCCEEDED
+
+
+@on_sqlite
+def test_a_worker_that_registers_while_it_is_looked_is_not_taken_for_gone(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from durable_adapter.reconcile import look_for_trouble
+
+    ref = a_run(journal, "charge")
+    around = journal.around
+    began: list[str] = []
+
+    def and_then_a_step_begins() -> Any:
+        found = around()
+        a_worker(journal, "w9")
+        time.sleep(0.002)  # SQLite's clock counts milliseconds
+        began.append(claim(journal, ref, "charge", "w9"))
+        return found
+
+    monkeypatch.setattr(journal, "around", and_then_a_step_begins)
+    assert (look_for_trouble(journal, namespace="default").findings, len(began)) == ([], 1)
 
 
 @on_sqlite

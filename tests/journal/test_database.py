@@ -349,7 +349,7 @@ def test_whoever_is_in_a_hurry_waits_a_moment_for_a_lock_and_later_as_long_as_be
         conn.exec_driver_sql(f"UPDATE durable_workflow SET resends = 1 WHERE ref = '{ref}'")
         conn.exec_driver_sql(f"UPDATE durable_step SET attempt = 1 WHERE ref = '{ref}'")
         for operation in (
-            lambda: hurried.runs.mark(ref, None),
+            lambda: hurried.runs.mark(ref, "unmarked"),
             lambda: hurried.claims.begin(ref, "charge", "t", "w1"),
         ):
             began = time.monotonic()

@@ -10,11 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..errors import UnreadableRow
-from ..model import UNSETTLED_STEPS, StepRow, WorkerRow, WorkflowRow, WorkflowStatus
+from ..model import UNSETTLED_STEPS, WorkerRow, WorkflowRow, WorkflowStatus
 from .database import Database
-from .reads import SLIM_RUN, SLIM_STEP, without
-from .rows import readable, step_row, worker_row, workflow_row
+from .rows import readable, worker_row, workflow_row
 from .schema import VERSION_TABLE, literals, step, worker, workflow
 
 #: Sweepers that are no longer alive, of which the last beats are read: since when nobody sweeps.
@@ -31,7 +29,7 @@ class Around:
         revision: the revision of the journal's tables.
         now: the database's clock.
         living: every process that has neither stopped nor been declared dead, longest silent first.
-        former: sweepers that have, the last ones first.
+        former: sweepers that have, and processes that open or marked steps name, the last ones first.
     """
 
     revision: str
@@ -51,7 +49,10 @@ class Surveys:
         version = sa.table(VERSION_TABLE, sa.column("version_num"))
         sweepers = sa.select(worker.c.id).where(worker.c.role == "sweeper").order_by(worker.c.beat_at.desc())
         last = sweepers.limit(FORMER_SWEEPERS).subquery()
-        wanted = sa.or_(worker.c.alive == 1, worker.c.id.in_(sa.select(last.c.id)))
+        open_ones = sa.select(step.c.worker).where(step.c.status.in_(literals(UNSETTLED_STEPS)), step.c.worker.is_not(None))
+        marked = sa.select(step.c.worker).where(step.c.attention.is_not(None), step.c.worker.is_not(None))
+        named = [worker.c.id.in_(query) for query in (sa.select(last.c.id), open_ones, marked)]
+        wanted = sa.or_(worker.c.alive == 1, *named)
         query = (
             sa.select(version.c.version_num, self._db.now.label("now_at"), *worker.c)
             .select_from(version.join(worker, wanted, isouter=True))
@@ -93,58 +94,22 @@ class Surveys:
         others = sorted((workflow_row(row) for row in rows if row.rank == 2), key=lambda run: run.created_at, reverse=True)
         return own, others
 
-    def of_interest(
-        self,
-        namespace: str,
-        now: int,
-        *,
-        asleep: bool,
-        after: str = "",
-        limit: int,
-        unreadable: list[UnreadableRow] | None = None,
-    ) -> tuple[list[WorkflowRow], dict[str, list[StepRow]], str | None]:
-        """Returns the runs of a namespace that a report looks at, by reference, with their steps. Two reads.
+    def of_interest(self, namespace: str, now: int, *, asleep: bool, after: str = "", limit: int) -> list[str]:
+        """Returns the references of the runs that a report looks at, in order. One read.
 
-        Those are: unfinished ones; those with a step that began and has not ended; and those with anything that is marked
-        for people.
+        Those are: unfinished ones of a namespace; those with a step that began and has not ended; and those with anything
+        that is marked for people, of any namespace.
 
         Args:
-            namespace: whose runs.
+            namespace: whose unfinished runs.
             now: database time.
             asleep: those too that wait on purpose, for a time that has not come.
             after: the last reference of the page before.
-            limit: how many runs at the most.
-            unreadable: gets the rows that cannot be read here; of a run with such a step there are no steps.
-
-        Returns:
-            The runs, their steps by run, and after which reference the next page begins; None where there is none.
+            limit: how many at the most.
         """
         refs = self._refs_of_interest(namespace, now, asleep=asleep)
-        page = (
-            sa.select(workflow.c.ref)
-            .join(refs, refs.c.ref == workflow.c.ref)
-            .where(workflow.c.namespace == namespace, workflow.c.ref > after)
-            .order_by(workflow.c.ref)
-            .limit(limit)
-        )
-        here = page.subquery("page")
-        runs_query = without(workflow, SLIM_RUN).join(here, here.c.ref == workflow.c.ref)
-        rows = self._db.select(runs_query.order_by(workflow.c.ref))
-        runs = [run for _, run in readable(workflow_row, rows, unreadable)]
-        again = page.subquery("page")
-        steps_query = without(step, SLIM_STEP).join(again, again.c.ref == step.c.ref)
-        steps: dict[str, list[StepRow]] = {run.ref: [] for run in runs}
-        if not rows:
-            return [], {}, None
-        missing: list[UnreadableRow] = []
-        found = self._db.select(steps_query.order_by(step.c.ref, step.c.position, step.c.key))
-        for row, each in readable(step_row, found, missing):
-            steps.setdefault(row.ref, []).append(each)
-        broken = {error.ref for error in missing}
-        if unreadable is not None:
-            unreadable += missing
-        runs = [run for run in runs if run.ref not in broken]
-        return runs, steps, rows[-1].ref if len(rows) >= limit else None
+        page = sa.select(refs.c.ref).where(refs.c.ref > after).order_by(refs.c.ref).limit(limit)
+        return [row.ref for row in self._db.select(page)]
 
     def _refs_of_interest(self, namespace: str, now: int, *, asleep: bool) -> Any:
         """The references, each once, from the indexes over unfinished work alone."""

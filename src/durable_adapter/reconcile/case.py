@@ -48,6 +48,7 @@ class Look:
         stale: microseconds of silence after which a worker may be declared dead.
         living: every process that neither stopped nor died, by id.
         running: the steps (run, key) that living processes name in their beats.
+        former: processes that are no longer alive and that open or marked steps name, by id.
         sweepers: the sweepers of the namespace, those that are no longer alive too.
         caller: how printed commands are called.
         amount: the attribute that says what is at stake, where the asker named one.
@@ -61,6 +62,7 @@ class Look:
     stale: int = 60 * SECOND
     living: Mapping[str, WorkerRow] = field(default_factory=dict)
     running: frozenset[Place] = frozenset()
+    former: Mapping[str, WorkerRow] = field(default_factory=dict)
     sweepers: tuple[WorkerRow, ...] = ()
     caller: Caller = field(default_factory=Caller)
     amount: str | None = None
@@ -77,6 +79,7 @@ def look_around(journal: Journal, around: Around | None = None, **asked: Any) ->
         resend_after=journal.runs.resend_after,
         living={worker.id: worker for worker in around.living},
         running=frozenset(_place(name) for worker in around.living for name in worker.running),
+        former={worker.id: worker for worker in around.former},
         sweepers=tuple(w for w in (*around.living, *around.former) if w.role == "sweeper" and _is_of(w, journal.namespace)),
         **asked,
     )
@@ -129,7 +132,9 @@ class Case:
         if not _may_run(step):
             return False
         worker = self.workers.get(step.worker or "")
-        return worker is None or worker.dead_at is not None or worker.stopped_at is not None
+        if worker is None:  # one that registered after the workers were read began after that, too
+            return (step.begun_at or 0) < self.look.now
+        return worker.dead_at is not None or worker.stopped_at is not None
 
     def is_forgotten(self, step: StepRow) -> bool:
         """Whether the last two beats of the living worker that began a step do not name it."""

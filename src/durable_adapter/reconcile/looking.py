@@ -20,12 +20,12 @@ from .sweeping import Unswept, unswept
 if TYPE_CHECKING:
     from ..journal import Journal
     from ..journal.surveys import Around
-    from ..model import StepRow, WorkerRow, WorkflowRow
+    from ..model import WorkerRow
 
 logger = logging.getLogger("durable_adapter")
 
-#: Runs that are read at a time, with two round trips.
-PAGE = 10_000
+#: Runs that are read at a time, with three round trips.
+PAGE = 5_000
 #: How far back refused messages are reported, and how many events of that kind are read.
 REFUSED_FOR = 7 * 86_400 * SECOND
 REFUSALS = 10_000
@@ -136,13 +136,12 @@ def last_swept(living: Iterable[WorkerRow]) -> dict[str, int]:
 def _of_runs(journal: Journal, look: Look, namespace: str, found: Found, progress: Callable[[int], None]) -> Iterator[Finding]:
     # Not those that sleep until a time that has not come, unless asked.
     asleep = look.longer_than is not None or look.knows is not None
-    after: str | None = ""
-    while after is not None:
+    after = ""
+    while refs := journal.surveys.of_interest(namespace, look.now, asleep=asleep, after=after, limit=PAGE):
         unreadable: list[UnreadableRow] = []
-        runs, steps, after = journal.surveys.of_interest(
-            namespace, look.now, asleep=asleep, after=after, limit=PAGE, unreadable=unreadable
-        )
-        for case in cases(journal, look, runs, steps):
+        for case in cases(journal, look, refs, unreadable):
+            if case.run.namespace != namespace:
+                continue
             found.runs += 1
             found.engines.add(case.run.engine)
             looks = [at for at in (found.next_look_at, case.next_look_at) if at is not None]
@@ -150,6 +149,9 @@ def _of_runs(journal: Journal, look: Look, namespace: str, found: Found, progres
             yield from _contained(case)
         yield from _of_unreadable(journal, unreadable, namespace)
         progress(found.runs)
+        if len(refs) < PAGE:
+            return
+        after = refs[-1]
 
 
 def _of_refused(journal: Journal, look: Look, namespace: str) -> Iterator[Finding]:
@@ -181,12 +183,18 @@ def _unreadable(workflow: str, ref: str, name: str, key: str | None, certain: st
     return Finding(Trouble.UNREADABLE, workflow, ref, name, key, key, None, certain, uncertain)
 
 
-def cases(journal: Journal, look: Look, runs: Sequence[WorkflowRow], steps: Mapping[str, list[StepRow]]) -> Iterator[Case]:
-    """Several runs with all that findings need to know of them; reads the processes that are no longer alive."""
-    names = {s.worker for rows in steps.values() for s in rows if s.worker is not None} - look.living.keys()
-    workers = {**look.living, **journal.reads.workers(sorted(names))}
-    for run in runs:
-        yield Case(run, steps[run.ref], workers, look)
+def cases(journal: Journal, look: Look, refs: Sequence[str], unreadable: list[UnreadableRow] | None = None) -> list[Case]:
+    """Several runs with all that findings need to know of them: two reads.
+
+    *unreadable* is given the rows that cannot be read here; their runs are left out.
+    """
+    left: list[UnreadableRow] = []
+    runs, steps = journal.reads.slim_runs(refs, unreadable=left), journal.reads.slim_steps(refs, unreadable=left)
+    runs = {ref: run for ref, run in runs.items() if ref not in {error.ref for error in left}}
+    if unreadable is not None:
+        unreadable += left
+    workers = {**look.living, **look.former}
+    return [Case(runs[ref], steps[ref], workers, look) for ref in refs if ref in runs]
 
 
 def findings_of(case: Case) -> Iterator[Finding]:

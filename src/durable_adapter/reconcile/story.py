@@ -73,7 +73,8 @@ def read_story(
     steps = journal.reads.steps(run.ref)
     events = journal.events.of(run.ref)
     named = {s.worker for s in steps if s.worker} | {e["who"] for e in events if e["who"]}
-    workers = {**look.living, **journal.reads.workers(sorted(named - look.living.keys()))}
+    known = {**look.former, **look.living}
+    workers = {**known, **journal.reads.workers(sorted(named - known.keys()))}
     case = Case(run, steps, workers, look)
     engines = {case.engine(s) for s in steps if s.status in OPEN_STEPS} | {run.engine}
     idle = unswept(look, engines) if case.next_look_at is not None else []
