@@ -171,8 +171,10 @@ class Binding:
         task = task_named(self.app, name)
         extra = {"task_type": task} if task is not None else {}
         if task is not None:
+            # As the task's own apply_async does.
             options = {**{k: v for k, v in task._get_exec_options().items() if v is not None}, **options}
-        return self.publishing.original(name, args, kwargs, add_to_parent=False, **extra, **options)
+            options.setdefault("ignore_result", task.ignore_result)
+        return self.publishing.original(name, tuple(args or ()), kwargs, add_to_parent=False, **extra, **options)
 
     def stop_children(self) -> None:
         """Tells this process and its forked children that a warm shutdown has begun."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from ..runtime.marked import Marked
 
+#: Properties of a message that a publication may name, and that Celery hands on as they are.
+PROPERTIES = ("delivery_mode", "message_id", "app_id", "user_id", "type")
+
 #: Options of a publication that a later one needs as well. Connections, producers and the like are not among them.
 KEPT = frozenset(
     [
@@ -45,6 +48,11 @@ KEPT = frozenset(
         "group_index",
         "argsrepr",
         "kwargsrepr",
+        "chord",
+        "replaced_task_nesting",
+        "stamped_headers",
+        "correlation_id",
+        *PROPERTIES,
     ]
 )
 
@@ -66,7 +74,7 @@ def member_of(
         immutable: it is not given the result of the member before it.
         later: it is sent once the member before it has ended: what its options count, they count from then.
     """
-    kept = KEPT | _LATER if later else KEPT
+    kept = stamps_of(options) | (KEPT | _LATER if later else KEPT)
     return Member(
         name,
         args or (),
@@ -79,9 +87,32 @@ def member_of(
     )
 
 
+def stamps_of(options: Mapping[str, Any]) -> frozenset[str]:
+    """The names of the stamps that a publication carries; ours is put on anew by whoever sends it."""
+    return frozenset(str(name) for name in options.get("stamped_headers") or ()) - {STAMP}
+
+
+def sender_of(app: Celery, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What Celery adds to a message of the task or thread that sends it: whoever sends it again is another one."""
+    added: dict[str, Any] = {} if options.get("reply_to") else {"reply_to": app.thread_oid}
+    parent = app.current_worker_task
+    if parent is None:
+        return added
+    request = parent.request
+    if not options.get("root_id"):
+        added["root_id"] = request.root_id or request.id
+    if not options.get("parent_id"):
+        added["parent_id"] = request.id
+    if app.conf.task_inherit_parent_priority and options.get("priority") is None:
+        added["priority"] = (request.delivery_info or {}).get("priority")
+    return added
+
+
 def _storable(option: str, value: Any, *, later: bool) -> Any:
     if option in ("queue", "exchange") and hasattr(value, "name"):
         return value.name
+    if option == "stamped_headers":
+        return [name for name in value if name != STAMP]
     if option == "expires" and isinstance(value, (int, float)):
         return value if later else (datetime.now(UTC) + timedelta(seconds=value)).isoformat()
     if option in ("expires", "eta") and isinstance(value, (str, datetime)):

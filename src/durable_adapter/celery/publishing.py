@@ -38,7 +38,7 @@ from ..runtime.starting import (
 )
 from .active import ACTIVE
 from .branches import holds_marked, is_branch, refusal, refuse_member
-from .plans import delay_of, member_of, original_run, queue_of, stamped, stamped_chain, tail_members
+from .plans import delay_of, member_of, original_run, queue_of, sender_of, stamped, stamped_chain, tail_members
 
 if TYPE_CHECKING:
     from .binding import Binding
@@ -203,7 +203,7 @@ class Publishing:
         ref = inside.ref if inside is not None else new_ref()
         options["task_id"] = options.get("task_id") or (inside.task_id if inside is not None else uuid())
         members = [
-            member_of(self._app, name, args, kwargs, options, immutable=True),
+            member_of(self._app, name, args, kwargs, options | sender_of(self._app, options), immutable=True),
             *tail_members(self._app, options.get("chain")),
         ]
         run, steps = planned(binding.host, binding.registry, members, ref=ref)
@@ -265,7 +265,7 @@ class Publishing:
         runs = original_run(self._app, name)
 
         def message(task_id: str, _key: str) -> bytes:
-            given = {**options, "task_id": task_id, "queue": queue}
+            given = {**options, **sender_of(self._app, options), "task_id": task_id, "queue": queue}
             return encode_member(member_of(self._app, name, positional, named, given, immutable=True))
 
         def send(task_id: str, key: str) -> Any:

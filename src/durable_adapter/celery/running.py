@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
 from celery.states import SUCCESS
+from celery.utils.saferepr import saferepr
 
 from ..codec import fingerprint
 from ..current import FUNCTION, STEP, called_plainly
@@ -37,7 +38,7 @@ from ..runtime.steps import run_step
 from . import endings
 from .active import ActiveTask, active
 from .limits import Limits, limited
-from .plans import KEPT, member_of, stamped_chain, tail_members
+from .plans import KEPT, PROPERTIES, member_of, stamped_chain, stamps_of, tail_members
 from .states import HELD
 
 if TYPE_CHECKING:
@@ -236,8 +237,28 @@ def _adopted(
     binding: Binding, task: Task, request: Context, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call
 ) -> tuple[WorkflowRow, list[StepRow]]:
     """A message from a producer without the plugin becomes a run at first touch; if it may have run before, in doubt."""
-    options = {k: v for k, v in request.as_execution_options().items() if k in KEPT}
+    carried = request.as_execution_options()
+    options = {k: v for k, v in carried.items() if k in KEPT | stamps_of(carried)}
     options["task_id"] = request.id
+    # What Celery keeps of a message elsewhere than among the options with which it would send that again.
+    if request.ignore_result is not None:
+        options["ignore_result"] = request.ignore_result
+    priority = (request.delivery_info or {}).get("priority")
+    if priority is not None:
+        options["priority"] = priority
+    if request.correlation_id and request.correlation_id != request.id:
+        options["correlation_id"] = request.correlation_id
+    if getattr(request, "compression", None):
+        options["compression"] = request.compression
+    properties = getattr(request, "properties", None) or {}
+    options |= {name: properties[name] for name in PROPERTIES if properties.get(name) is not None}
+    for name, value, most in (
+        ("argsrepr", tuple(args), binding.app.amqp.argsrepr_maxsize),
+        ("kwargsrepr", kwargs, binding.app.amqp.kwargsrepr_maxsize),
+    ):
+        given = getattr(request, name, None)
+        if given is not None and given != saferepr(value, most):
+            options[name] = given
     queue = (request.delivery_info or {}).get("routing_key")
     if queue and not options.get("queue"):
         options["queue"] = queue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 from celery import Task, chain, chord, group
@@ -357,3 +359,19 @@ def catches_what_is_declined(order: str) -> str:
         except (Transient, Declined) as error:
             caught.append(type(error).__name__)
     return " ".join(caught)
+
+
+@durable.step(idempotent=True)
+@app.task
+def dies_once(order: str) -> str:
+    """Its process is killed in the first attempt."""
+    ledger().record("dies", order)
+    if ledger().count(order, "dies") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return order
+
+
+@app.task
+def unmarked_end(order: str) -> str:
+    ledger().record("end", order)
+    return order
