@@ -5,6 +5,8 @@
 #   make oldest         the bindings' tests on the oldest versions that are supported (tests/oldest.txt), on Python 3.11,
 #                       in an environment of its own; OLDEST names others, such as OLDEST=tests/crash
 #   make check          what CI checks besides the tests: lint, types, imports, docs
+#   make unchanged      compares, byte for byte, what reaches broker and result backend without the plugin and with it,
+#                       where nothing is marked (ARGS="--broker redis --kind published/delay" for a part)
 #   make crash-matrix   Celery's whole crash matrix (needs Redis and PostgreSQL, brought along by the wheels);
 #                       RQ's with ARGS='--engine rq'
 #   make explore        5,000 random schedules of the real runtime on SQLite, and a tenth of that on PostgreSQL and on MariaDB
@@ -90,6 +92,9 @@ crash-matrix: $(VENV)/.for-development
 
 explore: $(VENV)/.for-development
 	$(BIN)/python -m tests.explorer $(ARGS)
+
+unchanged: $(VENV)/.for-development
+	$(BIN)/python -m tests.unchanged $(ARGS)
 
 bench: $(VENV)/.for-development
 	$(BIN)/python -m benchmarks $(ARGS)
