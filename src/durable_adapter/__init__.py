@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .lazy import lazily
+from .printable import guard_log
 
 __all__ = [
     "DurableError",
@@ -72,3 +73,6 @@ else:
             "workflow": ".decorators",
         },
     )
+
+# Records of this library's logger hold texts from outside, whoever writes them and whichever handler shows them.
+guard_log()

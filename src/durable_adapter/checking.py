@@ -67,8 +67,8 @@ def label(who: str, option: str, value: Any) -> None:
     text(who, option, value)
     if value is not None and (len(value) > LABEL_LENGTH or not is_storable(value)):
         raise DeclarationError(
-            f"{who}: {option}={value!r:.80} must be a text of {LABEL_LENGTH} characters at the most, without NUL: the journal "
-            "keeps it with each run"
+            f"{who}: {option}={value!r:.80} must be a text of {LABEL_LENGTH} characters at the most, without control "
+            "characters: the journal keeps it with each run"
         )
 
 
@@ -79,8 +79,8 @@ def step_name(who: str, option: str, value: Any) -> None:
         return
     if len(value) > NAME_LENGTH or not is_storable(value):
         raise DeclarationError(
-            f"{who}: {option}={value!r:.80} must be a text of {NAME_LENGTH} characters at the most, without NUL and halves of "
-            "surrogate pairs: the journal keeps it"
+            f"{who}: {option}={value!r:.80} must be a text of {NAME_LENGTH} characters at the most, without control characters "
+            "and halves of surrogate pairs: the journal keeps it"
         )
     if value.startswith(UNDO):
         raise DeclarationError(f"{who}: {option}={value!r} begins with {UNDO!r}, as the keys of compensations alone do")

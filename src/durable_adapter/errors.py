@@ -32,7 +32,7 @@ class JournalError(DurableError):
 
 
 class JournalUnreachable(JournalError):
-    """Raised when the journal's database cannot be reached; nothing was sent and nothing was begun (P10)."""
+    """Raised when the journal's database cannot be reached or written: a start sends nothing, a worker begins nothing (P10)."""
 
 
 class JournalBusy(JournalError):

@@ -24,6 +24,7 @@ from .journal import Journal
 from .model import Kind, Mode, Shape, StepRow, StepStatus, WorkflowRow, new_ref
 from .policy import StepPolicy
 from .recovery import Sweeper
+from .runtime.alerts import explain
 from .runtime.calls import Call
 from .runtime.contexts import afresh
 from .runtime.deliveries import awaited, unmarked_ended
@@ -90,7 +91,7 @@ class Handle(Found):
         if last.status is StepStatus.FAILED:
             raise read_failure(last.error)
         told = ", ".join(f"{s.name} {s.status}" for s in members)
-        raise NotFinished(f"workflow {self.id} is {self.status} ({told}): see `durable-adapter explain {self.id}`")
+        raise NotFinished(f"workflow {self.id} is {self.status} ({told}): see `{explain(None, self.id)}`")
 
 
 @dataclass(frozen=True, slots=True)

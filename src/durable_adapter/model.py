@@ -346,6 +346,10 @@ def read_stamp(stamp: object) -> tuple[str, str | None] | None:
     return ref, key or None
 
 
+#: Control characters: C0, DEL, C1.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
 def bounded_key(key: str) -> str:
     """*key*, or where it is longer than the journal's column its beginning and a hash of the whole."""
     if len(key) <= KEY_LENGTH:
@@ -354,12 +358,20 @@ def bounded_key(key: str) -> str:
     return f"{key[: KEY_LENGTH - 33]}~{digest}"
 
 
-def is_storable(text: str) -> bool:
+def can_be_kept(text: str) -> bool:
     """Whether every database can keep a text as it is: none keeps halves of surrogate pairs, and PostgreSQL no NUL."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text may be an id, a key or a name: it can be kept, and holds no control character.
+
+    U+001F among them joins the parts from which keys are derived (`derive`): inside of a part it would forge another's.
+    """
+    return can_be_kept(text) and _CONTROLS.search(text) is None
 
 
 def stored_text(text: str) -> str:

@@ -14,18 +14,40 @@ from typing import Any
 
 from .errors import NotInstalled, SettingError
 from .model import DEFAULT_NAMESPACE, LABEL_LENGTH, Mode, is_storable
+from .urls import safe_url
 
 #: The prefix of the environment's names: DURABLE_ADAPTER_JOURNAL and so on.
 ENVIRONMENT = "DURABLE_ADAPTER_"
+#: Names with that prefix that are no settings: the command line reads them.
+OF_THE_COMMANDS = frozenset({"DURABLE_ADAPTER_DEBUG"})
 #: The prefix of names in `app.conf` and Django settings: durable_adapter_journal and so on.
 ENGINE = "durable_adapter_"
 
 
-def _positive(text: Any) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise ValueError("must be a positive number of seconds")
+#: The shortest and the longest time that a setting may name, in seconds, and likewise in days: less is a slip of the unit.
+SECONDS = (0.001, 100 * 365 * 86_400.0)
+DAYS = (1 / 24, 100 * 365.0)
+
+
+def _seconds(text: Any) -> float:
+    number = _number(text, "seconds")
+    if not SECONDS[0] <= number <= SECONDS[1]:
+        raise ValueError(f"must be a number of seconds, of at least {SECONDS[0]:g} and at the most a hundred years")
     return number
+
+
+def _days(text: Any) -> float:
+    number = _number(text, "days")
+    if not DAYS[0] <= number <= DAYS[1]:
+        raise ValueError("must be a number of days, of at least one hour (0.042) and at the most a hundred years (36500)")
+    return number
+
+
+def _number(text: Any, unit: str) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"must be a number of {unit}") from None
 
 
 def _whole(text: Any) -> int:
@@ -61,7 +83,9 @@ def _text(text: Any) -> str:
 def _label(text: Any) -> str:
     label = _text(text)
     if len(label) > LABEL_LENGTH or not is_storable(label):
-        raise ValueError(f"must be {LABEL_LENGTH} characters at the most, without NUL: the journal keeps it with each run")
+        raise ValueError(
+            f"must be {LABEL_LENGTH} characters at the most, without control characters: the journal keeps it with each run"
+        )
     return label
 
 
@@ -85,7 +109,7 @@ class Settings:
         sweeper: run the sweeper inside workers.
     """
 
-    journal: str | None = None
+    journal: str | None = field(default=None, repr=False)
     namespace: str = DEFAULT_NAMESPACE
     schema: str | None = None
     mode: Mode = Mode.ENFORCE
@@ -120,11 +144,11 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "namespace": _label,
     "schema": _text,
     "mode": _mode,
-    "stale": _positive,
-    "beat": _positive,
-    "sweep_every": _positive,
-    "resend_after": _positive,
-    "retention": _positive,
+    "stale": _seconds,
+    "beat": _seconds,
+    "sweep_every": _seconds,
+    "resend_after": _seconds,
+    "retention": _days,
     "pool_size": _whole,
     "code_version": _label,
     "strict": _flag,
@@ -167,7 +191,7 @@ def load(
     unknown += [
         (name, "environment")
         for name in environ
-        if name.startswith(ENVIRONMENT) and name[len(ENVIRONMENT) :].lower() not in NAMES
+        if name.startswith(ENVIRONMENT) and name[len(ENVIRONMENT) :].lower() not in NAMES and name not in OF_THE_COMMANDS
     ]
     if unknown:
         name, origin = unknown[0]
@@ -181,7 +205,8 @@ def load(
             try:
                 values[name] = _PARSERS[name](source[name])
             except (TypeError, ValueError) as error:
-                raise SettingError(f"{name}={source[name]!r} ({origin}): {error}") from error
+                given_as = safe_url(source[name]) if isinstance(source[name], str) else source[name]
+                raise SettingError(f"{name}={given_as!r} ({origin}): {error}") from error
             origins[name] = origin
             break
         else:

@@ -159,7 +159,7 @@ def test_what_needs_a_person_is_told_once_with_its_facts(
     ref = situation(journal)
     (told,) = troubles
     assert (told.alert, told.workflow, told.run, told.amount) == (alert.value, "order-42", ref, "19.90")
-    assert told.command == "durable-adapter explain order-42"
+    assert told.command == "durable-adapter explain -- order-42"
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and r.name == "durable_adapter"]
     assert line.startswith(f"{alert.value} workflow=order-42 run={ref} name=order namespace=default ")
     assert " amount=19.90 why=" in line

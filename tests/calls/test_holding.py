@@ -104,7 +104,7 @@ def test_every_hold_is_told_once(
     (held,) = [s for s in journal.reads.steps(ref) if s.status is StepStatus.HELD]
     (alert,) = told
     assert (alert.workflow, alert.step, alert.key) == (WORKFLOW, held.name, held.key)
-    assert alert.command == f"durable-adapter explain {WORKFLOW}"
+    assert alert.command == f"durable-adapter explain -- {WORKFLOW}"
     # Receivers that other tests of this process have connected may raise, which is logged as well.
     names = ("step_held ", "value_missing ", "workflow_drifted ")
     errors = [message for record in caplog.records if (message := record.getMessage()).startswith(names)]

@@ -39,7 +39,7 @@ def test_get_with_a_timeout_says_that_a_person_must_decide_and_how(shop: Runs, o
     message = str(caught.value)
     assert f"task {result.id} is held and a person must decide" in message
     assert "TimeoutError: no answer; whether its effect happened is unknown" in message
-    assert f"durable-adapter explain {result.id}" in message
+    assert f"durable-adapter explain -- {result.id}" in message
     assert "durable-adapter resolve" in message
     assert isinstance(caught.value, CeleryTimeout)
 
@@ -71,7 +71,7 @@ def test_a_held_step_is_one_error_line_with_the_command(shop: Runs, order: str, 
 
     (line,) = eventually(lines, SOON)
     assert f"step_held workflow={ref} " in line
-    assert f'command="durable-adapter explain {ref}"' in line
+    assert f'command="durable-adapter explain -- {ref}"' in line
 
 
 def test_the_alert_fires_once_with_what_a_pager_needs(shop: Runs, ledger: Ledger, order: str) -> None:
@@ -80,14 +80,14 @@ def test_the_alert_fires_once_with_what_a_pager_needs(shop: Runs, ledger: Ledger
     ref = shop.of(result).ref
     (alert,) = eventually(lambda: ledger.entries(ref, "on_held"), SOON)
     assert alert["step"] == "tests.celery.shop.habits.retries_protected"
-    assert alert["command"] == f"durable-adapter explain {ref}"
+    assert alert["command"] == f"durable-adapter explain -- {ref}"
     assert "TimeoutError: no answer" in alert["why"]
 
 
 def test_a_held_step_of_a_declared_workflow_is_named_by_the_workflows_id(shop: Runs, ledger: Ledger, order: str) -> None:
     functions.durable.start(order, habits.retries_protected.s(order))
     (alert,) = eventually(lambda: ledger.entries(order, "on_held"), SOON)
-    assert alert["command"] == f"durable-adapter explain {order}"
+    assert alert["command"] == f"durable-adapter explain -- {order}"
 
 
 def test_a_held_step_ignores_its_message_when_it_comes_again(shop: Runs, ledger: Ledger, order: str) -> None:

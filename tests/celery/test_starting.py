@@ -38,7 +38,7 @@ def test_the_same_id_with_other_arguments_is_an_error_that_tells_both_apart(shop
     assert f"workflow '{order}' was started before with other work" in message
     assert (first or "")[:8] in message
     assert second != (first or "")[:8]
-    assert f"durable-adapter explain {order}" in message
+    assert f"durable-adapter explain -- {order}" in message
     assert "Nothing was sent" in message
     assert ledger.names(order) == ["charge"]
 

@@ -64,13 +64,16 @@ class Cli:
         return json.loads(self(*words, "--json", code=code).stdout)
 
     def run_printed(self, command: str, value: str = '"ok"', app: str | None = None, redis: str | None = None) -> Result:
-        """Runs a command exactly as a finding prints it, as a shell would; only what it leaves to a person is filled in.
+        """Runs a command as a finding prints it, as a shell would, and as a person who has decided: what it leaves to them is
+        filled in, and `--apply` is added to what changes something.
 
         `redis` is the URL that stands for `REDIS_URL`, and that a shell has in `$RQ_REDIS_URL`.
         """
         if redis is not None:
             command = command.replace('"$RQ_REDIS_URL"', shlex.quote(redis)).replace("-u REDIS_URL", f"-u {shlex.quote(redis)}")
         command = command.replace("--happened VALUE", f"--happened {shlex.quote(value)}").replace('"$(id -un)"', "ann")
+        if "--why 'how you know'" in command:
+            command = command.replace("--why 'how you know'", "--why 'asked the bank' --apply")
         if app is not None:
             command = command.replace("-A APP", f"-A {app}")
         program, *words = shlex.split(command)

@@ -11,6 +11,7 @@ import pytest
 from durable_adapter.cli.checks.check import Check, Level
 from durable_adapter.cli.checks.journal import _clock, _server, journal_checks
 from durable_adapter.journal import Journal
+from durable_adapter.journal.schema import REVISION
 from durable_adapter.model import SECOND, Kind
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.recovery.lost import RAN_ELSEWHERE
@@ -43,7 +44,7 @@ def test_a_journal_in_order_is_clean(cli: Cli, journal: Journal, dialect: str) -
     found = checks(told)
     expected = {"durability": "unsafe"} if hasty else {"sqlite": "note"} if dialect == "sqlite" else {}
     assert {name: c["level"] for name, c in found.items() if c["level"] != "ok"} == expected
-    assert found["revision"]["found"] == "0001, as this version of durable-adapter needs it"
+    assert found["revision"]["found"] == f"{REVISION}, as this version of durable-adapter needs it"
     assert dialect in found["version"]["found"]
     assert found["workers"]["found"] == "1 on here (celery)"
     assert found["sweeper"]["found"].startswith("1 alive, the last beat ")
@@ -303,7 +304,7 @@ def test_patches_lists_every_place(cli: Cli, shop: Shop) -> None:
 @pytest.mark.usefixtures("swept")
 def test_the_text_names_level_check_and_cure(cli: Cli) -> None:
     text = cli("doctor", code=0).stdout
-    assert "OK      revision: 0001, as" in text
+    assert f"OK      revision: {REVISION}, as" in text
     assert "NOTE    sqlite: the journal is a file" in text
     assert "        hint: for several hosts, or many workers, use PostgreSQL" in text
     assert "\nSettings\nname " in text

@@ -79,7 +79,7 @@ def test_a_function_whose_calls_may_be_lost_is_not_for_resolving(cli: Cli, journ
     cli(*RESTORED, *SIGNED, code=0)
     told = " ".join(cli("resolve", ref, "--did-not-happen", code=1).stderr.split())
     assert "is held because the journal may have lost commits: the bank says so, so that calls of it may have no record." in told
-    assert f"run `durable-adapter retry {ref}`: a call without a record runs again" in told
+    assert f"run `durable-adapter retry -- {ref}`: a call without a record runs again" in told
     assert "run again from the top, with what is recorded; calls without a record run again." in cli("retry", ref, code=0).stdout
 
 

@@ -113,12 +113,14 @@ def test_from_a_kill_to_the_end_with_nothing_but_the_printed_command(
     (finding,) = found
     assert (finding["kind"], finding["workflow"], finding["step"]) == ("held", "order-42", "charge")
     command = finding["command"]
-    assert command.startswith(f'{program} resolve order-42 charge --happened VALUE --by "$(id -un)" --why ')
-    done = place.sh(command.replace("VALUE", "'\"ch_42\"'"))
+    assert command.startswith(f'{program} resolve --happened VALUE --by "$(id -un)" --why ')
+    shown = place.sh(command.replace("VALUE", "'\"ch_42\"'"))
+    assert "Nothing was changed." in shown.stdout
+    done = place.sh(command.replace("VALUE", "'\"ch_42\"'").replace("'how you know'", "'asked the bank' --apply"))
     assert done.returncode == 0, done.stderr
     assert "charge is recorded as happened." in done.stdout
     eventually(lambda: journal.reads.run(ref).status == "succeeded", 20)  # type: ignore[union-attr]
     told = place.json(f"{program} explain {task_id} --json --show-values")
     assert (told["findings"], told["others"]) == ([], [])
     assert [s["outcome"] for s in told["steps"]] == ["ch_42", "shipped ch_42", "mailed shipped ch_42"]  # type: ignore[attr-defined]
-    assert told["steps"][0]["verdict"] == f"{pwd.getpwuid(os.getuid()).pw_name}: happened: how you know"  # type: ignore[index]
+    assert told["steps"][0]["verdict"] == f"{pwd.getpwuid(os.getuid()).pw_name}: happened: asked the bank"  # type: ignore[index]

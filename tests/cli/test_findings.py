@@ -79,7 +79,7 @@ def test_a_held_step_is_found_and_one_verdict_finishes_it(cli: Cli, journal: Jou
     assert found["workflow"] == "order-42"
     assert (found["step"], found["key"], found["safe"]) == ("shop.charge", "shop.charge", False)
     assert found["command"] == (
-        "durable-adapter resolve order-42 shop.charge --happened VALUE --by \"$(id -un)\" --why 'how you know' --apply"
+        "durable-adapter resolve --happened VALUE --by \"$(id -un)\" --why 'how you know' -- order-42 shop.charge"
     )
     done = cli.run_printed(found["command"])
     assert done.exit_code == 0
@@ -89,7 +89,7 @@ def test_a_held_step_is_found_and_one_verdict_finishes_it(cli: Cli, journal: Jou
     assert row.status is StepStatus.SUCCEEDED
     assert row.outcome is not None
     assert row.outcome.data == b'"ok"'
-    assert row.verdict == "ann: happened: how you know"
+    assert row.verdict == "ann: happened: asked the bank"
 
 
 @pytest.mark.parametrize(("remedy", "becomes", "run"), [(1, StepStatus.WAITING, "running"), (2, StepStatus.FAILED, "failed")])
@@ -300,7 +300,7 @@ def test_a_task_that_the_code_no_longer_has_is_found_only_with_the_app(cli: Cli,
     assert cli.findings() == {}
     found = cli.findings("-A", shop.name)["unknown_task"]
     assert "this app has no task named 'shop.gone'" in found["certain"]
-    assert found["command"].startswith(f"durable-adapter -A {shop.name} cancel {ref} ")
+    assert found["command"].startswith(f"durable-adapter -A {shop.name} cancel --by ")
     assert cli.run_printed(found["command"]).exit_code == 0
     assert cli.findings("-A", shop.name) == {}
     assert statuses(journal, ref)["run"] == "cancelled"
@@ -376,13 +376,13 @@ def lost(journal: Journal, shop: Shop) -> str:
 
 
 def test_a_lost_message_is_found_and_sent_again(cli: Cli, journal: Journal, shop: Shop) -> None:
-    ref = lost(journal, shop)
+    lost(journal, shop)
     found = cli.findings()["lost_message"]
     assert "and has not." in found["certain"]
     assert "whether its message is lost or still waits in the queue 'celery'" in found["uncertain"]
     assert found["safe"] is True
     with_app = cli.findings("-A", shop.name)["lost_message"]["command"]
-    assert with_app.startswith(f"durable-adapter -A {shop.name} retry {ref} ")
+    assert with_app.startswith(f"durable-adapter -A {shop.name} retry --by ")
     done = cli.run_printed(with_app)
     assert "A sweep sent 1 message." in done.stdout
     assert shop.sent == ["charge", "charge"]
@@ -506,7 +506,7 @@ def test_a_run_that_waits_for_long_is_found_when_asked_about(cli: Cli, journal: 
     assert cli.findings("--waiting-longer-than", "4h") == {}
     found = cli.findings("--waiting-longer-than", "2h")["waiting_long"]
     assert "Nothing of it has been recorded for 3 h. It waits for the approval. It is woken" in found["certain"]
-    assert found["command"] == f"durable-adapter explain {ref}"
+    assert found["command"] == f"durable-adapter explain -- {ref}"
     assert cli.run_printed(found["command"]).exit_code == 0
 
 

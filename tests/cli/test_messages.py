@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import durable_adapter.celery
 from durable_adapter.errors import JournalUnmigrated
 from durable_adapter.journal import Journal
-from durable_adapter.journal.schema import VERSION_TABLE
+from durable_adapter.journal.schema import REVISION, REVISIONS, VERSION_TABLE
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.making import a_run, held
 from tests.servers.addresses import free_port
@@ -54,7 +54,7 @@ def test_an_unmigrated_journal_is_told_with_the_command(
     nowhere: Cli, fresh_database: FreshDatabase, dialect: str, command: tuple[str, ...]
 ) -> None:
     result = nowhere(*command, "--journal", fresh_database(dialect), code=2)  # type: ignore[arg-type]
-    assert "has no tables; this version of durable-adapter needs 0001. Run `durable-adapter migrate`" in result.stderr
+    assert f"has no tables; this version of durable-adapter needs {REVISION}. Run `durable-adapter migrate`" in result.stderr
 
 
 @pytest.mark.parametrize("command", [c for c in LOOKING if c[0] != "migrate"], ids=lambda c: c[0])
@@ -72,7 +72,7 @@ def test_only_migrate_makes_a_file(nowhere: Cli, tmp_path: Path) -> None:
     missing = tmp_path / "journal.db"
     given = ("--journal", f"sqlite:///{missing}")
     assert (
-        f"There is no file {missing}: `migrate` makes it.\nTo be applied: 0001.\n"
+        f"There is no file {missing}: `migrate` makes it.\nTo be applied: {', '.join(REVISIONS)}.\n"
         in nowhere("migrate", "--check", *given, code=1).stdout
     )
     assert nowhere.json("migrate", "--check", *given, code=1)["revision"] is None
@@ -111,12 +111,12 @@ def test_a_journal_of_a_newer_version_is_told(cli: Cli, ahead: Callable[[str], N
     try:
         for command in (("list",), ("reconcile",), ("migrate",), ("migrate", "--check")):
             told = cli(*command, code=2).stderr
-            assert "is at revision 0009, which this version of durable-adapter (it knows up to 0001)" in told
+            assert f"is at revision 0009, which this version of durable-adapter (it knows up to {REVISION})" in told
         assert "upgrade durable-adapter here" in cli("doctor", code=2).stdout
         ahead("0002")
         assert cli("list").exit_code == 0, "code of one version runs on the next schema"
     finally:
-        ahead("0001")
+        ahead(REVISION)
 
 
 @on_sqlite

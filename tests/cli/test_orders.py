@@ -99,7 +99,7 @@ def test_retry_refuses_what_may_have_happened(cli: Cli, journal: Journal) -> Non
     fail(journal, ref, "charge", Effect.UNKNOWN)
     told = refusal(cli, "retry", "order-1")
     assert "step charge of order-1 failed, and its effect may have happened: running it again might repeat it." in told
-    assert "`durable-adapter resolve order-1 charge` with --happened VALUE or --did-not-happen" in told
+    assert "`durable-adapter resolve -- order-1 charge` with --happened VALUE or --did-not-happen" in told
     assert statuses(journal, ref)["run"] == "failed"
 
 
@@ -321,7 +321,7 @@ def test_rollback_where_nothing_can_be_undone_points_to_cancel(cli: Cli, journal
     succeed(journal, ref, "charge")
     told = refusal(cli, "rollback", ref)
     assert "has nothing to undo: no step of it that happened declares compensate=." in told
-    assert f"`durable-adapter cancel {ref}` ends it without undoing anything" in told
+    assert f"`durable-adapter cancel -- {ref}` ends it without undoing anything" in told
 
 
 @on_sqlite
@@ -332,7 +332,7 @@ def test_rollback_of_what_is_rolled_back_says_so(cli: Cli, journal: Journal) -> 
     assert f"{ref} is rolling back already." in refusal(cli, "rollback", ref)
     assert "is being rolled back: that goes on; there is nothing to cancel" in refusal(cli, "cancel", ref)
     fail(journal, ref, "undo:reserve", decides=False)
-    assert f"`durable-adapter retry {ref}` tries failed compensations again" in refusal(cli, "rollback", ref)
+    assert f"`durable-adapter retry -- {ref}` tries failed compensations again" in refusal(cli, "rollback", ref)
 
 
 def test_rollback_in_bulk_undoes_every_run_in_which_the_step_happened_or_may_have(cli: Cli, journal: Journal) -> None:

@@ -123,7 +123,9 @@ def test_another_namespace_is_not_looked_into(cli: Cli, journal: Journal) -> Non
     held(journal, ref, "charge")
     assert cli.findings() == {}
     found = cli.findings("--namespace", "other")["held"]
-    assert found["command"].startswith(f"durable-adapter --namespace other resolve {ref} charge ")
+    assert found["command"] == (
+        f"durable-adapter --namespace other resolve --happened VALUE --by \"$(id -un)\" --why 'how you know' -- {ref} charge"
+    )
 
 
 @on_sqlite
@@ -218,9 +220,9 @@ def troubled(journal: Journal, shop: Shop) -> dict[str, str]:
 
 def test_apply_mends_what_is_safe_and_leaves_the_rest_to_people(cli: Cli, journal: Journal, shop: Shop) -> None:
     refs = troubled(journal, shop)
-    command = f"durable-adapter -A {shop.name} reconcile --by \"$(id -un)\" --why 'mend what is safe' --apply"
+    command = f"durable-adapter -A {shop.name} reconcile --by \"$(id -un)\" --why 'how you know'"
     shown = cli("-A", shop.name, "reconcile", code=1)
-    assert f"2 findings may be mended without asking anybody: {command}" in shown.stdout
+    assert f"2 findings may be mended without asking anybody; with --apply behind it:\n  {command}" in shown.stdout
     assert statuses(journal, refs["dead"])["charge"] == "begun", "shown, not done"
     done = cli.run_printed(command)
     assert done.exit_code == 1, "what only people can mend is left"
@@ -230,7 +232,7 @@ def test_apply_mends_what_is_safe_and_leaves_the_rest_to_people(cli: Cli, journa
     assert {f["kind"] for f in cli.json("reconcile")["findings"]} == {"held"}
     for ref in (refs["dead"], refs["lost"]):
         (order,) = [e for e in journal.events.of(ref) if e["kind"] == Event.OPERATOR]
-        assert (order["who"], order["why"]) == ("ann", "mend what is safe")
+        assert (order["who"], order["why"]) == ("ann", "asked the bank")
     assert not [e for e in journal.events.of(refs["held"]) if e["kind"] == Event.OPERATOR]
     assert [w.role for w in journal.workers.alive()] == ["worker"], "the sweeper of the command says that it ended"
 

@@ -165,7 +165,7 @@ def test_what_is_not_in_doubt_is_refused_with_what_it_is(cli: Cli, journal: Jour
     succeed(journal, ref, "charge")
     told = refusal(cli, "order-1", "charge", "--happened", "1")
     assert "step charge of order-1 is not in doubt: it succeeded at" in told
-    assert "See `durable-adapter explain order-1`." in told
+    assert "See `durable-adapter explain -- order-1`." in told
     told = refusal(cli, "order-1", "--happened", "1")
     assert "no step of order-1 is in doubt, held, or failed with its effect unknown; it is running." in told
     claim(journal, ref, "ship")
@@ -209,7 +209,7 @@ def test_drift_is_no_question_of_what_happened(cli: Cli, journal: Journal, verdi
     journal.doubts.hold_drift(the(journal, ref, "function"), "it changed")
     told = refusal(cli, ref, *verdict)
     assert "is held because its code does not fit what is recorded, not because its effect is unknown" in told
-    assert f"`durable-adapter retry {ref}`" in told
+    assert f"`durable-adapter retry -- {ref}`" in told
 
 
 @on_sqlite

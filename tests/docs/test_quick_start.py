@@ -53,7 +53,7 @@ def follow(reader: Reader) -> None:
     reader.start_worker()
     reader.buy_and_kill("order-2")
     eventually(lambda: "step_held workflow=order-2 " in reader.log(), 30, reader.log)
-    assert 'command="durable-adapter explain order-2"' in reader.log()
+    assert 'command="durable-adapter explain -- order-2"' in reader.log()
     assert "order-2" in reader.command("-A", "shop", "reconcile")
     (command,) = re.findall(r"^\$ durable-adapter (-A shop resolve .*)$", PAGE.read_text(), re.M)
     assert command == ("""-A shop resolve order-2 --happened '"charge-of-order-2"' --by me --why "it is in bank.txt" --apply""")

@@ -44,7 +44,7 @@ def test_the_quick_start_for_rq_goes_as_it_is_told(reader: Reader) -> None:
     reader.start_worker(*OURS)
     reader.buy_and_kill("order-2")
     eventually(lambda: "step_held workflow=order-2 " in reader.log(), 30, reader.log)
-    assert 'command="durable-adapter explain order-2"' in reader.log()
+    assert 'command="durable-adapter explain -- order-2"' in reader.log()
     assert "order-2" in reader.command("list")
     assert "its horse died" in " ".join(reader.command("explain", "order-2").split())
     (command,) = re.findall(r"^\$ durable-adapter (resolve .*)$", PAGE.read_text(), re.M)

@@ -78,7 +78,7 @@ def test_what_fails_is_raised_by_its_result(install: Callable[..., inline.Bindin
 def test_what_waits_says_so_and_goes_on_when_it_is_due(install: Callable[..., inline.Binding], url: str) -> None:
     install(url)
     handle = inline.start("order-42", shop.sleeper, "42", seconds=0.2)
-    with pytest.raises(NotFinished, match=r"workflow order-42 is .*sleep waiting.*durable-adapter explain order-42"):
+    with pytest.raises(NotFinished, match=r"workflow order-42 is .*sleep waiting.*durable-adapter explain -- order-42"):
         handle.result()
     until = time.monotonic() + 20
     while handle.status is not WorkflowStatus.SUCCEEDED and time.monotonic() < until:

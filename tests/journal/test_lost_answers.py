@@ -363,7 +363,7 @@ def test_a_journal_that_is_away_says_so_and_is_used_again_when_it_is_back(journa
         lambda j: j.check(),
     ]
     for operation in operations:
-        with pytest.raises(JournalUnreachable, match=r"cannot be reached.*Nothing was sent and nothing was begun"):
+        with pytest.raises(JournalUnreachable, match=r"cannot be reached.*Check the URL and the database"):
             operation(lossy.journal)
     back()
     assert lossy.journal.ends.succeed(ref, "charge", "mine", ONE, last=False)

@@ -165,7 +165,7 @@ def test_a_held_step_is_told_once_with_what_a_pager_needs(world: World) -> None:
         durable.on_held.disconnect(told.append)
     (held,) = told
     assert (held.workflow, held.step.rpartition(".")[2]) == ("order-42", "charge")
-    assert held.command == "durable-adapter explain order-42"
+    assert held.command == "durable-adapter explain -- order-42"
 
 
 def test_one_verdict_finishes_a_held_step_and_what_is_behind_it(world: World) -> None:

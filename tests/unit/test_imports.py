@@ -52,6 +52,8 @@ def test_what_every_celery_command_imports_loads_neither_sqlalchemy_nor_the_bind
         "durable_adapter.celery.command",
         "durable_adapter.errors",
         "durable_adapter.lazy",
+        "durable_adapter.printable",
+        "durable_adapter.urls",
     ]
 
 

@@ -124,14 +124,14 @@ def test_commands_name_a_step_by_its_name_only_where_that_names_it():
     assert step_word(first, [first, second]) == "charge#1"
 
 
-def test_commands_are_safe_to_paste():
+def test_commands_are_safe_to_paste_and_decide_nothing():
     command = Caller("durable-adapter -A shop", frozenset({"celery"})).change(
-        "resolve", "order 42; rm -rf /", "--failed", why="it's gone"
+        "resolve", "--failed", ids=["order 42; rm -rf /", "-it's gone"]
     )
     words_ = shlex.split(command)
     assert words_ == [
-        "durable-adapter", "-A", "shop", "resolve", "order 42; rm -rf /", "--failed", "--by", "$(id -un)", "--why", "it's gone",
-        "--apply",
+        "durable-adapter", "-A", "shop", "resolve", "--failed", "--by", "$(id -un)", "--why", "how you know",
+        "--", "order 42; rm -rf /", "-it's gone",
     ]  # fmt: skip
 
 

@@ -53,16 +53,20 @@ def test_the_nearest_pyproject_above_the_working_directory_is_read(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("stale", "0", r"stale='0' \(argument\): must be a positive number of seconds"),
-        ("stale", "soon", r"stale='soon' \(argument\): could not convert"),
-        ("beat", float("inf"), r"beat=inf \(argument\): must be a positive number"),
+        ("stale", "0", r"stale='0' \(argument\): must be a number of seconds, of at least 0.001"),
+        ("stale", "soon", r"stale='soon' \(argument\): must be a number of seconds"),
+        ("beat", float("inf"), r"beat=inf \(argument\): must be a number of seconds"),
+        ("retention", "soon", r"\(argument\): must be a number of days"),
+        ("retention", 1e-9, r"\(argument\): must be a number of days, of at least one hour"),
+        ("retention", 1e9, r"\(argument\): must be a number of days, of .* at the most a hundred years"),
+        ("namespace", "e\x1fu", r"\(argument\): must be 64 characters at the most, without control characters"),
         ("pool_size", 0, r"pool_size=0 \(argument\): must be a whole number of at least 1"),
         ("mode", "maybe", r"mode='maybe' \(argument\): must be one of off, "),
         ("strict", "perhaps", r"strict='perhaps' \(argument\): must be true or false"),
         ("namespace", "", r"namespace='' \(argument\): must not be empty"),
         ("namespace", "n" * 65, r"\(argument\): must be 64 characters at the most"),
         ("code_version", "v" * 65, r"\(argument\): must be 64 characters at the most"),
-        ("namespace", "e\0u", r"\(argument\): must be 64 characters at the most, without NUL"),
+        ("namespace", "e\0u", r"\(argument\): must be 64 characters at the most, without control characters"),
     ],
 )
 def test_a_value_that_is_not_accepted_says_where_it_came_from(nowhere: Path, name: str, value: Any, says: str) -> None:

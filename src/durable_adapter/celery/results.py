@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import TimeoutError as CeleryTimeout
 
 from ..current import FUNCTION, STEP
+from ..runtime.alerts import explain
 from ..runtime.functions import FunctionRun
 from .states import HELD
 
@@ -88,7 +89,7 @@ def held_reason(result: Any) -> str | None:
             why = found.get("why", "") if isinstance(found, dict) else ""
             return (
                 f"no result: task {current.id} is held and a person must decide. {why} "
-                f"See `durable-adapter explain {current.id}` and settle it with `durable-adapter resolve`."
+                f"See `{explain(None, current.id)}` and settle it with `durable-adapter resolve`."
             )
         current = getattr(current, "parent", None)
     return None

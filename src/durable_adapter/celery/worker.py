@@ -15,6 +15,7 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from ..errors import DurableError, JournalError
 from ..model import StepStatus
 from ..recovery import Sweeper, SweeperThread
+from ..runtime import outages
 from ..runtime.engine import installed_beside
 from . import ended
 
@@ -83,7 +84,8 @@ class SweeperStep(bootsteps.StartStopStep):
             try:
                 binding.journal.workers.child_died(binding.parent, pid, why)
             except JournalError as error:
-                logger.warning("the death of child %s is not written yet: %s", pid, error)
+                outages.away(binding.journal, error)
+                logger.debug("the death of child %s is not written yet: %s", pid, error)
                 return False
             del self.dead[pid]
             if not self.dead:
@@ -101,7 +103,8 @@ class SweeperStep(bootsteps.StartStopStep):
                         if row.task_id == task_id and row.status is StepStatus.HELD:
                             binding.engine.say_held(row, row.evidence or row.doubt or "its outcome is unknown")
             except JournalError as error:
-                logger.warning("task %s is not looked at yet: %s", task_id, error)
+                outages.away(binding.journal, error)
+                logger.debug("task %s is not looked at yet: %s", task_id, error)
                 return
             binding.given_up.popleft()
 

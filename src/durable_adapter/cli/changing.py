@@ -87,6 +87,8 @@ def changing_command(
             **own: Any,
         ) -> int:
             check_bulk(id, task, since)
+            if step == "--apply":
+                raise click.UsageError("--apply stands behind --, where nothing is an option: put it before the --")
             who, reason = check_changing(apply_, by, why)
             return function(session, Given(id, step, task, since, limit, apply_, who, reason), **own)
 

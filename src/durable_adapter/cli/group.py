@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import click
 
-from .options import common
-from .output import Output
+from .exits import failures_told
+from .options import check_words, common
 
 #: Every command, with the line that `--help` shows.
 COMMANDS: dict[str, str] = {
@@ -35,18 +33,6 @@ ELSEWHERE: dict[str, str] = {"demo": ".demo:demo"}
 _JSON = "durable_adapter.json"
 
 
-@contextmanager
-def errors_as_json(wanted: bool) -> Iterator[None]:
-    """Bad usage, told as JSON on standard output where JSON was asked for: whoever reads it is no person."""
-    try:
-        yield
-    except click.ClickException as error:
-        if not wanted:
-            raise
-        Output(as_json=True).json({"error": {"type": type(error).__name__, "message": error.format_message()}})
-        raise click.exceptions.Exit(error.exit_code) from error
-
-
 class Commands(click.Group):
     """A group whose commands are imported when they are called."""
 
@@ -54,15 +40,17 @@ class Commands(click.Group):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Reads the options before the command's name."""
-        wanted = "--json" in args
-        with errors_as_json(wanted):
+        options = args[: args.index("--")] if "--" in args else args
+        wanted = "--json" in options
+        with failures_told(wanted):
+            check_words(args)
             ctx = super().make_context(info_name, args, parent, **extra)
         ctx.meta[_JSON] = wanted
         return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         """Calls the command, whose own options are read only now."""
-        with errors_as_json(ctx.meta.get(_JSON, False)):
+        with failures_told(ctx.meta.get(_JSON, False)):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -99,7 +87,7 @@ HELP = """Durable execution for Celery and RQ: see what stopped half-way, know w
 Start with `reconcile`: it lists every partial execution, with the command that mends it.
 
 What changes something shows what it would do, and does it with --apply, --by (who you are) and --why (how you know).
-Exit codes: 0 clean or done, 1 findings or refused, 2 could not look.
+Put -- before an ID that begins with a dash. Exit codes: 0 clean or done, 1 findings or refused, 2 could not look.
 """
 
 

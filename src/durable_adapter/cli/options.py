@@ -6,14 +6,14 @@ Common options may stand before the command's name or after it. They are collect
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 
-from ..model import SECOND
+from ..model import SECOND, can_be_kept
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,11 +45,11 @@ class Invocation:
         program: how printed commands begin.
     """
 
-    journal: str | None = None
+    journal: str | None = field(default=None, repr=False)
     namespace: str | None = None
     schema: str | None = None
     app: str | None = None
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     config: str | None = None
     serializer: str | None = None
     paths: list[str] = field(default_factory=list)
@@ -149,6 +149,21 @@ def bulk(*, task: str, since: str) -> Callable[[F], F]:
     return decorate
 
 
+#: Stand in examples and printed commands for what only the person knows.
+PLACEHOLDERS = frozenset({"who", "text", "why", "name", "reason", "by", "how you know", "your name", "...", "…"})
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuses arguments that no database can keep, before any is looked for.
+
+    Raises:
+        click.UsageError: one holds a NUL, or bytes that are no UTF-8.
+    """
+    for word in words:
+        if not can_be_kept(word):
+            raise click.UsageError(f"{word!r:.80} holds a NUL or bytes that are not UTF-8: nothing in a journal is called so")
+
+
 def check_changing(apply: bool, by: str | None, why: str | None) -> tuple[str, str]:
     """Who and why, which a change needs.
 
@@ -159,24 +174,40 @@ def check_changing(apply: bool, by: str | None, why: str | None) -> tuple[str, s
     if apply and not (by and why):
         missing = " and ".join(name for name, value in (("--by WHO", by), ("--why TEXT", why)) if not value)
         raise click.UsageError(f"--apply needs {missing}: what people change is recorded with who did it, and why.")
+    for option, value in (("--by", by), ("--why", why)) if apply else ():
+        if value.casefold().strip("<>[]{}'\"") in PLACEHOLDERS:
+            raise click.UsageError(
+                f"{option} {value!r} is what the printed command says in the place of your own words: write "
+                + ("who you are." if option == "--by" else "how you know, or why. It is kept with the change.")
+            )
     if len(by) > 200:
         raise click.UsageError("--by is longer than 200 characters: give a name.")
     return by or "you", why or "not said yet"
 
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d|w)")
+#: Seconds of the longest span that is accepted: a hundred years.
+LONGEST = 100 * 365 * 86_400
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def read_span(text: str) -> int | None:
     """A span such as `90s`, `15m`, `2h`, `7d` in microseconds; None where it is none.
 
+    Raises:
+        click.BadParameter: it is longer than any journal is old.
+
     Example:
         >>> read_span("1.5h")
         5400000000
     """
     found = _SPAN.fullmatch(text.strip().lower())
-    return int(float(found[1]) * _UNITS[found[2]] * SECOND) if found is not None else None
+    if found is None:
+        return None
+    seconds = float(found[1]) * _UNITS[found[2]]
+    if seconds > LONGEST:
+        raise click.BadParameter(f"{text:.40} is longer than {LONGEST // _UNITS['d'] // 365} years")
+    return int(seconds * SECOND)
 
 
 def span(text: str) -> int:

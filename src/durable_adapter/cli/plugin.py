@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..printable import shell_word
 from .group import HELP, Commands
 from .options import common, invocation
 
@@ -21,7 +22,7 @@ def durable(**_: Any) -> None:
     given.preset = ctx.obj.app
     given.preset_is_named = ctx.parent is not None and ctx.parent.params.get("app") is not None
     named = _named(ctx.parent) if ctx.parent is not None else None
-    given.program = f"celery -A {named} durable" if named else "celery durable"
+    given.program = f"celery -A {shell_word(named)} durable" if named else "celery durable"
 
 
 def _named(celery: click.Context) -> str | None:

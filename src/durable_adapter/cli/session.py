@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
@@ -14,8 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ..errors import DurableError, NotInstalled, NotResolvable, SettingError
+from ..printable import shell_word, words_of
+from ..urls import has_secret
 from . import engines as named
 from .command import Command
+from .exits import CLEAN as CLEAN
+from .exits import COULD_NOT_LOOK as COULD_NOT_LOOK
+from .exits import FINDINGS as FINDINGS
+from .exits import hidden
 from .options import Invocation, common, invocation
 from .output import Output
 
@@ -25,11 +29,6 @@ if TYPE_CHECKING:
     from ..reconcile.commands import Caller
     from ..runtime.engine import Engine
     from ..settings import Settings
-
-#: A URL with a password in it: it is not repeated in printed commands.
-_SECRET = re.compile(r"://[^/@]*:[^/@]*@|passw", re.IGNORECASE)
-#: Exit codes.
-CLEAN, FINDINGS, COULD_NOT_LOOK = 0, 1, 2
 
 
 @dataclass
@@ -165,21 +164,21 @@ class Session:
         given = self.given
         words = [given.program]
         if given.app is not None:
-            words += ["-A", shlex.quote(given.app)]
+            words += ["-A", shell_word(given.app)]
         if given.url is not None:
             # With a password in it, it is for the environment: the printed command then takes it from there.
-            words += ["-u", f'"${named.URL_VARIABLE}"' if _SECRET.search(given.url) else shlex.quote(given.url)]
+            words += ["-u", f'"${named.URL_VARIABLE}"' if has_secret(given.url) else shell_word(given.url)]
         for option, value in (("-c", given.config), ("-S", given.serializer)):
             if value is not None:
-                words += [option, shlex.quote(value)]
+                words += [option, shell_word(value)]
         for option, values in (("-P", given.paths), ("--import", given.modules)):
-            words += [word for value in values for word in (option, shlex.quote(value))]
-        if given.journal is not None and not _SECRET.search(given.journal):
-            words += ["--journal", shlex.quote(given.journal)]
+            words += [word for value in values for word in (option, shell_word(value))]
+        if given.journal is not None and not has_secret(given.journal):
+            words += ["--journal", shell_word(given.journal)]
         for option in ("namespace", "schema"):
             value = getattr(given, option)
             if value is not None:
-                words += [f"--{option}", shlex.quote(value)]
+                words += [f"--{option}", shell_word(value)]
         reached = {"celery"} if self.binding is not None else set()
         if named.names_rq(given):
             reached.add("rq")
@@ -289,11 +288,7 @@ def session(ctx: click.Context, *, installed: bool = True) -> Iterator[Session]:
 
 def fail(given: Invocation, error: Exception, code: int) -> NoReturn:
     """Says what went wrong, on standard error, or as JSON on standard output; and ends with an exit code."""
-    out = Output(as_json=given.as_json)
-    if given.as_json:
-        out.json({"error": {"type": type(error).__name__, "message": str(error)}})
-    else:
-        click.secho(f"Error: {error}", err=True, fg="red")
+    Output(as_json=given.as_json).error(type(error).__name__, hidden(words_of(error), given.journal, given.url))
     raise click.exceptions.Exit(code)
 
 

@@ -33,6 +33,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from ..errors import JournalBusy, JournalUnmigrated, JournalUnreachable, SettingError, UnserialisableValue
+from ..urls import safe_url, scrubbed
 from .forking import GATE
 from .outages import aborted, table_missing, unreachable, unwritable, waited_in_vain
 from .troubles import Observer, Trouble, taken, tell
@@ -151,14 +152,8 @@ class Database:
         pool_size: int = 2,
         connect_args: Mapping[str, Any] | None = None,
     ) -> None:
-        try:
-            self.url = make_url(url)
-            name = self.url.get_backend_name()
-        except ArgumentError as error:
-            raise SettingError(
-                f"the journal's URL {str(url)!r} is not one: expected e.g. 'postgresql+psycopg://user@host/db', "
-                "'mysql+pymysql://user@host/db' or 'sqlite:////path/journal.db'"
-            ) from error
+        self.url = _parsed(url)
+        name = self.url.get_backend_name()
         self.dialect_name = "mysql" if name == "mariadb" else name
         if self.dialect_name not in _NOW:
             raise SettingError(
@@ -611,8 +606,12 @@ class Database:
 
     @property
     def safe_url(self) -> str:
-        """The URL without its password, fit for logs and messages."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its secrets, fit for logs and messages."""
+        return safe_url(self._whole_url)
+
+    @property
+    def _whole_url(self) -> str:
+        return self.url.render_as_string(hide_password=False)
 
     @property
     def missing_file(self) -> Path | None:
@@ -623,6 +622,8 @@ class Database:
     def make_file(self) -> None:
         """Makes SQLite's file, where there is none. Only a migration does: elsewhere a file that is missing is a wrong path.
 
+        Its owner alone may read it, and the files that SQLite puts beside it take its mode: it holds arguments and results.
+
         Raises:
             JournalUnreachable: it cannot be made.
         """
@@ -630,20 +631,26 @@ class Database:
         if path is None:
             return
         try:
-            path.touch()
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return  # another migration was first
         except OSError as error:
             raise JournalUnreachable(f"the journal {self.safe_url} cannot be made: {error}") from error
 
-    def _unreachable_text(self, error: BaseException) -> str:
+    def _reason(self, error: BaseException) -> str:
+        """The first line of what the database says, without the URL's secrets."""
         lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        return scrubbed(lines[0] if lines else type(error).__name__, self._whole_url)
+
+    def _unreachable_text(self, error: BaseException) -> str:
+        reason = self._reason(error)
         path = _sqlite_path(self.url) if self.is_sqlite else None
         if path is not None and not path.absolute().parent.is_dir():
             reason = f"there is no directory {path.absolute().parent}"
         what = "written" if unwritable(error) else "reached"
         return (
             f"the journal {self.safe_url} cannot be {what}: {reason}. "
-            "Nothing was sent and nothing was begun. Check the URL and the database, then `durable-adapter doctor`."
+            "Check the URL and the database, then `durable-adapter doctor`."
         )
 
     def check_size(self, data: bytes | None) -> None:
@@ -678,6 +685,27 @@ class Database:
         engine, self._engine = self._engine, None  # what is in the middle of a statement is not kept after it
         if engine is not None and self._pid == os.getpid():
             self._drop(engine)
+
+
+def _parsed(url: str | URL) -> URL:
+    """A journal's URL. One that cannot be parsed is told without its password, and without the parser's own error.
+
+    Raises:
+        SettingError: it is no URL, or a character of its password is not escaped.
+    """
+    shown = safe_url(url if isinstance(url, str) else url.render_as_string(hide_password=False))
+    try:
+        found = make_url(url)
+        found.get_backend_name()
+    except (ArgumentError, ValueError):
+        found = None
+    if found is None or "@" in (found.host or ""):
+        raise SettingError(
+            f"the journal's URL {shown!r} is not one: expected e.g. 'postgresql+psycopg://user@host/db', "
+            "'mysql+pymysql://user@host/db' or 'sqlite:////path/journal.db'. In a user or a password, write %40 for @, "
+            "%3A for :, %2F for /, %3F for ?, %23 for # and %25 for %."
+        )
+    return found
 
 
 def _count(cursor: Any) -> int:

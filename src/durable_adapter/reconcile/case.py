@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,7 +11,7 @@ from ..journal.doubts import NOT_OVER
 from ..journal.losses import LOST
 from ..model import SECOND, Kind, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name
 from ..runtime.order import ready as ready
-from .commands import REASON, Caller, step_word, workflow_word
+from .commands import Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
 from .words import Tongue, fate, process, tongue, with_places
 
@@ -98,6 +99,15 @@ def _may_run(step: StepRow) -> bool:
 def _place(attempt: str) -> Place:
     ref, _token, key = attempt.split(" ", 2)
     return ref, key
+
+
+def error_type(step: StepRow | None) -> str:
+    """The type of the error that a step raised last, without its module; empty where it raised none."""
+    try:
+        failure = json.loads(step.error) if step is not None and step.error else {}
+    except ValueError:
+        return ""
+    return str(failure.get("type", "")).rpartition(".")[2] if isinstance(failure, dict) else ""
 
 
 def may_lack_calls(step: StepRow) -> bool:
@@ -220,22 +230,25 @@ class Case:
             amount=self.amount,
             remedies=remedies,
             safe=safe,
+            place=(step.queue or "") if step is not None else "",
+            error=error_type(step),
+            started=self.run.created_at,
         )
 
-    def resolve(self, step: StepRow, verdict: str, value: str | None = None, *, why: str = REASON, sends: bool = False) -> str:
+    def resolve(self, step: StepRow, verdict: str, value: str | None = None, *, sends: bool = False) -> str:
         """The command that gives a verdict on a step."""
         words = [verdict] if value is None else [verdict, value]
         place = workflow_word(self.run), step_word(step, self.steps)
-        return self.look.caller.change("resolve", *place, *words, why=why, sends=[self.engine(step)] if sends else ())
+        return self.look.caller.change("resolve", *words, ids=place, sends=[self.engine(step)] if sends else ())
 
-    def acknowledge(self, *, why: str) -> str:
+    def acknowledge(self) -> str:
         """The command that takes the whole run off the list of findings."""
-        return self.look.caller.change("resolve", workflow_word(self.run), "--acknowledge", why=why)
+        return self.look.caller.change("resolve", "--acknowledge", ids=[workflow_word(self.run)])
 
     def sweep(self, step: StepRow, *words: str) -> str:
         """What sweeps with the engines of a step and its run."""
         return self.look.caller.sweep(*words, engines={self.run.engine, self.engine(step)})
 
-    def order(self, verb: str, *, why: str) -> str:
+    def order(self, verb: str) -> str:
         """The command that gives an order about the whole run."""
-        return self.look.caller.change(verb, workflow_word(self.run), why=why)
+        return self.look.caller.change(verb, ids=[workflow_word(self.run)])

@@ -1,12 +1,15 @@
-"""The commands that findings and stories print: whole, quoted for a shell, and reaching the same journal as the caller."""
+"""The commands that findings and stories print: whole, quoted for a shell, and reaching the same journal as the caller.
+
+No printed command decides anything: what would change something is printed without `--apply`, and shows what it would do.
+"""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..model import StepRow, WorkflowRow
+from ..printable import shell_word
 
 #: Stands where only a person can know what to write: JSON that the step would have returned.
 VALUE = "VALUE"
@@ -14,7 +17,7 @@ VALUE = "VALUE"
 OPTIONS = {"celery": "-A APP", "rq": "-u REDIS_URL"}
 #: The engine without a queue: the program that has its functions does what is due, and no command can.
 INLINE = "inline"
-#: The reason in a command whose truth the person has yet to find out.
+#: Stands in the place of the reason, which only the person knows; as it is, it is refused.
 REASON = "how you know"
 
 
@@ -30,15 +33,16 @@ class Caller:
     program: str = "durable-adapter"
     engines: frozenset[str] = frozenset()
 
-    def command(self, *words: str, sends: Collection[str] = ()) -> str:
+    def command(self, *words: str, ids: Sequence[str] = (), sends: Collection[str] = ()) -> str:
         """A command that changes nothing by itself.
 
         Args:
-            *words: the command and what it is given.
+            *words: the command and its options.
+            ids: what it is about: ids, steps. They stand behind `--`, because they may begin with a dash.
             sends: the engines whose messages it sends; the options of those that the caller did not name are added.
         """
         missing = [OPTIONS[name] for name in sorted(set(sends) - self.engines) if name in OPTIONS]
-        return " ".join([self.program, *missing, *(shlex.quote(word) for word in words)])
+        return " ".join([self.program, *missing, *(shell_word(word) for word in words), *_behind_dashes(ids)])
 
     def sweep(self, *words: str, engines: Collection[str]) -> str:
         """What does what is due on some engines: a command; for what runs inline alone, the call that its program makes."""
@@ -47,9 +51,17 @@ class Caller:
         seconds = words[words.index("--for") + 1] if "--for" in words else ""
         return f"durable_adapter.inline.work({seconds})"
 
-    def change(self, *words: str, why: str = REASON, sends: Collection[str] = ()) -> str:
-        """A command that changes something, with the person's name and reason."""
-        return f'{self.command(*words, sends=sends)} --by "$(id -un)" --why {shlex.quote(why)} --apply'
+    def change(self, *words: str, ids: Sequence[str] = (), sends: Collection[str] = ()) -> str:
+        """A command that shows a change, with the person's name and the place of their reason.
+
+        It becomes that change where the person adds `--apply`, and says how they know.
+        """
+        signed = f'{self.command(*words, sends=sends)} --by "$(id -un)" --why {shell_word(REASON)}'
+        return " ".join([signed, *_behind_dashes(ids)])
+
+
+def _behind_dashes(ids: Sequence[str]) -> list[str]:
+    return ["--", *(shell_word(id) for id in ids)] if ids else []
 
 
 def workflow_word(run: WorkflowRow) -> str:

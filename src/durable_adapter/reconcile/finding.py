@@ -86,6 +86,9 @@ class Finding:
         amount: what is at stake, where an attribute says so.
         remedies: how it is mended, the most careful way first.
         safe: `reconcile --apply` may mend it without asking anybody.
+        place: the queue of the step, where one is concerned; findings of one cause are told together.
+        error: the type of the error that the step raised last, without its module.
+        started: when the run was started, in microseconds.
     """
 
     kind: Trouble
@@ -100,6 +103,9 @@ class Finding:
     amount: str | None = None
     remedies: tuple[Remedy, ...] = field(default=())
     safe: bool = False
+    place: str = ""
+    error: str = ""
+    started: int | None = None
 
     @property
     def command(self) -> str:

@@ -104,7 +104,7 @@ class Orders:
             if blocked and not undoing:
                 raise NotResolvable(
                     f"step {blocked[0].name} of {workflow_word(run)} may have happened, and nobody has said: first "
-                    f"`{self._caller.command('resolve', workflow_word(run), step_word(blocked[0], steps))}` "
+                    f"`{self._caller.command('resolve', ids=[workflow_word(run), step_word(blocked[0], steps)])}` "
                     f"with --happened VALUE or --did-not-happen. {self._explain(run)}"
                 )
             return self._reopen(run, steps, failed)
@@ -155,7 +155,7 @@ class Orders:
         word = step_word(step, steps)
         raise NotResolvable(
             f"step {step.name} of {workflow_word(run)} failed, and its effect may have happened: {why}running it again might "
-            f"repeat it. First say what happened: `{self._caller.command('resolve', workflow_word(run), word)}` with "
+            f"repeat it. First say what happened: `{self._caller.command('resolve', ids=[workflow_word(run), word])}` with "
             f"--happened VALUE or --did-not-happen. {self._explain(run)}"
         )
 
@@ -195,7 +195,7 @@ class Orders:
             word = step_word(held[0], steps)
             raise NotResolvable(
                 f"step {held[0].name} of {workflow_word(run)} is held: only a verdict takes it further. "
-                f"`{self._caller.command('resolve', workflow_word(run), word)}` with --happened VALUE, --did-not-happen or "
+                f"`{self._caller.command('resolve', ids=[workflow_word(run), word])}` with --happened VALUE, --did-not-happen or "
                 f"--failed. {self._explain(run)}"
             )
 
@@ -220,7 +220,7 @@ class Orders:
         """
         word = workflow_word(run)
         if is_undone(run):
-            hint = f"`{self._caller.command('retry', word)}` tries failed compensations again."
+            hint = f"`{self._caller.command('retry', ids=[word])}` tries failed compensations again."
             state = run.status.value.replace("_", " ")
             raise NotResolvable(f"{word} is {state} already. {hint if 'failed' in state else self._explain(run)}")
         pivot = passed_pivot(steps)
@@ -232,7 +232,7 @@ class Orders:
                 + f" {self._explain(run)}"
             )
         if not any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
-            cancel = self._caller.command("cancel", word)
+            cancel = self._caller.command("cancel", ids=[word])
             raise NotResolvable(
                 f"{word} has nothing to undo: no step of it that happened declares compensate=. `{cancel}` ends it without "
                 f"undoing anything. {self._explain(run)}"
@@ -268,7 +268,7 @@ class Orders:
         undoable = [s.name for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
         warnings = []
         if undoable:
-            rollback = self._caller.command("rollback", word)
+            rollback = self._caller.command("rollback", ids=[word])
             warnings.append(f"{', '.join(undoable)} happened and can be undone: `{rollback}` would do that, `cancel` does not")
 
         def tell(carried: Carried[list[str]]) -> Outcome:

@@ -53,7 +53,7 @@ def lost(case: Case) -> Iterator[Finding]:
             due,
             certain,
             uncertain,
-            Remedy(f"to look at it now: {again}", case.order("retry", why="nothing has begun")),
+            Remedy(f"to look at it now: {again}", case.order("retry")),
             safe=True,
         )
 
@@ -192,12 +192,12 @@ def ended_by_engine(case: Case) -> Iterator[Finding]:
     behind = [s.name for s in after(step, case.steps) if s.status is StepStatus.CANCELLED]
     if behind:
         certain += f" What comes after it does not run: {', '.join(behind)}."
-    remedies = [Remedy("if it is to run after all", case.order("retry", why="it is to run after all"))]
+    remedies = [Remedy("if it is to run after all", case.order("retry"))]
     undoable = [s.name for s in case.members if s.compensation and s.status is StepStatus.SUCCEEDED]
     if undoable and passed_pivot(case.steps) is None:
         what = f"if it is not to run: to undo what was done before it ({', '.join(undoable)})"
-        remedies.append(Remedy(what, case.order("rollback", why="it is not to run")))
-    remedies.append(Remedy("if it is to stay as it is", case.acknowledge(why="it is to stay as it is")))
+        remedies.append(Remedy(what, case.order("rollback")))
+    remedies.append(Remedy("if it is to stay as it is", case.acknowledge()))
     yield case.find(Trouble.ENDED_BY_ENGINE, step, step.ended_at, certain, "", *remedies)
 
 
@@ -214,7 +214,7 @@ def not_taken(case: Case) -> Iterator[Finding]:
             send = Remedy("once workers there know it, to send it again", case.resolve(step, "--did-not-happen", sends=True))
         else:
             text += " Its message is sent again by itself."
-            send = Remedy("once workers there know it, to send it now", case.order("retry", why="its workers know it now"))
+            send = Remedy("once workers there know it, to send it now", case.order("retry"))
         yield case.find(
             Trouble.UNKNOWN_TASK,
             step,
@@ -247,7 +247,7 @@ def rollback_unfinished(case: Case) -> Iterator[Finding]:
             *verdicts(case, step)[: 3 if step.status in OPEN_STEPS else 2],
         )  # fmt: skip
         return
-    order = case.order("retry", why="the rollback has come to rest")
+    order = case.order("retry")
     yield case.find(
         Trouble.ROLLBACK_UNFINISHED, None, case.newest, certain,
         f"whether the next compensation's {case.tongue().message} is lost",
@@ -276,7 +276,7 @@ def waiting_long(case: Case) -> Iterator[Finding]:
     certain = f"Nothing of it has been recorded for {span(look.now - case.newest)}. It waits for {what}."
     if run.wake_at is not None and asleep is None:
         certain += f" It is woken {since(run.wake_at, look.now)}."
-    explain = Remedy("to see what it waits for", look.caller.command("explain", run.ref))
+    explain = Remedy("to see what it waits for", look.caller.command("explain", ids=[run.ref]))
     yield case.find(Trouble.WAITING_LONG, None, case.newest, certain, "whether it should still wait", explain)
 
 
@@ -291,7 +291,7 @@ def unknown_task(case: Case) -> Iterator[Finding]:
         if in_place or step.status not in OPEN_STEPS or step.name in told or knows(case.engine(step), step.name):
             continue
         told.add(step.name)
-        cancel = case.order("cancel", why=f"the {case.tongue(step).task} {step.name} was removed")
+        cancel = case.order("cancel")
         yield case.find(
             Trouble.UNKNOWN_TASK,
             step,
@@ -313,7 +313,7 @@ def refused(look: Look, messages: Iterable[RefusedMessage], namespace: str) -> I
         worker = look.living.get(last.who or "")
         words = tongue(worker.engine if worker is not None else None)
         task = last.task or f"a {words.task}"
-        seen = look.caller.change("resolve", ref, "--acknowledge", why="looked into it")
+        seen = look.caller.change("resolve", "--acknowledge", ids=[ref])
         came, why = _lacking(last, words.message)
         yield Finding(
             kind=Trouble.REFUSED,

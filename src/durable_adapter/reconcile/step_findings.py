@@ -50,11 +50,11 @@ def drift(case: Case) -> Iterator[Finding]:
         certain = f"The workflow was stopped before it did anything else: {case.told(step.evidence or step.doubt)}."
         give_up = Remedy("to fail the workflow, and undo what can be undone", case.resolve(step, "--failed"))
         if may_lack_calls(step):
-            again = case.order("retry", why="nothing of it is missing")
+            again = case.order("retry")
             go_on = Remedy("once you know that nothing is missing: a call without a record runs again", again)
             uncertain = "whether it called anything that is not recorded: look at what it calls"
         else:
-            again = case.order("retry", why="the code fits what is recorded again")
+            again = case.order("retry")
             go_on, uncertain = Remedy("once code is deployed that fits what is recorded", again), "which code is right"
         yield case.find(Trouble.DRIFT, step, step.doubt_at, certain, uncertain, go_on, give_up)
 
@@ -89,7 +89,7 @@ def twice(case: Case) -> Iterator[Finding]:
             f"{f' ({step.verdict})' if step.verdict else ''}. The step is {words_of(step)} now, {attempts(step)}."
         )
         uncertain = "whether the effect happened twice. Look at both with `explain`, and take one back where it was"
-        done = case.resolve(step, "--acknowledge", why="checked, and settled with the provider")
+        done = case.resolve(step, "--acknowledge")
         remedy = Remedy("once you have looked, and taken back what happened twice", done)
         yield case.find(Trouble.TWICE, step, step.twice_at, certain, uncertain, remedy)
 
@@ -109,7 +109,7 @@ def called_failed(case: Case) -> Iterator[Finding]:
             step.ended_at,
             certain.rstrip(),
             "whether its callback did what it is there for",
-            Remedy("once the callback is mended, or does not matter", case.resolve(step, "--acknowledge", why="looked at it")),
+            Remedy("once the callback is mended, or does not matter", case.resolve(step, "--acknowledge")),
         )
 
 
@@ -128,7 +128,7 @@ def rollback_failed(case: Case) -> Iterator[Finding]:
 
 
 def _not_undone(case: Case, target: StepRow, undo: StepRow | None) -> Finding:
-    retry = Remedy("to try the compensation again", case.order("retry", why="the compensation can succeed now"))
+    retry = Remedy("to try the compensation again", case.order("retry"))
     if undo is None:
         return case.find(Trouble.ROLLBACK_FAILED, target, target.ended_at, "It could not be undone.", "", retry)
     unknown = undo.status is StepStatus.FAILED and undo.effect is Effect.UNKNOWN

@@ -111,11 +111,11 @@ class Telling:
             return found
         word, caller = workflow_word(self.story.run), self.story.look.caller
         if self.story.run.status in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
-            again = caller.change("retry", word, why="what made it stop is mended")
+            again = caller.change("retry", ids=[word])
             found.append(Remedy("to go on where it stopped, once what made it stop is mended", again))
         undoable = any(s.compensation and s.status is StepStatus.SUCCEEDED for s in self.story.steps)
         if undoable and self.story.run.status in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
-            found.append(Remedy("to undo what happened", caller.change("rollback", word, why="it is not to go on")))
+            found.append(Remedy("to undo what happened", caller.change("rollback", ids=[word])))
         return found
 
     @property

@@ -123,13 +123,13 @@ class Judge:
     def _check(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow, verdict: Verdict) -> None:
         """Whether this verdict fits this step."""
         where = f"step {step.name} of {workflow_word(run)}"
-        explain = f"See `{self._caller.command('explain', workflow_word(run))}`."
+        explain = f"See `{self._caller.command('explain', ids=[workflow_word(run)])}`."
         if step.attention == Attention.VALUE_MISSING and verdict is not Verdict.HAPPENED:
             raise NotResolvable(
                 f"{where} certainly happened; only its value is missing ({step.doubt}). Give it with --happened VALUE. {explain}"
             )
         if step.attention == Attention.DRIFT and step.status is StepStatus.HELD and verdict is not Verdict.FAILED:
-            retry = self._caller.command("retry", workflow_word(run))
+            retry = self._caller.command("retry", ids=[workflow_word(run)])
             if may_lack_calls(step):
                 raise NotResolvable(
                     f"{where} is held because {step.doubt}, so that calls of it may have no record. Once you know that nothing "
@@ -236,7 +236,7 @@ class Judge:
         if step.key not in {s.key for s in stopped_at(run, steps)}:
             raise NotResolvable(
                 f"step {step.name} of {workflow_word(run)} is not marked durable, and the chain does not stand there: "
-                f"{self._state(run, steps, step)} See `{self._caller.command('explain', workflow_word(run))}`."
+                f"{self._state(run, steps, step)} See `{self._caller.command('explain', ids=[workflow_word(run)])}`."
             )
         last = step.completes_run
         if verdict is Verdict.DID_NOT_HAPPEN:

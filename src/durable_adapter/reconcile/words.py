@@ -84,6 +84,16 @@ def moment(at: int) -> str:
     return datetime.fromtimestamp(at // SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def short(at: int) -> str:
+    """A stored time as `--since` takes it, without a space: whole seconds in UTC.
+
+    Example:
+        >>> short(1_763_881_869_999_999)
+        '2025-11-23T07:11:09'
+    """
+    return datetime.fromtimestamp(at // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def span(microseconds: int) -> str:
     """How long something took, in at most two units.
 

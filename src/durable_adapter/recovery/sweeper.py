@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import JournalBusy, JournalError, UnreadableRow
 from ..model import SECOND, WorkerRow
-from ..runtime import alerts
+from ..runtime import alerts, outages
 from ..runtime.engine import Engine
 from .absence import Absence
 from .deaths import Deaths
@@ -93,10 +93,12 @@ class Sweeper:
     def safely(self, *, attend: Callable[[], bool] = lambda: False) -> Report:
         """One sweep that never raises: for threads and loops. What went wrong is logged and in the report."""
         try:
-            return self.sweep(attend=attend)
+            report = self.sweep(attend=attend)
+            outages.back(self._journal)
+            return report
         except JournalError as error:
             self._deaths.forget()
-            logger.warning("no sweep: %s", error)
+            outages.away(self._journal, error)
             return Report(errors=[str(error)])
         except Exception as error:
             self._deaths.forget()

@@ -25,6 +25,7 @@ from rq import Worker as RQWorker
 
 from ..errors import JournalError, Left, PutAside
 from ..recovery import Sweeper, SweeperThread
+from ..runtime import outages
 from ..runtime.doubt import attempt_lost
 from ..runtime.engine import installed_beside
 from .binding import Binding
@@ -179,7 +180,9 @@ class Durable:
             leftovers.note_row(self.key)  # type: ignore[attr-defined]
             if binding.settings.sweeper:
                 leftovers.take_up()
-        except (JournalError, RedisError, Left) as error:
+        except JournalError as error:
+            outages.away(binding.journal, error)
+        except (RedisError, Left) as error:
             logger.warning("what RQ keeps of jobs that nobody runs was not looked at: %s", error)
 
     def _durable_bury(self, binding: Binding) -> bool:
@@ -306,7 +309,8 @@ class Horses(Durable):
         try:
             self._durable_bury(self._durable_binding())
         except JournalError as error:
-            logger.warning("the death of a horse is not written yet: %s", error)
+            outages.away(self._durable_binding().journal, error)
+            logger.debug("the death of a horse is not written yet: %s", error)
         return True
 
 
@@ -331,6 +335,8 @@ class Orphan:
                 continue
             try:
                 self._host.beat()
+            except JournalError as error:
+                outages.away(self._host.journal, error, self._host.running())
             except Exception:
                 logger.warning("no beat of an orphaned horse", exc_info=True)
             stop.wait(self._host.beat_every)

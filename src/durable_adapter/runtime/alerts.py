@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..model import DEFAULT_NAMESPACE, Alert
+from ..printable import shell_word
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -31,10 +31,10 @@ def explain(run: WorkflowRow | None, workflow: str) -> str:
 
     This process does not know how the person who reads it reaches the journal: only whose workflow it is.
     """
-    words = ["durable-adapter", "explain", shlex.quote(workflow)]
+    words = ["durable-adapter", "explain"]
     if run is not None and run.namespace != DEFAULT_NAMESPACE:
-        words += ["--namespace", shlex.quote(run.namespace)]
-    return " ".join(words)
+        words += ["--namespace", shell_word(run.namespace)]
+    return " ".join([*words, "--", shell_word(workflow)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -640,8 +640,8 @@ def _given_key(
     given = template_fields(policy.key, parameters_of(function, args, kwargs), name)
     if not is_storable(given):
         raise DeclarationError(
-            f"step {name}: its template {policy.key!r} gives the key {given!r:.80}, which holds a NUL or half of a surrogate "
-            "pair, and cannot be kept"
+            f"step {name}: its template {policy.key!r} gives the key {given!r:.80}, which holds a control character or half "
+            "of a surrogate pair: a key may have neither"
         )
     return given
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import JournalUnmigrated, JournalUnreachable, Left
 from ..model import SECOND, WorkerRow, attempt_name
-from . import alerts
+from . import alerts, outages
 from .waiting import waiting
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Host:
             try:
                 self.beat()
             except JournalUnreachable as error:
-                logger.warning("no beat: %s", error)
+                outages.away(self.journal, error, self.running())
             except Exception:
                 logger.exception("no beat")
 
@@ -179,6 +179,7 @@ class Host:
         if worker is None:
             return False
         alive = self.journal.workers.beat(worker, self.running)
+        outages.back(self.journal)
         if alive:
             self._beaten = at
         return alive
@@ -254,17 +255,20 @@ class Host:
             Left: *begins* is set, and the process is shutting down or switched off.
         """
         wait, longest = PATIENCE
-        said = False
+        waited = False
         while True:
             try:
-                return operation()
+                done = operation()
+                if waited:
+                    outages.back(self.journal)
+                return done
             except (JournalUnreachable, JournalUnmigrated) as error:
                 if begins and self.is_stopping():
                     raise Left("the journal is away and this worker is shutting down") from error
                 if begins and self.is_off():
                     raise Left("the journal is away and durable-adapter is switched off here") from error
-                if not said:
-                    logger.warning("%s Waiting for it.", error)
-                    said = True
+                if not waited:
+                    outages.away(self.journal, error, self.running())
+                    waited = True
                 time.sleep(wait)
                 wait = min(wait * 2, longest)

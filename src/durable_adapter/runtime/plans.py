@@ -21,6 +21,7 @@ from ..model import (
     StepStatus,
     WorkflowRow,
     WorkflowStatus,
+    is_storable,
     member_key,
 )
 from ..policy import StepPolicy
@@ -211,7 +212,7 @@ def row_for(marked: Marked, ref: str, position: int, member: Member, *, after: S
         options |= compensation_options(marked, policy)
     if member.delay:
         options["delay"] = member.delay
-    _check_lengths(member, compensation)
+    _check_texts(member, compensation)
     return StepRow(
         ref=ref,
         key=member_key(position, member.name),
@@ -232,8 +233,8 @@ def row_for(marked: Marked, ref: str, position: int, member: Member, *, after: S
     )
 
 
-def _check_lengths(member: Member, compensation: str | None) -> None:
-    """Refuses what the journal's columns have no room for, while there is a caller to tell."""
+def _check_texts(member: Member, compensation: str | None) -> None:
+    """Refuses what the journal cannot keep or has no room for, while there is a caller to tell."""
     for what, given, most in (
         ("name", member.name, NAME_LENGTH),
         ("id", member.task_id, TASK_ID_LENGTH),
@@ -243,6 +244,11 @@ def _check_lengths(member: Member, compensation: str | None) -> None:
         if len(given) > most:
             raise DeclarationError(
                 f"task {member.name:.80}: its {what} has {len(given)} characters, and the journal keeps {most}. Nothing was sent."
+            )
+        if not is_storable(given):
+            raise DeclarationError(
+                f"task {member.name:.80}: its {what} {given!r:.80} has a control character or half of a surrogate pair, and "
+                "the journal keeps neither. Nothing was sent."
             )
 
 

@@ -71,8 +71,8 @@ def check_id(workflow_id: Any) -> None:
 def _check_id(workflow_id: Any, who: str) -> None:
     if not isinstance(workflow_id, str) or not 0 < len(workflow_id) <= ID_LENGTH or not is_storable(workflow_id):
         raise DeclarationError(
-            f"{who}: the id must be a text of 1 to {ID_LENGTH} characters, without NUL and halves of surrogate pairs. Nothing "
-            "was sent."
+            f"{who}: the id must be a text of 1 to {ID_LENGTH} characters, without control characters and halves of "
+            "surrogate pairs. Nothing was sent."
         )
 
 
@@ -182,7 +182,10 @@ def start_run(
         return Start.OTHER, None
 
     patient = host.patient if inside and connection is None else journal
-    started = patient.runs.start(run, steps, connection=connection, delay=delay)
+    try:
+        started = patient.runs.start(run, steps, connection=connection, delay=delay)
+    except JournalUnreachable as error:
+        raise JournalUnreachable(f"{error} Nothing was sent.") from error
     if not started or (inside and started is Start.THERE):
         return started, None
     if outbox is not None:

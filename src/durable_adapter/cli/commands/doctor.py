@@ -8,6 +8,7 @@ import click
 
 from ...errors import DurableError, NotInstalled
 from ...model import SECOND
+from ...urls import safe_url
 from ..checks.check import Check, Level
 from ..engines import names_rq
 from ..session import CLEAN, COULD_NOT_LOOK, FINDINGS, Session, durable_command
@@ -112,11 +113,7 @@ def _settings(session: Session) -> list[dict[str, Any]]:
 
 def _safe(name: str, value: Any) -> Any:
     """A setting without the password in it."""
-    if name != "journal" or value is None:
-        return value
-    from ...journal import Database
-
-    return Database(value).safe_url
+    return safe_url(value) if name == "journal" and value is not None else value
 
 
 def _shown(session: Session, checks: list[Check], patched: list[dict[str, str]] | None) -> dict[str, Any]:
@@ -127,13 +124,14 @@ def _shown(session: Session, checks: list[Check], patched: list[dict[str, str]] 
 def _print(session: Session, checks: list[Check], patched: list[dict[str, str]] | None) -> None:
     out = session.out
     for check in checks:
-        out.say(f"{check.level.value.upper():<7} {check.name}: {check.found}", fg=_COLOURS[check.level])
+        out.paragraph(f"{check.name}: {check.found}", f"{check.level.value.upper():<8}", fg=_COLOURS[check.level])
         if check.cure:
-            out.say(f"        {'cure' if check.level is not Level.NOTE else 'hint'}: {check.cure}")
+            out.paragraph(check.cure, f"        {'cure' if check.level is not Level.NOTE else 'hint'}: ", " " * 14)
     out.say("\nSettings", bold=True)
     rows = [(s["name"], "" if s["value"] is None else str(s["value"]), s["origin"]) for s in _settings(session)]
     out.table(("name", "value", "from"), rows)
     if patched is not None:
         out.say("\nPatched", bold=True)
         for patch in patched:
-            out.say(f"  {patch['where']}\n      {patch['why']}")
+            out.say(f"  {patch['where']}")
+            out.paragraph(patch["why"], "      ")

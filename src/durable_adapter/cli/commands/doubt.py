@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...model import SECOND, Kind, Safety
+from ..exits import CLEAN
 from ..options import When, changing, check_changing, moment
-from ..session import CLEAN, Session, durable_command
+from ..session import Session, durable_command
 from ..waiting import not_waiting
 
 if TYPE_CHECKING:
@@ -135,7 +136,9 @@ def _print_next(session: Session, found: Doubtful) -> None:
     out = session.out
     out.say("Done. Next:", bold=True)
     for when, command in _next(session, found):
-        out.say(f"  {when}\n    {command}" if command else f"  {when}")
+        out.paragraph(when, "  ")
+        if command:
+            out.command(command, "    ")
 
 
 def _next(session: Session, found: Doubtful) -> list[tuple[str, str]]:

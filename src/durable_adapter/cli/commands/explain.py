@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -60,38 +59,30 @@ def _print(session: Session, story: Story, telling: Telling) -> None:
     for idle in story.unswept:
         out.warn(idle.told(session.caller, story.now))
     out.say(telling.title, bold=True)
-    out.say(_wrapped(telling.state, "  "), fg="red" if story.findings else None)
+    out.paragraph(telling.state, "  ", fg="red" if story.findings else None)
     for line in telling.facts:
-        out.say(_wrapped(line, "  "))
+        out.paragraph(line, "  ")
     if story.steps:
         out.say("\nSteps", bold=True)
     for number, step in enumerate(story.steps, 1):
         first, *rest = telling.step_lines(step)
-        out.say(_wrapped(first, f"  {number:>2}. ", "      "))
+        out.paragraph(first, f"  {number:>2}. ", "      ")
         for line in rest:
-            out.say(_wrapped(line, "        "))
+            out.paragraph(line, "        ")
     out.say("\nWhat happened", bold=True)
     for event in telling.moments:
-        out.say(_wrapped(event.says, f"  {moment(event.at)}  ", " " * 27))
+        out.paragraph(event.says, f"  {moment(event.at)}  ", " " * 27)
         if event.why:
-            out.say(_wrapped(event.why, " " * 29))
+            out.paragraph(event.why, " " * 29)
     for finding in story.findings:
         out.say(f"\nWrong: {finding.kind.value.replace('_', ' ')}", bold=True, fg="red")
-        out.say(_wrapped(finding.certain, "  certain:  ", "            "))
+        out.paragraph(finding.certain, "  certain:  ", "            ")
         if finding.uncertain:
-            out.say(_wrapped(finding.uncertain, "  not known: ", "             "))
+            out.paragraph(finding.uncertain, "  not known: ", "             ")
     out.say("\nNext", bold=True)
     remedies = telling.remedies
     if not remedies:
         out.say("  Nothing is to be done.")
     for remedy in remedies:
-        out.say(_wrapped(f"{remedy.when}:", "  "))
-        out.say(f"    {remedy.command}")
-
-
-def _wrapped(text: str, first: str, rest: str | None = None) -> str:
-    """Text at a readable width, with an indent; commands inside it are left whole."""
-    return textwrap.fill(
-        text, width=120, initial_indent=first, subsequent_indent=first if rest is None else rest,
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        out.paragraph(f"{remedy.when}:", "  ")
+        out.command(remedy.command, "    ")

@@ -8,8 +8,9 @@ import click
 
 from ...errors import UnreadableRow
 from ...model import UNSETTLED_STEPS, StepStatus, WorkflowStatus
+from ..exits import CLEAN
 from ..options import When, moment
-from ..session import CLEAN, Session, durable_command
+from ..session import Session, durable_command
 
 if TYPE_CHECKING:
     from ...model import StepRow, WorkflowRow

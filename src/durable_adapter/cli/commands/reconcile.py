@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..exits import CLEAN, FINDINGS
+from ..groups import Group, grouped
 from ..options import When, changing, check_changing, moment, span
-from ..session import CLEAN, FINDINGS, Session, durable_command
+from ..session import Session, durable_command
 from ..waiting import not_waiting
 
 if TYPE_CHECKING:
     from ...journal import Journal
     from ...journal.surveys import Around
-    from ...reconcile import Finding, Found, Mended
+    from ...reconcile import Finding, Found, Mended, Remedy
 
 
 def kind(text: str) -> Any:
@@ -59,6 +61,7 @@ EXAMPLES = (
 @click.option("--amount", metavar="NAME", help="The attribute that says how much money is at stake.")
 @click.option("--kind", "kinds", multiple=True, type=kind, metavar="KIND", help="Only this kind; may be given several times.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="How many findings at the most; all if not given.")
+@click.option("--all", "each", is_flag=True, help="Tell every finding; else more than three of one cause are told together.")
 @changing
 def command(
     session: Session,
@@ -67,6 +70,7 @@ def command(
     amount: str | None,
     kinds: tuple[Any, ...],
     limit: int | None,
+    each: bool,
     apply_: bool,
     by: str | None,
     why: str | None,
@@ -115,7 +119,7 @@ def command(
     if session.out.as_json:
         session.out.json(_shown(found, mended))
     else:
-        _print(session, journal, found, mended)
+        _print(session, journal, found, mended, each=each)
     return FINDINGS if found.findings else CLEAN
 
 
@@ -142,7 +146,7 @@ def _shown(found: Found, mended: Mended | None) -> dict[str, Any]:
     }
 
 
-def _print(session: Session, journal: Journal, found: Found, mended: Mended | None) -> None:
+def _print(session: Session, journal: Journal, found: Found, mended: Mended | None, *, each: bool) -> None:
     from ...reconcile.words import plural, since
 
     out = session.out
@@ -158,8 +162,12 @@ def _print(session: Session, journal: Journal, found: Found, mended: Mended | No
         else:
             out.say(f"Nothing is wrong: {looked}.{due}", fg="green")
         return
-    for finding in found.findings:
-        _print_finding(session, finding, found.at)
+    for group in grouped(found.findings):
+        if each or group.is_small:
+            for finding in group.findings:
+                _print_finding(session, finding, found.at)
+        else:
+            _print_group(session, group)
     _print_summary(session, found)
 
 
@@ -186,13 +194,38 @@ def _print_finding(session: Session, finding: Finding, now: int) -> None:
     out.say(f"{finding.kind.value.replace('_', ' ').upper()}  {finding.workflow}{step}{money}", bold=True)
     if finding.since is not None:
         out.say(f"  since      {since(finding.since, now)}")
-    out.say(_wrapped(finding.certain, "  certain    "))
+    out.paragraph(finding.certain, "  certain    ")
     if finding.uncertain:
-        out.say(_wrapped(finding.uncertain, "  not known  "))
-    for remedy in finding.remedies:
-        out.say(_wrapped(f"{remedy.when}:", "  mend       "))
-        out.say(f"             {remedy.command}")
-    out.say()
+        out.paragraph(finding.uncertain, "  not known  ")
+    _print_remedies(session, finding.remedies)
+
+
+def _print_group(session: Session, group: Group) -> None:
+    from ...reconcile.words import moment, plural
+
+    out = session.out
+    money = f" · {group.at_stake} at stake" if group.at_stake is not None else ""
+    out.say(f"{group.title} · {len(group.findings):,} findings{money}", bold=True)
+    if group.span is not None:
+        out.say(f"  since      {moment(group.span[0])} to {moment(group.span[1])}")
+    out.paragraph(group.examples, "  such as    ")
+    out.paragraph(f"of {group.first.workflow}: {group.first.certain}", "  certain    ")
+    if group.first.uncertain:
+        out.paragraph(group.first.uncertain, "  not known  ")
+    _print_remedies(session, group.remedies(session.caller))
+    if group.alike:
+        out.paragraph(
+            f"these commands choose by the task: they concern {plural(group.alike, 'finding')} of it in other groups as well",
+            "  note       ",
+        )
+        out.say()
+
+
+def _print_remedies(session: Session, remedies: Iterable[Remedy]) -> None:
+    for remedy in remedies:
+        session.out.paragraph(f"{remedy.when}:", "  mend       ")
+        session.out.command(remedy.command, " " * 13)
+    session.out.say()
 
 
 def _print_summary(session: Session, found: Found) -> None:
@@ -211,13 +244,7 @@ def _print_summary(session: Session, found: Found) -> None:
         out.say(f"  At stake: {stake}")
     safe = sum(f.safe for f in found.findings)
     if safe:
-        command = session.caller.change("reconcile", why="mend what is safe")
-        out.say(f"{plural(safe, 'finding')} may be mended without asking anybody: {command}")
+        out.say(f"{plural(safe, 'finding')} may be mended without asking anybody; with --apply behind it:")
+        out.command(session.caller.change("reconcile"), "  ")
     if found.more:
         out.warn("There is more: the limit was reached. Raise --limit, or leave it out.")
-
-
-def _wrapped(text: str, label: str) -> str:
-    return textwrap.fill(
-        text, width=120, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False, break_on_hyphens=False
-    )

@@ -131,7 +131,7 @@ def _the_step(session: Session, given: Given, found: Searched, steps: list[StepR
         open_ones = [s for s in open_ones if s.task_id == found.task_id] or open_ones
     if len(open_ones) == 1:
         return open_ones[0]
-    explain = session.caller.command("explain", workflow_word(run))
+    explain = session.caller.command("explain", ids=[workflow_word(run)])
     if open_ones:
         names = ", ".join(f"{s.name} ({s.key})" for s in open_ones)
         raise NotResolvable(f"{len(open_ones)} steps of {workflow_word(run)} wait for a verdict; name one: {names}")
