@@ -165,7 +165,7 @@ def test_a_failure_that_the_function_caught_is_not_read_again(journal: Journal, 
     assert (found.reads, found.commits) == (1, 1)
 
 
-def test_a_wake_with_sleeps_and_sent_steps_behind_it_pays_for_being_woken_alone(
+def test_a_wake_with_sleeps_and_sent_steps_behind_it_pays_nothing_for_being_woken(
     journal: Journal, at_work: Workplace, cost: Any
 ) -> None:
     ref = a_function(journal)
@@ -179,7 +179,7 @@ def test_a_wake_with_sleeps_and_sent_steps_behind_it_pays_for_being_woken_alone(
     at_work.leaves(ref, order)
     journal.ends.succeed_unclaimed(ref, "sleep#1", "t" * 16, "w1", the(journal, ref, "mail#1").outcome, last=False)  # type: ignore[arg-type]
     found = cost(lambda: at_work.function(ref, order))
-    assert (found.reads, found.commits) == (1, 4), "woken; the step's claim and end; the function's end"
+    assert (found.reads, found.commits) == (1, 3), "the step's claim and end; the function's end"
 
 
 def test_going_to_sleep_is_one_commit(journal: Journal, at_work: Workplace, cost: Any) -> None:

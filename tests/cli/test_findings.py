@@ -424,6 +424,9 @@ def test_a_function_that_nobody_woke_is_found(cli: Cli, journal: Journal, shop: 
     run = journal.reads.latest("default", "order-42")
     assert run is not None
     journal.runs.suspend(run.ref, waiting_for="signal", wake_at=journal.time() - 5 * MINUTE)
+    age(journal, run.ref, None, "created_at", by=5 * MINUTE)
+    for row in journal.reads.steps(run.ref):
+        age(journal, run.ref, row.key, "created_at", by=5 * MINUTE)
     found = cli.findings("-A", shop.name)["lost_message"]
     assert "It was to be woken" in found["certain"]
     assert found["workflow"] == "order-42"
@@ -520,6 +523,14 @@ def test_a_job_that_fails_behind_its_step_is_shown_until_it_is_acknowledged(cli:
     assert "RQ calls its job failed all the same" in found["certain"]
     assert cli.run_printed(found["command"]).exit_code == 0
     assert cli.findings() == {}
+
+
+def test_a_row_that_cannot_be_read_is_found(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, "charge", id="order-42", declared=True)
+    change(journal, ref, "charge", safety="blessed")
+    found = cli.findings()["unreadable"]
+    assert (found["workflow"], found["key"]) == ("order-42", "charge")
+    assert "its column safety holds 'blessed'" in found["certain"]
 
 
 def test_every_kind_of_finding_is_made_to_happen_here() -> None:

@@ -206,15 +206,16 @@ def test_a_run_that_is_over_stays_over_when_its_function_suspends(journal: Journ
     assert journal.runs.suspend("0" * 32, waiting_for="a timer", wake_at=None)
 
 
-def test_a_suspended_function_that_was_dispatched_runs_again(journal: Journal) -> None:
+def test_a_wake_leaves_what_its_run_waits_for_and_that_it_is_due(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.runs.suspend(ref, waiting_for="a timer", wake_at=journal.time())
+    at = journal.time()
+    journal.runs.suspend(ref, waiting_for="a timer", wake_at=at)
     journal.runs.woken(ref, "function")
     run = the_run(journal, ref)
-    assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.RUNNING, None, None)
-    journal.runs.cancel(ref, who="me", why="wrong order")
-    journal.runs.woken(ref, "function")
-    assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
+    assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUSPENDED, "a timer", at)
+    assert journal.ends.succeed_first(ref, "function", new_token(), "w1", ONE, last=True)
+    run = the_run(journal, ref)
+    assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUCCEEDED, None, None)
 
 
 def test_what_is_due_is_taken_with_its_steps_and_pushed_on(journal: Journal) -> None:
@@ -526,7 +527,6 @@ def test_a_function_that_runs_again_is_not_woken_a_second_time(journal: Journal)
     journal.runs.suspend(ref, waiting_for="a timer", wake_at=journal.time())
     journal.runs.woken(ref, "function")
     assert journal.doubts.take_due(journal.time(), 10) == []
-    assert the_run(journal, ref).status is WorkflowStatus.RUNNING
 
 
 def test_a_member_that_joins_is_planned_behind_its_parents_and_the_run_waits_for_it(journal: Journal) -> None:

@@ -340,26 +340,17 @@ class Runs:
         )
 
     def woken(self, ref: str, key: str) -> None:
-        """Commits that a function that waited runs again, so that nothing wakes it a second time. One commit.
+        """Commits that a function's own retry has begun, so that nothing sends it a second time. One commit.
+
+        What a suspended run waits for, and that it is due, stays as it is: a wake that dies before it came any further would
+        take that with it. The next suspension replaces it, and the run's end clears it.
 
         Args:
             ref: the run.
             key: the function's own step.
         """
-
-        def write(conn: Connection) -> None:
-            conn.execute(
-                sa.update(step)
-                .where(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.WAITING.value)
-                .values(look_at=None)
-            )
-            conn.execute(
-                sa.update(workflow)
-                .where(workflow.c.ref == ref, workflow.c.status == WorkflowStatus.SUSPENDED.value)
-                .values(status=WorkflowStatus.RUNNING.value, waiting_for=None, wake_at=None)
-            )
-
-        self._db.transaction(write)
+        here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.WAITING.value)
+        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(look_at=None)))
 
     def take_due(
         self,

@@ -104,6 +104,8 @@ def count_down(db: Database, ref: Any) -> sa.Update:
         .ordered_values(
             (workflow.c.ended_at, sa.case((finishes, db.now), else_=workflow.c.ended_at)),
             (workflow.c.look_at, sa.case((finishes, sa.null()), else_=workflow.c.look_at)),
+            (workflow.c.wake_at, sa.case((finishes, sa.null()), else_=workflow.c.wake_at)),
+            (workflow.c.waiting_for, sa.case((finishes, sa.null()), else_=workflow.c.waiting_for)),
             (workflow.c.status, sa.case((finishes, WorkflowStatus.SUCCEEDED.value), else_=workflow.c.status)),
             (workflow.c.open_steps, workflow.c.open_steps - 1),
         )

@@ -135,7 +135,8 @@ def _due_function(case: Case) -> Iterator[tuple[StepRow, int, str]]:
     if function.status is not StepStatus.PLANNED or case.runs(function):
         return
     if run.status is WorkflowStatus.SUSPENDED and run.wake_at is not None:
-        if run.wake_at < now - OVERDUE and not any(s.kind is Kind.SLEEP and s.status is StepStatus.WAITING for s in case.steps):
+        runs = any(s.kind in (Kind.STEP, Kind.SLEEP) and s.status in OPEN_STEPS for s in case.steps)
+        if max(run.wake_at, case.newest) < now - OVERDUE and not runs:
             yield function, run.wake_at, f"It was to be woken {since(run.wake_at, now)}, and has not begun to run."
         return
     waits = any(s.status in OPEN_STEPS for s in case.members if s is not function and s.kind is not Kind.UNMARKED)

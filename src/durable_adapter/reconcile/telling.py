@@ -92,6 +92,8 @@ class Telling:
         if run.status in FORWARD_WORKFLOWS and asleep is not None:
             return f"sleeping until {since(asleep.look_at, self.story.now)}; no worker is held"
         if run.status is WorkflowStatus.SUSPENDED:
+            if run.wake_at is not None and run.wake_at <= self.story.now:
+                return f"woken {since(run.wake_at, self.story.now)}, after waiting for {run.waiting_for or 'a wake-up'}"
             until = f", until {since(run.wake_at, self.story.now)}" if run.wake_at is not None else ""
             return f"waiting for {run.waiting_for or 'its next wake-up'}{until}; no worker is held"
         waiting = next((s for s in self.story.steps if s.status is StepStatus.WAITING), None)

@@ -173,19 +173,20 @@ class Due:
         function = next((s for s in steps if s.kind is Kind.FUNCTION), None)
         if function is None or function.status not in (StepStatus.PLANNED, StepStatus.WAITING):
             return
-        if (run.ref, function.key) in self._running:
+        due = run.wake_at is not None and run.wake_at <= self._now
+        if due and not any(_wakes(s) for s in steps):  # else it is woken by the look of that
+            # Whatever a beat says: the wake that it tells of may be the one that suspended the run, or have died since.
+            self._sweep.send(run, function, steps)
+            self._sweep.report.woken += 1
             return
-        if run.wake_at is not None and run.wake_at <= self._now:
-            if not any(s.kind is Kind.SLEEP and s.status is StepStatus.WAITING for s in steps):  # its own look is due as well
-                self._sweep.send(run, function, steps)
-                self._sweep.report.woken += 1
+        if (run.ref, function.key) in self._running:
             return
         sent = [s for s in steps if s.kind is Kind.DISPATCH and s.status in OPEN_STEPS]
         for step in sent:
             if step.status is StepStatus.PLANNED and not self._waits(run, step):
                 self._messages.send_again_if_lost(run, step, steps, step.created_at)
         if any(_wakes(s) for s in steps):
-            if run.wake_at is not None and not sent:
+            if run.wake_at is not None and not due and not sent:
                 self._sweep.look_again(run.ref, run.wake_at + self._sweep.journal.runs.resend_after)
             return
         if run.status is WorkflowStatus.SUSPENDED and sent and run.waiting_for in ("steps", *(f"step:{s.key}" for s in sent)):

@@ -94,7 +94,7 @@ def _run(host: Host, call: Call) -> Any:
             raise StepUndone(f"workflow {call.name} was undone")
     call.take_turn()
     call.row = own
-    if own.status is StepStatus.WAITING or any(s.kind in (Kind.SLEEP, Kind.DISPATCH) for s in steps):
+    if own.status is StepStatus.WAITING:  # of its own retry; that it waits for something is cleared by what it does next
         host.patient.runs.woken(call.ref, call.key)
     run = FunctionRun(host, call, steps)
     token = new_token()
