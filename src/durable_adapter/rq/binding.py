@@ -10,7 +10,7 @@ import functools
 import inspect
 import signal
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from ..runtime.shield import Shield
 from ..settings import Settings
 from . import ended, publishing, running
 from .engine import RQEngine
+from .places import db_of, prefix_of
 from .registry import NAMED, Registry
 from .versions import GROUPS, since
 from .wrapping import Wrapping
@@ -84,6 +85,8 @@ class Binding:
         #: Where jobs are; learned from the first queue, worker or job that is seen.
         self.connection: Redis | None = None
         self.serializer: Any = None
+        #: Every database of Redis that was seen, by its number.
+        self.connections: dict[int, Redis] = {}
         self.queues: list[str] = []
         self.engine = RQEngine(self)
         self.host = Host(
@@ -117,10 +120,20 @@ class Binding:
 
     def seen(self, connection: Redis | None, serializer: Any = None) -> None:
         """Learns where jobs are."""
+        if connection is not None:
+            self.connections.setdefault(db_of(connection), connection)
         if connection is not None and self.connection is None:
             self.connection, self.serializer = connection, serializer
             if self.is_installed:
                 INSTALLED[self.engine.name] = self.engine
+
+    def works_at(self, connection: Redis, serializer: Any, queues: Sequence[Queue]) -> None:
+        """Learns where a worker's jobs are: there this process looks after jobs, whatever else it has seen before."""
+        self.connections[db_of(connection)] = connection
+        if self.connection is None or db_of(self.connection) != db_of(connection):
+            self.connection = None
+        self.seen(connection, serializer)
+        self.engine.prefix = prefix_of(queues[0]) if queues else None
 
     def install(self) -> None:
         """Hooks RQ's own classes."""

@@ -33,6 +33,7 @@ from .engine import RQEngine
 from .facts import aware, of_member, status_of
 from .identity import belongs
 from .jobs import fetched, fetched_many
+from .places import DB
 from .registry import NAMED
 from .stamps import stamp_of
 from .versions import OLDEST, RETURNED_RETRY, VERSION, named, numbers_of
@@ -106,7 +107,7 @@ def where(connection: Redis) -> str:
 def opened(settings: Settings, connection: Redis, serializer: Any) -> Binding:
     """A binding that can send and look, with these settings. It patches nothing in this process."""
     made = Binding(settings)
-    made.connection, made.serializer = connection, serializer
+    made.seen(connection, serializer)
     return made
 
 
@@ -208,8 +209,10 @@ class Witness:
             return None
 
     def _says(self, step: StepRow) -> str:
-        job = self._engine.job_of(step)
         name = f"job {step.task_id}"
+        if self._engine.at(step) is None:
+            return f"{name} is in database {step.options.get(DB)} of Redis, which was not asked"
+        job = self._engine.job_of(step)
         if job is None:
             return f"Redis has no {name}"
         if not belongs(job, step):

@@ -24,7 +24,7 @@ from rq.registry import (
 from rq.results import Result
 
 from ..errors import NotInstalled
-from ..model import Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
+from ..model import SECOND, Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
 from ..policy import StepPolicy
 from ..runtime.engine import EngineOutcome
 from ..runtime.order import OUTSIDE, is_done
@@ -35,6 +35,7 @@ from .facts import aware, is_of_before, of_member, status_of
 from .identity import MADE, OVER, belongs, place_of
 from .jobs import fetched, made_again, serializer_kept
 from .notes import HANDED_BACK, PUT_ASIDE, count, once_more
+from .places import db_of, place_kept, queue_at
 from .publishing import sending_again
 from .rows import rows_of_starts
 from .stamps import stamp_of
@@ -71,8 +72,26 @@ class RQEngine:
     name = "rq"
     hands_results_on = False
 
+    #: What the keys of its queues begin with; None where that is RQ's own.
+    prefix: str | None = None
+
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
+
+    def at(self, step: StepRow) -> RQEngine | None:
+        """This engine where a step's job is; None where this process knows no connection to that place.
+
+        Raises:
+            RedisError: it is not known, and the Redis that is does not answer.
+        """
+        db, prefix = place_kept(step.options)
+        connection = self.connection if db in (None, db_of(self.connection)) else self._binding.connections.get(db)
+        if connection is None:
+            self.connection.ping()  # who reaches no Redis at all says that, and not that the job is another's to look after
+            return None
+        if connection is self.connection and (prefix == self.prefix or db is None):
+            return self
+        return Elsewhere(self._binding, connection, prefix)
 
     @property
     def cannot_suspend(self) -> str | None:
@@ -95,6 +114,15 @@ class RQEngine:
         """Sends a step's job again, whatever became of it in Redis. A call in place is its function's to run again."""
         if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
             step = next(s for s in steps if s.kind is Kind.FUNCTION)
+        there = self.at(step)
+        if there is None:  # it is left to a process that knows its place, and looked at soon by whoever comes
+            logger.debug("job %s is in another database of Redis", step.task_id)
+            self._binding.journal.runs.look_again(run.ref, self._binding.journal.time() + SECOND)
+            return False
+        return there.send_step_here(run, step, steps)
+
+    def send_step_here(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
+        """As `send_step`, of a step whose job is where this engine is."""
         job = self.job_of(step)
         if job is not None and not belongs(job, step):
             if status_of(job) not in OVER:
@@ -139,7 +167,10 @@ class RQEngine:
 
     def job_of(self, step: StepRow) -> Job | None:
         """What Redis has under the id of a step's job: that job, or another that was enqueued under its id since."""
-        return fetched(step.task_id, self.connection, serializer_kept(step.options, self._binding.serializer))
+        there = self.at(step)
+        if there is None:
+            return None
+        return fetched(step.task_id, there.connection, serializer_kept(step.options, self._binding.serializer))
 
     def hand_back(self, step: StepRow) -> bool | None:
         """Whether RQ gets a job once more whose step succeeded and which it calls failed; None where it is not time yet.
@@ -147,6 +178,8 @@ class RQEngine:
         As a memo hit the job ends well for RQ too, unless its success callback fails, or kills its process, each time.
         After some tries RQ's verdict stands, in front of people, and what depends on the job is sent without it.
         """
+        if self.at(step) is None:
+            return None
         job = self.job_of(step)
         if job is None or not belongs(job, step) or status_of(job) not in CALLED_OFF:
             return True
@@ -170,7 +203,7 @@ class RQEngine:
             job.cancel()
         except InvalidJobOperation:
             return
-        self.connection.expire(job.key, job.failure_ttl or DEFAULT_FAILURE_TTL)
+        job.connection.expire(job.key, job.failure_ttl or DEFAULT_FAILURE_TTL)
 
     def _deferred(self, job: Job, before: Sequence[StepRow]) -> None:
         """Makes a job wait for others, so that RQ hands it on when they have ended."""
@@ -219,7 +252,7 @@ class RQEngine:
         )
 
     def _queue(self, name: str) -> Queue:
-        return Queue(name, connection=self.connection, serializer=self._binding.serializer)
+        return queue_at(name, self.prefix, self.connection, self._binding.serializer)
 
     def _queued_again(self, job: Job, step: StepRow) -> None:
         """Puts a job that Redis has back into its queue, out of wherever it is; sent twice at once, it is there once."""
@@ -284,6 +317,9 @@ class RQEngine:
 
     def is_gone(self, step: StepRow) -> bool | None:
         """Whether a step's job is nowhere: not in Redis, or said to be queued and in no list."""
+        there = self.at(step)
+        if there is not self:
+            return there.is_gone(step) if there is not None else False  # it is another's to look after
         job = self.job_of(step)
         if job is None:
             return True
@@ -327,6 +363,9 @@ class RQEngine:
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
         """What RQ's own results hold for a step's job: of one that RQ takes for over, and of no other under its id."""
+        there = self.at(step)
+        if there is not self:
+            return there.outcome(step) if there is not None else None
         job = self.job_of(step)
         if job is None or not belongs(job, step):
             return None
@@ -368,6 +407,20 @@ class RQEngine:
     def knows(self, name: str) -> bool:
         """Whether this process can import a function of that name."""
         return self._binding.registry.function(name) is not None
+
+
+class Elsewhere(RQEngine):
+    """The engine where some other job is than most of this process: in another database, or behind another prefix."""
+
+    def __init__(self, binding: Binding, connection: Redis, prefix: str | None) -> None:
+        super().__init__(binding)
+        self._connection = connection
+        self.prefix = prefix
+
+    @property
+    def connection(self) -> Redis:
+        """Where that job is."""
+        return self._connection
 
 
 def _into_queue(queue: Queue, job: Job, pipe: Any) -> None:

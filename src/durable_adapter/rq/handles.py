@@ -69,7 +69,7 @@ def start(workflow_id: str, queue: Queue, func: Any, *args: Any, **kwargs: Any) 
                     "catch this inside of the transaction: it is the roll-back that takes the job back."
                 )
             return sent  # type: ignore[no-any-return]
-    return again(standing_for(here, existing, queue.serializer))
+    return again(standing_for(here, existing, queue.serializer, queue.connection))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ..runtime.plans import Member
 from . import stamps
 from .facts import made_at, repeats_left
 from .identity import MADE
+from .places import kept_of_place
 from .stamps import stamp_of, without_stamp
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ SERIALIZER = "serializer"
 
 def kept_of(job: Job) -> dict[str, Any]:
     """What a step's row keeps of its job, so that the job is known again."""
-    return {MADE: made_at(job), **kept_of_serializer(job)}
+    return {MADE: made_at(job), **kept_of_serializer(job), **kept_of_place(job)}
 
 
 def kept_of_serializer(job: Job) -> dict[str, Any]:

@@ -40,9 +40,11 @@ from .facts import status_of
 from .identity import belongs, own_key, place_of, run_of_tick
 from .jobs import fetched, kept_of, kept_of_serializer, member_of
 from .pipelines import follow
+from .places import kept_of_place, note_queue, prefix_of
 from .stamps import stamp_of
 
 if TYPE_CHECKING:
+    from redis import Redis
     from rq import Queue
     from rq.group import Group
 
@@ -64,6 +66,8 @@ _COMMITTED: ContextVar[list[Callable[[], None]] | None] = ContextVar("durable_rq
 _REFUSED: ContextVar[list[StepRow] | None] = ContextVar("durable_rq_refused", default=None)
 #: Set while a synchronous queue takes several jobs, each of which it then runs here.
 _RUNS_HERE: ContextVar[bool] = ContextVar("durable_rq_runs_here", default=False)
+#: What the keys of the queue begin with to which several jobs are sent at once; None where that is RQ's own.
+_INTO: ContextVar[str | None] = ContextVar("durable_rq_into", default=None)
 #: The status of a job that was saved and that nobody has sent yet: RQ sends none that has one of these. An older one leaves out
 #: the second.
 _NOT_SENT = (None, "created", JobStatus.SCHEDULED)
@@ -120,7 +124,7 @@ def create(binding: Binding, make: Callable[..., Job], job_class: type[Job], arg
     given = args[0] if args else kwargs.get("func")
     marked = binding.registry.look(job.func_name, given)
     function = dispatching(binding.registry, job.func_name or "")
-    parents, plain = _parents(binding, kwargs.get("depends_on"), job.serializer if marked else None)
+    parents, plain = _parents(binding, kwargs.get("depends_on"), job if marked else None)
     if function is not None:
         others = [(parent.ref, parent.key) for parent in parents]
         others += [(function.ref, key) for parent in plain if (key := function.key_of(parent.id)) is not None]
@@ -148,7 +152,7 @@ def create(binding: Binding, make: Callable[..., Job], job_class: type[Job], arg
         others = [(parent.ref, parent.key) for parent in parents]
         pending = Pending(ref, others=others, inside=identity is not None)
     pending.allow_failure = bool(job.allow_dependency_failures)
-    pending.outside = _unfinished(binding, plain, allow_failure=pending.allow_failure)
+    pending.outside = _unfinished(plain, allow_failure=pending.allow_failure)
     stamps.put(job, make_stamp(ref), unmarked=not marked)
     setattr(job, _PENDING, pending)
     return job
@@ -170,10 +174,10 @@ class Parent(NamedTuple):
     again: set[str] | None
 
 
-def _parents(binding: Binding, depends_on: Any, serializer: Any) -> tuple[list[Parent], list[Job]]:
+def _parents(binding: Binding, depends_on: Any, dependent: Job | None) -> tuple[list[Parent], list[Job]]:
     """The durable jobs among those that a job depends on, and the others.
 
-    What is named by its id is looked up in Redis where *serializer* is given, with that.
+    What is named by its id is looked up in Redis where *dependent* is given, as that is written.
     """
     found: list[Parent] = []
     plain: list[Job] = []
@@ -182,8 +186,8 @@ def _parents(binding: Binding, depends_on: Any, serializer: Any) -> tuple[list[P
     for item in depends_on if isinstance(depends_on, (list, tuple)) else [depends_on]:
         for parent in item.dependencies if isinstance(item, Dependency) else [item]:
             job = parent if isinstance(parent, Job) else None
-            if job is None and serializer is not None and binding.connection is not None:
-                job = fetched(str(parent), binding.connection, serializer)
+            if job is None and dependent is not None:
+                job = fetched(str(parent), dependent.connection, dependent.serializer)
             stamp = stamp_of(job) if job is not None else None
             if job is not None and stamp is not None:
                 grows = not stamps.is_call(stamp) and job.func_name not in binding.registry.workflows
@@ -193,10 +197,10 @@ def _parents(binding: Binding, depends_on: Any, serializer: Any) -> tuple[list[P
     return found, plain
 
 
-def _unfinished(binding: Binding, jobs: list[Job], *, allow_failure: bool) -> list[Job]:
+def _unfinished(jobs: list[Job], *, allow_failure: bool) -> list[Job]:
     """Those of some unmarked jobs that RQ makes a dependent wait for now: what it does not have it takes for done."""
     met = (JobStatus.FINISHED, JobStatus.FAILED) if allow_failure else (JobStatus.FINISHED,)
-    there = [fetched(job.id, binding.engine.connection, job.serializer) for job in jobs]
+    there = [fetched(job.id, job.connection, job.serializer) for job in jobs]
     return [job for job in there if job is not None and status_of(job) not in met]
 
 
@@ -215,7 +219,7 @@ def _outside_row(ref: str, job: Job) -> StepRow:
         queue=job.origin,
         task_id=job.id,
         message=message,
-        options={OUTSIDE: True},
+        options={OUTSIDE: True, **kept_of_place(job)},
     )
 
 
@@ -250,6 +254,7 @@ def to_dict(binding: Binding, write: Callable[..., Any], job: Job, args: Any, kw
             with stamps.left_out(job):  # there is no run before it is sent, and a worker may meet it first
                 return write(*args, **kwargs)
         del job.__dict__[_PENDING]
+        note_queue(job, _INTO.get())
         if publish(binding, job, pending, lambda: job) is not job:
             raise UnsupportedCanvas(
                 f"{job.func_name} was started before under the id that these arguments give it, and where several jobs are sent "
@@ -345,12 +350,13 @@ def schedule_job(binding: Binding, send: Callable[..., Job], queue: Queue, args:
 def enqueue_many(binding: Binding, send: Callable[..., Any], queue: Queue, args: Any, kwargs: dict[str, Any]) -> Any:
     """`Queue.enqueue_many`: if it fails, nothing that it committed stands."""
     binding.seen(queue.connection, queue.serializer)
-    token = _RUNS_HERE.set(not queue.is_async)
+    token, into = _RUNS_HERE.set(not queue.is_async), _INTO.set(prefix_of(queue))
     try:
         with _waiting_for(args[1] if len(args) > 1 else kwargs.get("pipeline")):
             return _all_or_none(binding, lambda: send(*args, **kwargs))
     finally:
         _RUNS_HERE.reset(token)
+        _INTO.reset(into)
 
 
 def enqueue_group(binding: Binding, send: Callable[..., Any], _group: Group, args: Any, kwargs: Any) -> Any:
@@ -417,6 +423,7 @@ def _sent(binding: Binding, queue: Queue, job: Job, send: Callable[[], Job]) -> 
             return job
         return send()
     job.origin = queue.name
+    note_queue(job, prefix_of(queue))
     if pending.function is not None:
         return _from_function(binding, pending.function, job, pending, send)
     return publish(binding, job, pending, send) or job
@@ -462,18 +469,17 @@ def publish(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any
     if started:
         _note(lambda: binding.journal.runs.forget(run.ref))
         return result
-    return again(standing_for(binding, started_before(binding.host, run), job.serializer))
+    return again(standing_for(binding, started_before(binding.host, run), job.serializer, job.connection))
 
 
-def standing_for(binding: Binding, run: WorkflowRow, serializer: Any) -> Job:
+def standing_for(binding: Binding, run: WorkflowRow, serializer: Any, connection: Redis | None = None) -> Job:
     """The first job of a run that was started before; where Redis has none, one that knows its id and its run alone."""
     first = members_of(binding.journal.reads.outline(run.ref))[0]
-    return _standing_for(binding, first, serializer)
+    return _standing_for(first, serializer, connection or binding.engine.connection)
 
 
-def _standing_for(binding: Binding, step: StepRow, serializer: Any) -> Job:
+def _standing_for(step: StepRow, serializer: Any, connection: Redis) -> Job:
     job_id, name, ref = step.task_id or "", step.name, step.ref
-    connection = binding.engine.connection
     job = fetched(job_id, connection, serializer)
     if job is None or place_of(job)[0] != ref:  # a fixed id: Redis has it for another run
         job = Job(job_id, connection=connection, serializer=serializer)
@@ -493,7 +499,7 @@ def again(job: Job) -> Job:
 
 def _sent_by_an_earlier_attempt(binding: Binding, job: Job, row: StepRow, send: Callable[[], Any]) -> Job:
     """What a step's body sends is sent once, however often the body runs. Only what Redis does not have is sent again."""
-    there = fetched(job.id, binding.engine.connection, job.serializer)
+    there = fetched(job.id, job.connection, job.serializer)
     if there is None or not belongs(there, row):
         step = binding.host.patient.claims.look(row.ref, row.key)
         if step is not None and step.status is StepStatus.PLANNED:
@@ -515,7 +521,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
         for met in pending.again:
             met.add(row.key)
         return _sent_by_an_earlier_attempt(binding, job, row, send)
-    before = _sent_before(binding, row, parents, pending.again, job.serializer) if pending.again else None
+    before = _sent_before(binding, row, parents, pending.again, job) if pending.again else None
     if before is not None:
         return before
     step, runs = current_step(), binding.journal.runs
@@ -565,7 +571,7 @@ def _order_of(pending: Pending) -> dict[str, Any]:
 
 def _keep(row: StepRow, job: Job) -> None:
     """Notes how a job is known again, and how it is written; its compensation is sent likewise, to the same queue."""
-    kept = kept_of_serializer(job)
+    kept = {**kept_of_serializer(job), **kept_of_place(job)}
     row.options |= kept_of(job)
     if kept and "undo_options" in row.options:
         row.options["undo_options"] = {**row.options["undo_options"], **kept}
@@ -581,8 +587,8 @@ def _stands(binding: Binding, row: StepRow) -> bool:
     return found is not None
 
 
-def _sent_before(binding: Binding, row: StepRow, parents: list[str], met: list[set[str]], serializer: Any) -> Job | None:
-    """The job that was made like this one, behind the same parents, when its workflow was started for the first time.
+def _sent_before(binding: Binding, row: StepRow, parents: list[str], met: list[set[str]], job: Job) -> Job | None:
+    """The job that was made like *job*, behind the same parents, when its workflow was started for the first time.
 
     Of several that are alike each is met once: what the first start did not come to send is sent now.
     """
@@ -594,7 +600,7 @@ def _sent_before(binding: Binding, row: StepRow, parents: list[str], met: list[s
             continue
         for keys in met:
             keys.add(step.key)
-        return again(_standing_for(binding, step, serializer))
+        return again(_standing_for(step, job.serializer, job.connection))
     return None
 
 

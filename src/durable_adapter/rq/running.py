@@ -30,6 +30,7 @@ from .facts import has_retry, has_spent_its_retries, is_of_before, repeats_left,
 from .identity import base_of, place_of
 from .jobs import kept_of, member_of
 from .notes import ASKED, PUT_ASIDE, count, once_more
+from .places import note_queue
 from .publishing import forget_if_sent, is_pending
 from .requeued import say_if_requeued
 from .rows import note_start
@@ -310,6 +311,7 @@ def _adopted(binding: Binding, job: Job, call: Call) -> tuple[WorkflowRow, list[
         code_version=binding.settings.code_version,
         again=_AGAIN if call.again and stamp_of(job) is None else None,
     )
+    note_queue(job, binding.engine.prefix)
     steps[0].options |= kept_of(job)
     return run, steps
 

@@ -124,7 +124,7 @@ class Durable:
     def work(self, *args: Any, **kwargs: Any) -> Any:
         """RQ's loop, with the sweeper beside it."""
         binding = self._durable_binding()
-        binding.seen(self.connection, self.serializer)  # type: ignore[attr-defined]
+        binding.works_at(self.connection, self.serializer, self.queues)  # type: ignore[attr-defined]
         binding.queues = [queue.name for queue in self.queues]  # type: ignore[attr-defined]
         binding.hook(self.job_class)  # type: ignore[attr-defined]
         binding.host.is_stopping = lambda: False
