@@ -76,3 +76,16 @@ def test_the_guide_lists_every_kind_in_order() -> None:
 def test_commands_are_listed_where_people_look() -> None:
     for name in COMMANDS:
         assert f"[`{name}`](#{name})" in REFERENCE
+
+
+def test_the_help_of_the_demo_names_its_stories() -> None:
+    told = CliRunner().invoke(command_line, ["demo", "--help"]).stdout
+    for story in ("exchange", "order", "order-worker-lost", "order-requeued"):
+        assert re.search(rf"^  {story} ", told, re.M)
+
+
+def test_the_options_of_every_command_are_told_once() -> None:
+    told = CliRunner().invoke(command_line, ["list", "--help"], prog_name="durable-adapter").stdout
+    assert "--serializer" not in told
+    assert "See `durable-adapter --help`." in " ".join(told.split())
+    assert "--serializer" in CliRunner().invoke(command_line, ["--help"]).stdout

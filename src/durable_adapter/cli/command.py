@@ -44,16 +44,20 @@ class Command(click.Command):
                 formatter.write_dl(rows)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes its own options before those that every command takes."""
+        """Writes its own options; those that every command takes are told once, in the help of the group."""
         parameters = self.get_params(ctx)
         shared = COMMON if {parameter.name for parameter in parameters} >= COMMON else frozenset()
-        own: list[tuple[str, str]] = []
-        common: list[tuple[str, str]] = []
-        for parameter in parameters:
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                (common if parameter.name in shared else own).append(record)
-        for heading, records in (("Options", own), ("Options of every command", common)):
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        own = [
+            parameter.get_help_record(ctx)
+            for parameter in parameters
+            if parameter.name not in shared and isinstance(parameter, click.Option)
+        ]
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in own if record is not None])
+        if shared:
+            group = ctx.parent.command_path if ctx.parent is not None else "durable-adapter"
+            formatter.write_paragraph()
+            formatter.write_text(
+                "Which journal, app (-A), Redis (-u, -c) and namespace, and --json: every command takes these. See "
+                f"`{group} --help`."
+            )

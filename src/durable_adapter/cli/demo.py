@@ -54,7 +54,14 @@ SHOWN = (
 )
 
 
-@click.command("demo", cls=Command, examples=SHOWN)
+def stories() -> tuple[str, list[tuple[str, str]]]:
+    """Every story by name, for the help."""
+    known = _load(_examples()).STORIES
+    told = {name: story.title for engine in ENGINES for name, story in known[engine].items()}
+    return "Stories", list(told.items())
+
+
+@click.command("demo", cls=Command, examples=SHOWN, listing=stories)
 @click.option("--engine", type=click.Choice([*ENGINES, "all"]), default=ENGINES[0], show_default=True, help="Whose workers.")
 @click.option("--story", "names", multiple=True, metavar="NAME", help="A story by name, or `all`; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the counts, as JSON; progress goes to stderr.")
@@ -110,6 +117,10 @@ def _scenario(place: Path, engines: Sequence[str]) -> Any:
                 f"the demo with --engine {engine} needs {' and '.join(missing)}, not installed here: "
                 f"pip install 'durable-adapter[{extra}]'"
             )
+    return _load(place)
+
+
+def _load(place: Path) -> Any:
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
     return importlib.import_module(f"{EXAMPLES}.scenario")
