@@ -536,6 +536,13 @@ def sweeping(journal: Journal) -> None:
     journal.doubts.count_send(a_step("charge", ref=new_ref(), status=StepStatus.WAITING))
     journal.doubts.wish_is_over(a_step("charge", ref=new_ref(), status=StepStatus.SUCCEEDED, look_at=now))
     journal.runs.mark(new_ref(), None)
+    given_up = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, options={"window": DAY}), "ship")
+    journal.runs.mark(given_up, "unmarked")
+    token = claim(journal, given_up, "charge")
+    journal.ends.try_again(the(journal, given_up, "charge"), token, 0, TIMED_OUT, "timed out", effect=Effect.UNKNOWN)
+    journal.runs.cancel(given_up, who="me", why="enough")
+    journal.runs.acknowledge(given_up, who="me", why="looked at it")
+    journal.doubts.acknowledge(given_up, "charge", who="me", why="looked at it")
     journal.events.note(Event.SUPPRESSED, ref=new_ref())
 
 
