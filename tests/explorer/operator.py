@@ -43,7 +43,11 @@ class Operator:
         if not refs:
             return
         ref = chance.choice(refs)
-        run, steps = journal.reads.run(ref), journal.reads.steps(ref)
+        try:
+            run, steps = journal.reads.run(ref), journal.reads.steps(ref)
+        except JournalUnreachable as error:
+            schedule.say(f"could not look: {error}")
+            return
         if run is None:
             return
         engine = schedule.client.engine

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from .scenario import Author, Declined, Does, Ends, Lost, Step, Workflow
 from .scheduler import HERE, Actor, Scheduler
 from .stage import EFFECTS, Stage
 
+#: How the labels of the points around an effect begin: there a fault is the most likely.
+_BODY = ("in the body", "probe")
 #: After so many switch points no more faults happen.
 LONGEST = 2_000
 #: After so many it is given up as going in circles.
@@ -134,7 +137,7 @@ class Schedule:
         self._faults = chance.choice([0, 1, 1, 2, 2, 3, 5])
         self._gap = chance.choice([8, 25, 70])
         self._next_fault = int(chance.expovariate(1 / self._gap))
-        self._rounds = chance.randint(1, 8)
+        self._rounds = chance.randint(1, 5)
         self._people = chance.choice([0, 0, 1, 1, 2, 3])
         self._lies = chance.choice([0.0, 0.0, 0.0, 0.3])
         self._sweepers = chance.choice([1, 1, 1, 2])
@@ -452,7 +455,7 @@ class Schedule:
         points = self.scheduler.points
         if points >= LONGEST:
             self._be_quiet()
-        elif points >= self._next_fault:
+        elif points >= self._next_fault or (label.startswith(_BODY) and self.chance.random() < 0.2):
             self._next_fault = points + 1 + int(self.chance.expovariate(1 / self._gap))
             self._something(actor)
 
@@ -495,11 +498,8 @@ class Schedule:
         for other in reversed(process.actors):
             self.scheduler.kill(other)
         if saw:
-            import os
-
-            self.scheduler.spawn(
-                process.parent, lambda: self.stage.journal.workers.child_died(process.parent, os.getpid(), "it was killed")
-            )
+            died = self.stage.journal.workers.child_died
+            self.scheduler.spawn(process.parent, lambda: self._surely(lambda: died(process.parent, os.getpid(), "it was killed")))
         self._worker()
 
     def _kill_another(self, actor: Actor | None) -> None:
@@ -535,7 +535,17 @@ class Schedule:
             if found is not None:
                 self.stage.journal.workers.stood_still(row, found.beats, "it stood still, as another sweeper saw")
 
-        self.scheduler.spawn("sweeper elsewhere", work)
+        self.scheduler.spawn("sweeper elsewhere", lambda: self._surely(work))
+
+    @staticmethod
+    def _surely(work: Callable[[], object]) -> None:
+        """Does something until the journal takes it."""
+        while True:
+            try:
+                work()
+                return
+            except JournalUnreachable:
+                continue
 
     def _freeze(self, actor: Actor | None) -> None:
         process = self._living(actor)
@@ -635,9 +645,7 @@ class Schedule:
 
     def _settle(self) -> bool:
         runs = self.stage.rows("SELECT ref, status, waiting_for FROM durable_workflow ORDER BY ref")
-        steps = self.stage.rows(
-            "SELECT ref, durable_step.key, status, attempt, token FROM durable_step ORDER BY ref, durable_step.key"
-        )
+        steps = self.stage.rows("SELECT ref, durable_step.key, status, attempt, token, attention FROM durable_step ORDER BY 1, 2")
         state, before = (runs, steps, len(self.bank.attempts), self.broker.sent), self._last
         self._unchanged = self._unchanged + 1 if state == before else 0
         # What is sent and changes nothing is no progress.
@@ -647,7 +655,7 @@ class Schedule:
             self.complain(f"messages are sent again and again, and change nothing: {self.broker.delivered[-1]}")
             return False
         if not self._silent():
-            held = {ref for ref, _, status, _, _ in steps if status == "held"}
+            held = {row[0] for row in steps if row[2] == "held" or row[5] is not None}
             is_held = all(ref in held for ref, status, _ in runs if status in OPEN_WORKFLOWS)
             if self._unchanged >= (HELD if is_held else UNCHANGED):
                 return False

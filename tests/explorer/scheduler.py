@@ -115,14 +115,11 @@ class Scheduler:
 
     def _go_on_with(self, actor: Actor) -> None:
         actor.gate.release()
-        if not self._main.acquire(timeout=HANGS):
-            frames = sys._current_frames()
-            stacks = [
-                f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
-                for thread in threading.enumerate()
-                if thread.ident in frames and thread.name.startswith("explorer-")
-            ]
-            raise Hanging("a thread of the schedule hangs:\n" + "\n".join(stacks))
+        points = -1
+        while not self._main.acquire(timeout=HANGS):
+            if points == self.points:
+                raise Hanging("a thread of the schedule hangs:\n" + "\n".join(_stacks()))
+            points = self.points  # one that goes on may take its time
 
     def _run(self, actor: Actor) -> None:
         actor.gate.acquire()
@@ -136,7 +133,11 @@ class Scheduler:
             self.crashes.append(f"{actor.name} ended in\n{traceback.format_exc()}")
         HERE.actor = None
         actor.is_done = True
-        following = None if self._ending else self._choose(None)
+        following = None
+        try:
+            following = None if self._ending else self._choose(None)
+        except Exception:
+            self.crashes.append(f"the schedule ended in\n{traceback.format_exc()}")
         (following.gate if following is not None else self._main).release()
 
     def kill(self, actor: Actor) -> None:
@@ -191,6 +192,16 @@ class Scheduler:
                 return able[0] if len(able) == 1 else self._random.choice(able)
             if not self._director.idle():
                 return None
+
+
+def _stacks() -> list[str]:
+    """Where the threads of the schedule stand."""
+    frames = sys._current_frames()
+    return [
+        f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
+        for thread in threading.enumerate()
+        if thread.ident in frames and thread.name.startswith("explorer-")
+    ]
 
 
 class TurnLock:
