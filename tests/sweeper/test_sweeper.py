@@ -126,6 +126,33 @@ class TestDeath:
         assert engine.told == ["charge"]
         assert engine.sent == []
 
+    @pytest.mark.parametrize("safety", [Safety.IDEMPOTENT, Safety.PROBE])
+    @pytest.mark.parametrize("given_up", ["cancelled", "rolled back"])
+    def test_a_call_in_place_that_is_in_doubt_when_its_run_is_given_up_is_held_and_not_sent_for_ever(
+        self, journal: Journal, sweeper: Sweeper, engine: NotingEngine, safety: Safety, given_up: str
+    ) -> None:
+        a_worker(journal, "child", parent="p", pid=7)
+        ref = a_function(journal)
+        charged = a_call(ref, "charge", worker="child", compensation="refund")
+        assert journal.claims.begin_new(charged)
+        assert journal.ends.succeed(ref, "charge", charged.token or "", ONE, last=False)
+        assert journal.claims.begin_new(a_call(ref, "ship", 2, worker="child", safety=safety))
+        if given_up == "cancelled":
+            journal.runs.cancel(ref, who="ann", why="the customer called")
+        else:
+            assert journal.undo.begin(ref, who="ann", why="the customer called")
+        journal.workers.child_died("p", 7, "killed")
+
+        sweeper.sweep(later(journal, SECOND))
+
+        assert the(journal, ref, "ship").status is StepStatus.HELD
+        assert "ship" in engine.told
+        engine.sent.clear()
+        for hours in range(1, 4):
+            sweeper.sweep(later(journal, hours * HOUR))
+        assert "function" not in engine.sent
+        assert "ship" not in engine.sent
+
     def test_an_attempt_that_two_beats_of_its_living_worker_do_not_name_is_in_doubt(
         self, journal: Journal, sweeper: Sweeper
     ) -> None:

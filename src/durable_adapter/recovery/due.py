@@ -105,7 +105,7 @@ class Due:
             return
         if sleep and run.look_at is not None and run.look_at <= self._now:
             journal.runs.look_again(row.ref, self._now + journal.runs.resend_after)  # overdue as well: it is woken by this look
-        if self._comes_too_early(run, row, steps):
+        if self._comes_too_early(run, row, steps) or self._holds_for_want_of_a_function(run, row, steps):
             return
         if row.status is StepStatus.WAITING and not sleep and self._messages.ended_by_engine(run, row):
             return
@@ -135,6 +135,23 @@ class Due:
         if sent:
             journal.doubts.wish_is_over(row)
         self._sweep.report.woken += 1
+
+    def _holds_for_want_of_a_function(self, run: WorkflowRow, row: StepRow, steps: Sequence[StepRow]) -> bool:
+        """Holds a call in place that is in doubt when its function is over: it is settled on its function's message alone.
+
+        The run was cancelled or rolled back while the call ran. Its function never calls it again, so that no worker would
+        take it over or ask its probe.
+        """
+        if row.status is not StepStatus.IN_DOUBT or row.kind is not Kind.STEP or run.shape is not Shape.FUNCTION:
+            return False
+        function = next((step for step in steps if step.kind is Kind.FUNCTION), None)
+        if function is None or function.status in OPEN_STEPS:
+            return False
+        why = row.doubt or "its attempt began and its outcome is unknown"
+        why += f"; its function is {function.status.value} and does not call it again, so that no worker can settle it"
+        if alerts.hold(self._sweep.journal, engine_of(run, row, self._sweep.engines), row, why, who=self._sweep.who):
+            self._sweep.report.held += 1
+        return True
 
     @staticmethod
     def _is_counted(run: WorkflowRow, row: StepRow) -> bool:
