@@ -143,8 +143,11 @@ class Judgement:
                 yield f"{told}, nothing goes on, and nothing of it is shown ({states})"
             return
         for row in rows:
-            clean = run.status in (WorkflowStatus.SUCCEEDED, WorkflowStatus.COMPENSATED)
-            if row.status in OPEN_STEPS and (clean or not self._is_shown(row)):
+            # What was in doubt and has nothing that undoes it may be left for a person, where it is shown.
+            left = run.status is not WorkflowStatus.SUCCEEDED and not (
+                run.status is WorkflowStatus.COMPENSATED and row.compensation
+            )
+            if row.status in OPEN_STEPS and not (left and self._is_shown(row)):
                 yield f"{told} with the open step {row.name}, which is {row.status.value}"
         if run.status is not WorkflowStatus.SUCCEEDED:
             return
