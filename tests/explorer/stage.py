@@ -165,17 +165,17 @@ class Stage:
         return run
 
     @contextlib.contextmanager
-    def _transaction(self, *args: Any) -> Iterator[Any]:
+    def _transaction(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """A transaction that its caller keeps open: a transactional step's. Its body switches; who else writes has to wait."""
         if self._is_inside:
-            with self._open_transaction(*args) as connection:
+            with self._open_transaction(*args, **kwargs) as connection:
                 yield connection
             return
         label = self._label("open_transaction")
         self._before(label, writes=True)
         self._owner = HERE.actor
         try:
-            with self._open_transaction(*args) as connection:
+            with self._open_transaction(*args, **kwargs) as connection:
                 yield connection
                 self._point(f"{label}: before its commit")
                 self._cut(label, answered=False)
