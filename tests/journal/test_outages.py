@@ -67,7 +67,7 @@ def count(journal: Journal) -> tuple[int, int]:
 
 @on_sqlite
 def test_a_start_on_a_full_disk_raises_that_the_journal_is_absent_and_leaves_nothing(journal: Journal, disk: Disk) -> None:
-    with pytest.raises(JournalUnreachable, match=r"cannot be written: database or disk is full.*Nothing was sent"):
+    with pytest.raises(JournalUnreachable, match="cannot be written: database or disk is full"):
         a_run(journal, a_step("charge", arguments=LARGE))
     assert count(journal) == (0, 0)
     disk.free()

@@ -213,7 +213,7 @@ def test_a_wake_leaves_what_its_run_waits_for_and_that_it_is_due(journal: Journa
     journal.runs.woken(ref, "function")
     run = the_run(journal, ref)
     assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUSPENDED, "a timer", at)
-    assert journal.ends.succeed_first(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
     run = the_run(journal, ref)
     assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUCCEEDED, None, None)
 
