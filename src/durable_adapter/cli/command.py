@@ -1,4 +1,4 @@
-"""One command as `--help` shows it: what it does, examples for each engine, its own options, then those of every command."""
+"""One command as `--help` shows it: what it does, examples for each engine, its own options."""
 
 from __future__ import annotations
 
