@@ -50,8 +50,18 @@ def end_of(job: Job, status: JobStatus | None, connection: Redis) -> EngineEnd |
     return None
 
 
+def is_readable(job: Job) -> bool:
+    """Whether what a job calls can be read from its data."""
+    try:
+        return bool(job.func_name)
+    except Exception:
+        return False
+
+
 def refused(job: Job) -> str | None:
     """Why a worker called a job failed without running its body; None where it may have run."""
+    if not is_readable(job):
+        return "its data cannot be read"
     last = job.latest_result()
     said = (last.exc_string if last is not None else None) or ""
     if _NO_FUNCTION.search(said) is None:

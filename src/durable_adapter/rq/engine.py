@@ -30,7 +30,7 @@ from ..runtime.engine import EngineOutcome
 from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
 from . import stamps, ticks
-from .ended import end_of, look_for_expiry, refused
+from .ended import end_of, is_readable, look_for_expiry, refused
 from .facts import aware, is_of_before, of_member, status_of
 from .identity import MADE, OVER, belongs, place_of
 from .jobs import fetched, made_again, serializer_kept
@@ -124,6 +124,8 @@ class RQEngine:
     def send_step_here(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
         """As `send_step`, of a step whose job is where this engine is."""
         job = self.job_of(step)
+        if job is not None and status_of(job) is JobStatus.FAILED and not is_readable(job):
+            job = None  # the journal has what it is made of
         if job is not None and not belongs(job, step):
             if status_of(job) not in OVER:
                 logger.debug("job %s is another run's now; step %s of run %s waits until that is over", job.id, step.key, run.ref)
