@@ -31,7 +31,7 @@ class Operator:
         self._schedule = schedule
         self._chance = chance
         self._lies = lies
-        self.command = chance.choice(COMMANDS)
+        self.command = chance.choice(schedule.commands)
 
     def work(self) -> None:
         """Looks, decides, acts."""

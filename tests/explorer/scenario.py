@@ -111,6 +111,17 @@ class Author:
         probe: answers for every step with a probe, by its name.
     """
 
+    #: The safety of steps, each as likely as it is often here.
+    safeties: tuple[Safety, ...] = (
+        Safety.PROTECTED,
+        Safety.IDEMPOTENT,
+        Safety.IDEMPOTENT,
+        Safety.TRANSACTIONAL,
+        Safety.PROBE,
+    )
+    #: How many of the workflows are functions.
+    functions = 0.6
+
     def __init__(self, chance: random.Random, probe: Callable[[str], Callable[..., object]]) -> None:
         self._chance = chance
         self._probe = probe
@@ -123,13 +134,13 @@ class Author:
         undoes = self._chance.random() < 0.7
         steps = [self._step(f"{name}s{place + 1}", undoes=undoes, pivot=place == pivot) for place in range(count)]
         made = Workflow(name, steps)
-        if self._chance.random() < 0.6:
+        if self._chance.random() < self.functions:
             made.lines = self._lines(steps)
         return made
 
     def _step(self, name: str, *, undoes: bool, pivot: bool) -> Step:
         chance = self._chance
-        safety = chance.choice([Safety.PROTECTED, Safety.IDEMPOTENT, Safety.IDEMPOTENT, Safety.TRANSACTIONAL, Safety.PROBE])
+        safety = chance.choice(self.safeties)
         undo = None
         if undoes and not pivot and chance.random() < 0.75:
             undo_safety = chance.choice([Safety.IDEMPOTENT, Safety.IDEMPOTENT, Safety.PROTECTED, Safety.PROBE])

@@ -27,7 +27,7 @@ from durable_adapter.runtime.starting import AlreadyStarted, starting
 from .bank import Attempt, Bank
 from .broker import Broker, Message
 from .clock import simulated
-from .operator import Operator
+from .operator import COMMANDS, Operator
 from .process import Process, Registry
 from .scenario import Author, Declined, Does, Ends, Lost, Step, Workflow
 from .scheduler import HERE, Actor, Scheduler
@@ -97,6 +97,11 @@ class Schedule:
         trace: keeps what happens in words.
     """
 
+    #: What people do.
+    commands: tuple[str, ...] = COMMANDS
+    #: Who makes the workflows up.
+    author: type[Author] = Author
+
     def __init__(self, stage: Stage, seed: int, *, trace: bool = False) -> None:
         self.stage = stage
         self.seed = seed
@@ -141,7 +146,7 @@ class Schedule:
         self._people = chance.choice([0, 0, 1, 1, 2, 3])
         self._lies = chance.choice([0.0, 0.0, 0.0, 0.3])
         self._sweepers = chance.choice([1, 1, 1, 2])
-        author = Author(chance, self._probe)
+        author = self.author(chance, self._probe)
         self.workflows = [author.workflow(number + 1) for number in range(chance.choice([1, 1, 2]))]
         self.by_name = {step.name: step for workflow in self.workflows for step in workflow.every_step}
         for workflow in self.workflows:
@@ -346,8 +351,8 @@ class Schedule:
 
     def _beside(self, step: Step, attempt: Attempt) -> None:
         """Complains of two attempts at once, unless the other's process counts as dead or its time has passed."""
-        if step.safety is Safety.TRANSACTIONAL or (step.safety is Safety.IDEMPOTENT and not step.name.endswith("undo")):
-            return  # the first attempt of an idempotent step takes no claim
+        if step.safety is Safety.TRANSACTIONAL:
+            return
         for other in self.bank.of(step.name):
             process = next((p for p in self.processes if p.name == other.process), self.client)
             late = step.policy.timeout is not None and self.stage.clock.now - other.began_at >= step.policy.timeout * SECOND

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from durable_adapter.journal.claims import Claim, Claims
+from durable_adapter.journal.doubts import Doubts
+from durable_adapter.journal.ends import Ends
+from durable_adapter.model import Kind, Safety, StepStatus
 from tests.explorer.explore import main, play, told
 from tests.explorer.invariants import judge
+from tests.explorer.scenario import Author
 from tests.explorer.schedule import Schedule
 from tests.explorer.stage import Stage
 
@@ -56,6 +62,68 @@ class Forgetful(Schedule):
 def test_an_effect_that_is_repeated_because_a_probe_lied_is_found(stage: Stage):
     problems = [problem for seed in range(100) for problem in Forgetful(stage, seed).play().problems]
     assert any("(probe" in problem and "happened 2 times" in problem for problem in problems)
+
+
+class KeyedChains(Author):
+    """Chains of idempotent steps alone."""
+
+    safeties = (Safety.IDEMPOTENT,)
+    functions = 0.0
+
+
+class GivenUp(Schedule):
+    """Chains of idempotent steps, which people roll back and cancel."""
+
+    author = KeyedChains
+    commands = ("rollback", "cancel")
+
+
+@pytest.fixture
+def unclaimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt of an idempotent member of a chain takes no claim: the first outcome that is recorded wins."""
+    tokens: set[str] = set()
+    begin, succeed, fail, again = Claims.begin, Ends.succeed, Ends.fail, Ends.try_again
+    raise_doubt = Doubts.raise_doubt
+
+    def begins(self: Any, ref: str, key: str, token: str, *args: Any, **given: Any) -> Any:
+        row = self.look(ref, key)
+        if row is None or row.status is not StepStatus.PLANNED or (row.safety, row.kind) != (Safety.IDEMPOTENT, Kind.STEP):
+            return begin(self, ref, key, token, *args, **given)
+        tokens.add(token)
+        return Claim(held=True)
+
+    def succeeds(self: Any, ref: str, key: str, token: str, outcome: Any, *, last: bool) -> Any:
+        if token in tokens:
+            return self.succeed_unclaimed(ref, key, token, "nobody", outcome, last=last)
+        return succeed(self, ref, key, token, outcome, last=last)
+
+    def without_token(end: Any) -> Any:
+        return lambda self, row, token, *args, **given: end(self, row, None if token in tokens else token, *args, **given)
+
+    monkeypatch.setattr(Claims, "begin", begins)
+    monkeypatch.setattr(Ends, "succeed", succeeds)
+    monkeypatch.setattr(Ends, "fail", without_token(fail))
+    monkeypatch.setattr(Ends, "try_again", without_token(again))
+    monkeypatch.setattr(Doubts, "raise_doubt", without_token(raise_doubt))
+
+
+def lost_effects(stage: Stage) -> list[str]:
+    """Effects of steps that are called cancelled, which says that they never ran, in schedules where runs are given up."""
+    problems: list[str] = []
+    for seed in range(60):
+        problems += [p for p in GivenUp(stage, seed).play().problems if "cancelled" in p and "neither recorded nor shown" in p]
+        if problems:
+            break
+    return problems
+
+
+@pytest.mark.usefixtures("unclaimed")
+def test_an_attempt_that_takes_no_claim_and_is_called_cancelled_is_found(stage: Stage):
+    assert lost_effects(stage)
+
+
+def test_an_attempt_that_takes_a_claim_is_never_called_cancelled(stage: Stage):
+    assert not lost_effects(stage)
 
 
 def played(stage: Stage, *, status: str, safety: str | None = None, lines: bool | None = None) -> tuple[Schedule, str, str]:
