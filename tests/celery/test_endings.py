@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import chain
+from celery import chain, chord, group
 from celery.exceptions import Ignore, Reject, TimeLimitExceeded, WorkerLostError
 
 from durable_adapter.celery.endings import told
@@ -194,3 +194,19 @@ def test_what_says_that_a_task_is_over_is_not_tried_again_by_the_step_s_own_poli
     all_quiet(shop, ledger)
     assert ledger.count(order, "effect") == 1
     assert [s.status for s in shop.steps(run)] == [FAILED, CANCELLED, CANCELLED]
+
+
+@pytest.mark.parametrize("shape", ["group", "chord", "group and more"])
+def test_a_run_ends_where_it_hands_over_to_a_group_or_chord_without_durable_members(
+    shop: Runs, ledger: Ledger, shape: str
+) -> None:
+    """Of a group nobody hears that it ended: it is no message of its own."""
+    order = f"order-{secrets.token_hex(5)}"
+    members = [endings.plainly_noted.si(order, name) for name in ("one", "two")]
+    last = endings.plainly_noted.si(order, "last")
+    behind = {"group": [group(members)], "chord": [chord(members, last)], "group and more": [group(members), last]}[shape]
+    chain(endings.noted.si(order), *behind).apply_async()
+    run = eventually(lambda: next((shop.journal.reads.run(ref) for ref in shop.traces(order)), None), SOON)
+    shop.settled(run, WorkflowStatus.SUCCEEDED)
+    eventually(lambda: len(ledger.names(order)) == (3 if shape == "group" else 4), SOON)
+    assert sorted(ledger.names(order)) == sorted(["next", "one", "two", *([] if shape == "group" else ["last"])])

@@ -8,7 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from celery import Celery, chain
+from celery import Celery, chain, group, signature
+from celery.canvas import Signature
 
 import durable_adapter as durable
 from durable_adapter.celery.plans import (
@@ -392,3 +393,13 @@ def test_a_dispatched_step_and_a_compensation_expire_likewise(shop: Shop) -> Non
         options={"undo_call": {"args": [], "kwargs": {}, "immutable": True, "options": {"expires": "2020-01-01T00:00:00"}}},
     )  # fmt: skip
     assert "expires" not in undo_message(shop.registry, run, undo, target, steps)[3], "what is owed is never discarded"
+
+
+def test_a_group_behind_a_step_is_sent_again_as_a_group(shop: Shop) -> None:
+    """Without saying so, it would be a task that is called `celery.group`."""
+    tail = [{**group([signature("note", task_id="n", app=shop.app)]), "options": {"task_id": "b"}}]
+    members = [member("charge", "42", task_id="a", immutable=True), *tail_members(shop.app, tail)]
+    run, steps = shop.rows(*members)
+    (behind,) = message_for(shop.registry, run, steps[0], steps)[3]["chain"]
+    assert "subtask_type" not in behind["options"]
+    assert isinstance(Signature.from_dict(dict(behind)), group)

@@ -19,7 +19,7 @@ from ..model import Effect, Kind, StepRow, StepStatus
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import end_step
 from ..runtime.values import encode_for, write_failure
-from .plans import tail_members
+from .plans import NO_MESSAGE, tail_members
 from .publishing import place_of
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
     """
     request = getattr(task, "request", None)
     place = place_of(request)
+    if state == SUCCESS and place is not None and request is not None and request.chain:
+        _hand_over(binding, place[0], request.chain)
     if request is None or place is None or getattr(request, "__dict__", {}).get(REACHED):
         return
     if state not in (SUCCESS, FAILURE, IGNORED, REJECTED) or (state == REJECTED and getattr(retval, "requeue", False)):
@@ -102,6 +104,19 @@ def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
         _record(binding, task, place[0], str(request.id), state, retval)
     except JournalError as error:
         logger.warning("the end of task %s, whose body was not called, is not recorded: %s", request.id, error)
+
+
+def _hand_over(binding: Binding, ref: str, chain: Sequence[Any]) -> None:
+    """What follows is a group or a chord, which Celery has sent now: nobody hears of its end, so that the run ends here."""
+    if chain[-1].get("task") not in NO_MESSAGE:
+        return
+    following = tail_members(binding.app, chain)[0]
+    try:
+        row = next((s for s in binding.journal.reads.steps(ref) if s.task_id == following.task_id), None)
+        if row is not None and row.kind is Kind.UNMARKED:
+            binding.journal.runs.record_unmarked(ref, row.key, None, failed=None, last=len(chain) == 1)
+    except JournalError as error:
+        logger.warning("that task %s was handed over to Celery is not recorded: %s", following.task_id, error)
 
 
 def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, retval: Any) -> None:

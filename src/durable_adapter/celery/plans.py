@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 #: Properties of a message that a publication may name, and that Celery hands on as they are.
 PROPERTIES = ("delivery_mode", "message_id", "app_id", "user_id", "type")
+#: What is kept beside the options of a member that is a canvas of its own (a group, a chord): which one. It is none of them.
+CANVAS = "subtask_type"
+#: The canvases that are no message of their own, so that nobody hears of their end.
+NO_MESSAGE = frozenset(["celery.group", "celery.chord"])
 
 #: Options of a publication that a later one needs as well. Connections, producers and the like are not among them.
 KEPT = frozenset(
@@ -53,6 +57,7 @@ KEPT = frozenset(
         "stamped_headers",
         "correlation_id",
         *PROPERTIES,
+        CANVAS,
     ]
 )
 
@@ -134,7 +139,7 @@ def tail_members(app: Celery, chain: Sequence[Any] | None) -> list[Member]:
             sig["task"],
             sig.get("args"),
             sig.get("kwargs"),
-            sig.get("options") or {},
+            {**(sig.get("options") or {}), CANVAS: sig.get("subtask_type")},
             immutable=bool(sig.get("immutable")),
             later=True,
         )
@@ -221,7 +226,7 @@ def message_for(
     """
     member = stored_member(run, step)
     args, kwargs = arguments_of(marked, run, step, steps)
-    options = stamped({k: v for k, v in member["options"].items() if k not in _LATER}, run.ref, step.key)
+    options = stamped({k: v for k, v in member["options"].items() if k not in _LATER | {CANVAS}}, run.ref, step.key)
     _set_expiry(options, run, step, steps)
     options["task_id"] = member["id"]
     options["retries"] = step.attempt
@@ -232,6 +237,7 @@ def message_for(
         given = {**later["options"], "task_id": later["id"]}
         if later["id"] in begun:
             given.pop("expires", None)
+        sig["subtask_type"] = given.pop(CANVAS, None)
         sig["options"] = stamped(given, run.ref, row.key)
         tail.append(sig)
     if tail:
