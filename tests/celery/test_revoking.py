@@ -246,6 +246,19 @@ def test_a_message_that_a_worker_may_not_read_is_shown_at_once(
     assert ledger.names(order) == []
 
 
+def test_an_unmarked_member_that_kills_its_worker_each_time_is_shown_with_how_often_it_ran(
+    idle_shop: Runs, here: World, ledger: Ledger, order: str
+) -> None:
+    with here.worker(concurrency=1):
+        result = sent(here, endings.noted.si(order), endings.plain.si("kill always", order), endings.noted.si(order, "last"))
+        run = idle_shop.of(result)
+        eventually(lambda: idle_shop.steps(run)[1].attempt >= 2, 2 * SOON)
+        (finding,) = shown(idle_shop, run)
+    assert finding.kind is Trouble.STOPPED_AT_UNMARKED
+    assert "tests.celery.shop.endings.plain came again" in finding.certain
+    assert "last" not in ledger.names(order)
+
+
 @pytest.mark.parametrize("late", [True, False])
 def test_a_killed_child_leaves_a_step_in_doubt_however_celery_acknowledges(
     idle_shop: Runs, here: World, ledger: Ledger, late: bool

@@ -192,9 +192,10 @@ def test_one_that_goes_on_is_due_at_once_unless_it_waits_for_its_time(journal: J
     token = claim(journal, ref, "charge", a_worker(journal))
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 60 * SECOND, None, "not yet", sent=True)
     before = the(journal, ref, "charge")
+    journal.doubts.count_send(before)
     journal.engine_ends.send_again(ref, "t-1")
     row = the(journal, ref, "charge")
-    assert (row.look_at, row.sent_at) == (before.look_at, None)
+    assert (row.look_at, row.sent_at, row.sends) == (before.look_at, None, 0), "its message did not vanish"
 
 
 def test_an_unmarked_member_is_ended_as_well(journal: Journal) -> None:
@@ -254,3 +255,13 @@ def test_what_has_begun_was_taken(journal: Journal) -> None:
     claim(journal, ref, "charge", a_worker(journal))
     assert not journal.engine_ends.not_taken(ref, "t-1", "a worker does not know it")
     assert the(journal, ref, "charge").cause is None
+
+
+def test_an_end_that_was_stored_when_its_message_was_thrown_away_once_more_is_not_heard_either(journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", task_id="t-1"), "ship")
+    end(journal, ref, "t-1")
+    assert journal.runs.reopen(ref, ["charge"], who="me", why="it is to run", now=journal.time())
+    stored = journal.time()
+    journal.engine_ends.send_again(ref, "t-1")
+    assert end(journal, ref, "t-1", at=stored) is Fate.GOES_ON
+    assert end(journal, ref, "t-1", at=journal.time() + SECOND) is Fate.ENDED, "revoked anew"

@@ -361,6 +361,7 @@ def starting(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", task_id="task-00"), "ship")
     assert journal.engine_ends.not_taken(ref, "task-00", "no worker knows it")
     journal.engine_ends.taken_up(the(journal, ref, "charge"))
+    journal.engine_ends.begins_again(ref, "task-00")
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
     assert journal.runs.not_begun("task-1", "it was given up") == 1
     assert journal.runs.not_begun("no such task", "it was given up") == 0

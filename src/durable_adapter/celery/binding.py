@@ -206,6 +206,7 @@ class Binding:
         self.listen(signals.worker_init, self._on_modules)
         self.listen(signals.task_success, self._unmarked_succeeded)
         self.listen(signals.task_failure, self._unmarked_failed)
+        self.listen(signals.task_prerun, self._begins)
         self.listen(signals.task_postrun, self._ran)
         if self.app.finalized:
             self.hook_tasks()
@@ -361,6 +362,9 @@ class Binding:
 
     def _unmarked_succeeded(self, sender: Any = None, result: Any = None, **_: Any) -> None:
         self.publishing.unmarked_ended(sender, result=result)
+
+    def _begins(self, sender: Any = None, **_: Any) -> None:
+        endings.before_run(self, sender)
 
     def _ran(self, sender: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
         endings.after_run(self, sender, state, retval)

@@ -83,6 +83,20 @@ def told(task: Task, error: Exception) -> Exception:
     return StepFailed(f"{kind.__name__}: {error}", type_name=f"{kind.__module__}.{kind.__qualname__}")
 
 
+def before_run(binding: Binding, task: Task) -> None:
+    """Celery begins a delivery: one of an unmarked member that comes again is counted, because nobody else tells of it."""
+    request = getattr(task, "request", None)
+    if request is None or not (request.delivery_info or {}).get("redelivered"):
+        return
+    ref = run_of(request)
+    if ref is None or binding.registry.is_marked(task.name):
+        return
+    try:
+        binding.journal.engine_ends.begins_again(ref, str(request.id))
+    except JournalError as error:
+        logger.warning("that unmarked task %s was delivered again is not recorded: %s", request.id, error)
+
+
 def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
     """Celery is done with a delivery: where the body of a step was never reached, its end is recorded all the same.
 

@@ -113,6 +113,17 @@ class EngineEnds:
 
         return self._db.transaction(write)
 
+    def begins_again(self, ref: str, task_id: str) -> None:
+        """Counts that an unmarked member's message was delivered once more: its worker may die of it each time. One commit."""
+        here = sa.and_(
+            step.c.ref == ref,
+            step.c.task_id == task_id,
+            step.c.kind == Kind.UNMARKED.value,
+            step.c.status == StepStatus.PLANNED.value,
+        )
+        again = sa.update(step).where(here).values(attempt=step.c.attempt + 1, begun_at=self._db.now)
+        self._db.transaction(lambda conn: conn.execute(again))
+
     def taken_up(self, row: StepRow) -> None:
         """A message that no worker had taken is about to be sent again: what becomes of that one is not known. One commit."""
         here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.cause == Cause.NOT_TAKEN.value)
@@ -121,23 +132,28 @@ class EngineEnds:
     def send_again(self, ref: str, task_id: str) -> None:
         """Makes a task due whose message its engine threw away although it is to run. One commit.
 
-        One that waits for its next attempt stays due when it was.
+        One that waits for its next attempt stays due when it was. What its engine stored of that message is overruled: an end
+        from before now is not heard any more.
         """
         here = sa.and_(step.c.ref == ref, step.c.task_id == task_id)
         planned = sa.and_(here, step.c.status == StepStatus.PLANNED.value)
         waits = sa.and_(here, step.c.status == StepStatus.WAITING.value)
 
         def write(conn: Connection) -> None:
-            conn.execute(sa.update(step).where(waits).values(sent_at=None))
-            conn.execute(sa.update(step).where(planned).values(status=StepStatus.WAITING.value, look_at=self._db.now))
+            conn.execute(sa.update(step).where(waits).values(sent_at=None, sends=0))  # that one did not vanish
+            conn.execute(sa.update(step).where(planned).values(status=StepStatus.WAITING.value, look_at=self._db.now, sends=0))
+            key = conn.execute(sa.select(step.c.key).where(here).limit(1)).scalar_one_or_none()
+            why = "it is to run, and its message was thrown away"
+            self._events.write(conn, Event.SENT_AGAIN, ref=ref, key=key, why=why, overruled=True)
 
         self._db.transaction(write)
 
     def ordered_again_at(self, ref: str) -> int | None:
-        """When a person last ordered a run to go on, or gave a verdict in it; None where nobody has."""
+        """When a person last ordered a run to go on, or gave a verdict in it, or a worker obeyed that; None where nobody has."""
         ordered = sa.and_(event.c.kind == Event.OPERATOR.value, event.c.detail.contains('"retry"'))
         decided = sa.and_(event.c.kind == Event.VERDICT.value, event.c.who != PROBE)
-        said = sa.or_(ordered, decided)
+        obeyed = sa.and_(event.c.kind == Event.SENT_AGAIN.value, event.c.detail.contains('"overruled"'))
+        said = sa.or_(ordered, decided, obeyed)
         rows = self._db.select(sa.select(sa.func.max(event.c.at).label("at")).where(event.c.ref == ref, said))
         return None if rows[0].at is None else int(rows[0].at)
 

@@ -27,6 +27,8 @@ from .finding import Finding, Remedy, Trouble
 from .step_findings import OVERDUE, PATIENCE, verdicts
 from .words import plural, since, span, tongue
 
+#: How often an unmarked member's message must have been delivered again before people are told.
+AGAIN = 2
 #: A run in one of these is being undone, or has been.
 _UNDOING = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED})
 #: How often the sweeper tries by itself before people are told that it does not help.
@@ -148,10 +150,16 @@ def stopped_at_unmarked(case: Case) -> Iterator[Finding]:
     """Chains that stand at a member which is not marked: nobody but its own worker knows whether it ran."""
     if case.run.status is not WorkflowStatus.RUNNING or case.run.shape is not Shape.CANVAS:
         return
-    for step, at in _silent(case):
+    again = [(s, s.begun_at or case.newest) for s in case.members if _begins_again(s)]
+    for step, at in [*again, *((s, at) for s, at in _silent(case) if not _begins_again(s))]:
         if step.kind is not Kind.UNMARKED or _goes_on_without(case, step):
             continue
         certain = f"The chain reached {step.name} {since(at, case.look.now)}. It is not marked durable, and its end was not "
+        if _begins_again(step):
+            certain = (
+                f"The message of {step.name} came again {plural(step.attempt, 'time')}, last {since(at, case.look.now)}: "
+                "its worker may die of it each time. It is not marked durable, and its end was not "
+            )
         tasks = f"{case.tongue(step).task}s"
         yield case.find(
             Trouble.STOPPED_AT_UNMARKED,
@@ -165,6 +173,11 @@ def stopped_at_unmarked(case: Case) -> Iterator[Finding]:
                    case.resolve(step, "--did-not-happen", sends=True)),
             Remedy("to fail the workflow, and undo what can be undone", case.resolve(step, "--failed")),
         )  # fmt: skip
+
+
+def _begins_again(step: StepRow) -> bool:
+    """Whether an unmarked member was delivered again and again, and has not ended."""
+    return step.kind is Kind.UNMARKED and step.status is StepStatus.PLANNED and step.attempt >= AGAIN
 
 
 def _goes_on_without(case: Case, step: StepRow) -> bool:
