@@ -205,8 +205,9 @@ def test_a_run_ends_where_it_hands_over_to_a_group_or_chord_without_durable_memb
     members = [endings.plainly_noted.si(order, name) for name in ("one", "two")]
     last = endings.plainly_noted.si(order, "last")
     behind = {"group": [group(members)], "chord": [chord(members, last)], "group and more": [group(members), last]}[shape]
-    chain(endings.noted.si(order), *behind).apply_async()
-    run = eventually(lambda: next((shop.journal.reads.run(ref) for ref in shop.traces(order)), None), SOON)
+    head = f"head-{order}"
+    chain(endings.noted.si(order).set(task_id=head), *behind).apply_async()
+    run = eventually(lambda: shop.find(head), SOON)
     shop.settled(run, WorkflowStatus.SUCCEEDED)
     eventually(lambda: len(ledger.names(order)) == (3 if shape == "group" else 4), SOON)
     assert sorted(ledger.names(order)) == sorted(["next", "one", "two", *([] if shape == "group" else ["last"])])

@@ -88,11 +88,11 @@ def before_run(binding: Binding, task: Task) -> None:
     request = getattr(task, "request", None)
     if request is None or not (request.delivery_info or {}).get("redelivered"):
         return
-    ref = run_of(request)
-    if ref is None or binding.registry.is_marked(task.name):
+    place = place_of(request)
+    if place is None or binding.registry.is_marked(task.name):
         return
     try:
-        binding.journal.engine_ends.begins_again(ref, str(request.id))
+        binding.journal.engine_ends.begins_again(place[0], str(request.id))
     except JournalError as error:
         logger.warning("that unmarked task %s was delivered again is not recorded: %s", request.id, error)
 
@@ -128,7 +128,7 @@ def _hand_over(binding: Binding, ref: str, chain: Sequence[Any]) -> None:
     try:
         row = next((s for s in binding.journal.reads.steps(ref) if s.task_id == following.task_id), None)
         if row is not None and row.kind is Kind.UNMARKED:
-            binding.journal.runs.record_unmarked(ref, row.key, None, failed=None, last=len(chain) == 1)
+            binding.journal.runs.record_unmarked(ref, row.key, None, failed=None)
     except JournalError as error:
         logger.warning("that task %s was handed over to Celery is not recorded: %s", following.task_id, error)
 
