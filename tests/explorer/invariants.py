@@ -102,7 +102,8 @@ class Judgement:
     def _repeated(self, step: Step, row: StepRow, count: int, told: str) -> Iterator[str]:
         """An effect that happened more than once."""
         counted = [attempt for attempt in self._bank.of(step.name) if attempt.counted]
-        declared_dead = any(p.false_death for p in self._schedule.processes)
+        dead = {process.name for process in self._schedule.processes if process.false_death}
+        declared_dead = any(attempt.process in dead for attempt in counted)
         person = step.name in self._judged or step.name in self._schedule.retried
         excused = person or (declared_dead and step.safety is Safety.PROBE)
         if step.safety is Safety.TRANSACTIONAL or not excused:

@@ -446,7 +446,10 @@ class Schedule:
         self.figures[what] = self.figures.get(what, 0) + 1
 
     def _look_for_marks(self) -> None:
-        """After each write: which steps are marked as twice, and whether there is anything to decide."""
+        """After each write: which steps are marked as twice, whether there is anything to decide, who was declared dead."""
+        dead = {row[0] for row in self.stage.rows("SELECT id FROM durable_worker WHERE dead_at IS NOT NULL")}
+        for process in self.processes:
+            process.false_death = process.false_death or (not process.is_dead and process.host.row in dead)
         marked = self.stage.rows(_MARKED)
         self.is_undecided = any(row[2] in ("held", "in_doubt") or row[3] == "effect_unknown" for row in marked)
         self.twice.update((row[0], row[1]) for row in marked if row[3] == "twice" or row[4] is not None)
@@ -530,7 +533,6 @@ class Schedule:
         if process is None or row is None:
             return
         self.count("declared dead")
-        process.false_death = True
         self._note_fault(f"{process.name} is declared DEAD while it stands at: {process.actors[0].at}")
         if self.chance.random() < 0.7:
             self._freeze_it(process.actors[0])
@@ -662,6 +664,7 @@ class Schedule:
         if not self._silent():
             held = {row[0] for row in steps if row[2] == "held" or row[5] is not None}
             is_held = all(ref in held for ref, status, _ in runs if status in OPEN_WORKFLOWS)
+            is_held = is_held and not any(row[2] in ("in_doubt", "begun", "waiting") for row in steps)
             if self._unchanged >= (HELD if is_held else UNCHANGED):
                 return False
             if not self.broker.waiting and self._is_over():
