@@ -45,7 +45,8 @@ class Workplace:
         """The call that a delivery is."""
         values: dict[str, Any] = {"kind": Kind.STEP, "args": (), "kwargs": {}, "counts": False} | given
         counted = self.counted(key, body)
-        return Call(ref=ref, key=key, name=key, policy=policy or StepPolicy(), body=lambda _: counted(), **values)
+        name = values.pop("name", key)
+        return Call(ref=ref, key=key, name=name, policy=policy or StepPolicy(), body=lambda _: counted(), **values)
 
     def function(self, ref: str, body: Callable[[], Any], **given: Any) -> Any:
         """Runs a workflow function from the top, as a delivery of its message does."""

@@ -91,7 +91,7 @@ def test_a_memo_hit_of_a_message_that_is_not_marked_is_one_read_besides_the_clai
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_recorded_failure_costs_no_more(journal: Journal, at_work: Workplace, cost: Any, again: bool) -> None:
-    ref = a_run(journal, "charge", "ship")
+    ref = a_run(journal, a_step("charge", kind=Kind.DISPATCH), "ship")
 
     def declined() -> None:
         raise ValueError("declined")

