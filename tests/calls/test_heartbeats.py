@@ -281,7 +281,7 @@ def test_a_transactional_step_cannot_have_one() -> None:
 def test_a_step_that_does_not_use_it_pays_nothing(journal: Journal, at_work: Workplace, cost: Any) -> None:
     ref = a_member(journal, StepPolicy())
     found = cost(lambda: during(at_work, ref, lambda: 1, StepPolicy()))
-    assert (found.commits, found.reads, len(found.statements)) == (2, 0, 2)
+    assert (found.commits, found.reads, len(found.statements)) == (2, 0, 2 if journal.db.is_postgresql else 6)
     row = the(journal, ref, "charge")
     assert (row.heartbeat_at, row.details, row.deadline_at, row.options) == (None, None, None, {})
 

@@ -14,7 +14,7 @@ from durable_adapter.errors import JournalUnreachable, Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus
 from durable_adapter.policy import RetryPolicy, StepPolicy
-from durable_adapter.runtime.host import Host
+from durable_adapter.runtime.host import MISSED, Host
 from tests.calls.conftest import CallingEngine, Workplace
 from tests.journal.counting import cost
 from tests.journal.making import a_function, a_run, a_step, the
@@ -63,7 +63,7 @@ def test_one_that_could_not_beat_for_half_of_stale_begins_nothing_new(
 
 def test_one_that_was_silent_for_long_beats_before_it_begins(journal: Journal, beating: Workplace, cost: Any) -> None:
     ref = a_run(journal, "charge", "ship")
-    silent_for(beating, STALE / 2 - 1)
+    silent_for(beating, MISSED * beating.host.beat_every - 1)
     assert cost(lambda: beating.step(ref, "charge", lambda: 1)).commits == 2, "not yet"
     silent_for(beating, 2)
     found = cost(lambda: beating.step(ref, "ship", lambda: 1))

@@ -299,7 +299,7 @@ class TestOrder:
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine
     ) -> None:
         after: list[tuple[str, list[str]]] = [("charge", []), ("ship", ["charge"]), ("mail", ["ship"]), ("log", [])]
-        ref = a_run(journal, *(a_step(key, options={"after": keys}, safety=Safety.IDEMPOTENT) for key, keys in after))
+        ref = a_run(journal, *(a_step(key, after=keys, pending=len(keys), safety=Safety.IDEMPOTENT) for key, keys in after))
         claim(journal, ref, "charge")
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.workers.beat("w1", [])

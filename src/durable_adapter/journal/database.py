@@ -301,7 +301,7 @@ class Database:
 
         return self.repeat(write)
 
-    def count(self, statement: Hot, values: Mapping[str, Any]) -> int:
+    def execute_counting(self, statement: Hot, values: Mapping[str, Any]) -> int:
         """Runs one writing statement in autocommit, and returns the number that it selects."""
         if _IN_A_HURRY.get():
             return self.transaction(lambda conn: int(statement.run(conn, values).scalar_one()))

@@ -117,7 +117,11 @@ class Ends:
         if not member:
             return bool(self._db.execute(hot(self._succeed), values))
         if self._succeed_member is not None:
-            return bool(self._db.count(hot(self._succeed_member), values | {"b_needle": needle(values["b_key"]), "b_last": last}))
+            return bool(
+                self._db.execute_counting(
+                    hot(self._succeed_member), values | {"b_needle": needle(values["b_key"]), "b_last": last}
+                )
+            )
 
         def write(conn: Connection) -> bool:
             ended = bool(hot(self._succeed).run(conn, values).rowcount)
