@@ -17,6 +17,7 @@ from ..model import StepStatus
 from ..recovery import Sweeper, SweeperThread
 from ..runtime import outages
 from ..runtime.engine import installed_beside
+from ..runtime.transactions import prepare_transactions
 from . import ended
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def install(binding: Binding) -> None:
                 # A signal's receiver can only stop a worker that must not run by leaving the process.
                 logger.critical("this worker does not start: %s", error)
                 raise SystemExit(1) from error
+            prepare_transactions(binding.registry)  # before the pool forks
 
     def process_init(**_: Any) -> None:
         binding.hook_tasks()

@@ -1,36 +1,24 @@
-"""The transaction of a transactional step, and the session that its body gets: neither commits nor rolls back by itself."""
+"""The transaction of a transactional step, with a session on it.
+
+SQLAlchemy's ORM takes 6 MB and a good part of a second: it is loaded with the first transactional step, or by a worker that
+knows of one before it forks.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from ..errors import JournalUnreachable, TransactionMisuse
 from .database import Database
 from .outages import aborted, unreachable
 
-
-class StepSession(Session):
-    """A session inside a step's own transaction. Savepoints (`begin_nested()`) are the body's own."""
-
-    def commit(self) -> NoReturn:
-        """Refused: the step's row and its effect are one commit, made when the body returns."""
-        raise TransactionMisuse(
-            "durable.session() cannot be committed: the step commits it together with its own record when the body "
-            "returns. Remove the commit, or use session.begin_nested() for a part that may fail by itself."
-        )
-
-    def rollback(self) -> NoReturn:
-        """Refused: raising an error rolls back the step and its effect."""
-        raise TransactionMisuse(
-            "durable.session() cannot be rolled back: raise an error to undo the whole step, or use "
-            "session.begin_nested() for a part that may fail by itself."
-        )
+if TYPE_CHECKING:
+    from .step_session import StepSession
 
 
 class Refused(Exception):
@@ -57,6 +45,11 @@ def _swallowed(error: SQLAlchemyError) -> TransactionMisuse | None:
     return misuse
 
 
+def load_sessions() -> None:
+    """Loads what `step_transaction` needs, so that processes forked from this one share it."""
+    from . import step_session  # noqa: F401 - loading it is the purpose
+
+
 @contextlib.contextmanager
 def step_transaction(db: Database) -> Iterator[tuple[Connection, StepSession]]:
     """One transaction with a session on it; what the session still holds is flushed before the commit.
@@ -66,6 +59,8 @@ def step_transaction(db: Database) -> Iterator[tuple[Connection, StepSession]]:
         JournalUnreachable: the database went away, or its answer to the commit was lost: what was committed is unknown
             until the step's row is read again.
     """
+    from .step_session import StepSession
+
     session = StepSession()
     try:
         with db.open_transaction(users=True) as connection:
@@ -80,4 +75,4 @@ def step_transaction(db: Database) -> Iterator[tuple[Connection, StepSession]]:
     finally:
         # Only now: closing rolls back, which after the commit above means nothing, and before it would undo the step.
         with contextlib.suppress(Exception):
-            Session.close(session)
+            session.close()

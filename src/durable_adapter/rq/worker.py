@@ -28,6 +28,7 @@ from ..recovery import Sweeper, SweeperThread
 from ..runtime import outages
 from ..runtime.doubt import attempt_lost
 from ..runtime.engine import installed_beside
+from ..runtime.transactions import prepare_transactions
 from .binding import Binding
 from .installing import install
 from .leftovers import Leftovers
@@ -128,6 +129,7 @@ class Durable:
         binding.queues = [queue.name for queue in self.queues]  # type: ignore[attr-defined]
         binding.hook(self.job_class)  # type: ignore[attr-defined]
         binding.host.is_stopping = lambda: False
+        prepare_transactions(binding.registry)  # before a horse is forked
         _ = binding.journal.db.engine  # made before there is a thread, so that no horse is forked while one makes it
         self._durable_lost = []
         self._durable_begin(binding)

@@ -31,6 +31,12 @@ class Marked:
         """Whether any task is durable here."""
         return bool(self.steps or self.workflows or self.compensations)
 
+    @property
+    def has_transactional(self) -> bool:
+        """Whether a step that this process knows is transactional, be it a task or a plain function called in place."""
+        declared = (entry.step for entry in DECLARED if entry.step is not None)
+        return any(policy.transactional for policy in (*self.steps.values(), *declared))
+
     def is_marked(self, name: str) -> bool:
         """Whether a task is durable here: a step, a workflow function, or a compensation of one."""
         return name in self.steps or name in self.workflows or name in self.compensations
@@ -72,6 +78,11 @@ class Named(Marked):
     def __init__(self) -> None:
         super().__init__()
         self._looked: set[str] = set()
+
+    @property
+    def has_transactional(self) -> bool:
+        """Whether a step that this process knows is transactional, those included that are marked by name."""
+        return super().has_transactional or any(policy.transactional for policy in self.named.values())
 
     def look(self, name: str | None, given: Any = None) -> bool:
         """Learns what a function declares, and says whether it is durable.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import JournalUnreachable, Left, TransactionMisuse
 from ..journal import Ended
-from ..journal.sessions import Refused, step_transaction
+from ..journal.sessions import Refused, load_sessions, step_transaction
 from ..model import CLAIMABLE, StepRow, StepStatus, new_token
 from .calls import Call, Wish
 from .current_step import RunningStep
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from .host import Host
+    from .marked import Marked
 
 logger = logging.getLogger("durable_adapter")
 
@@ -88,6 +89,16 @@ class TransactionLost(Exception):
 
 class TransactionEnded(Exception):
     """Raised where the body ended the transaction itself: what it wrote after that was committed without the step."""
+
+
+def prepare_transactions(marked: Marked) -> None:
+    """Loads the ORM before a worker forks, where a transactional step is declared; its children then share it.
+
+    A worker that forks before it imports its jobs knows of no declaration: then each child loads the ORM with its first
+    transactional step.
+    """
+    if marked.has_transactional:
+        load_sessions()
 
 
 def run_transaction(host: Host, call: Call) -> Committed:
