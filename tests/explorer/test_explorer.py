@@ -60,8 +60,11 @@ class Forgetful(Schedule):
 
 
 def test_an_effect_that_is_repeated_because_a_probe_lied_is_found(stage: Stage):
-    problems = [problem for seed in range(100) for problem in Forgetful(stage, seed).play().problems]
-    assert any("(probe" in problem and "happened 2 times" in problem for problem in problems)
+    for seed in range(200):
+        problems = Forgetful(stage, seed).play().problems
+        if any("(probe" in problem and "happened 2 times" in problem for problem in problems):
+            return
+    pytest.fail("none of 200 schedules found it")
 
 
 class KeyedChains(Author):
@@ -106,7 +109,7 @@ def unclaimed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lost_effects(stage: Stage) -> list[str]:
     """Effects of steps that are called cancelled, which says that they never ran, in schedules where runs are given up."""
-    for seed in range(60):
+    for seed in range(40):
         problems = GivenUp(stage, seed).play().problems
         assert not any("TypeError" in problem for problem in problems), problems
         found = [p for p in problems if "cancelled" in p and "neither recorded nor shown" in p]
