@@ -48,6 +48,9 @@ LONGEST = 3600 * SECOND
 #: When an attempt is over of which only its time-out is known: not before its body returns or its process is dead.
 #: The year 9000 rather than no time at all, so that whoever compares it with a clock finds it in the future.
 NOT_OVER = 221_845_392_000 * SECOND
+#: When an attempt is over whose worker fell silent, where no time-out says how long a body lasts: nobody knows. Silence is no
+#: end of a body: the process may have lost its database alone. As late as `NOT_OVER`, and told apart from it.
+SILENT = NOT_OVER + SECOND
 
 
 class Doubts:
@@ -75,7 +78,8 @@ class Doubts:
             row: the step as last read.
             token: the attempt's claim; None for a step that took none, whose row is planned or waiting.
             why: in words, for people.
-            over: the attempt is certainly over; otherwise it is over when its time-out has passed.
+            over: the attempt is certainly over; otherwise it is over when its time-out has passed, and without one it is not
+                known to be over (`SILENT`).
             error: what the attempt raised, if it did.
             who: the worker or sweeper that says so.
 
@@ -102,14 +106,17 @@ class Doubts:
         now = self._db.now
         timeout = row.options.get("timeout")
         # An attempt that is not certainly over is so when its time-out, counted from its begin, has passed as well.
-        over_at: Any = now if over or timeout is None else sa.func.coalesce(step.c.begun_at, now) + int(timeout)
-        if over is None:
+        over_at: Any = SILENT if timeout is None else sa.func.coalesce(step.c.begun_at, now) + int(timeout)
+        if over or token is None:
+            over_at = now
+        elif over is None:
             over_at = NOT_OVER
         here = [step.c.ref == row.ref, step.c.key == row.key]
         if token is None:
             conditions = [*here, _same_token(row), step.c.status == StepStatus.PLANNED.value]
         else:
-            running = sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.over_at == NOT_OVER)
+            unended = (NOT_OVER, SILENT) if over else (NOT_OVER,)
+            running = sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.over_at.in_(unended))
             begun = step.c.status == StepStatus.BEGUN.value
             conditions = [*here, step.c.token == token, begun if over is None else sa.or_(begun, running)]
         changed = conn.execute(
@@ -522,13 +529,19 @@ class Doubts:
     def of_the_dead(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, str | None]]:
         """Begun steps, and timed-out ones, whose worker is dead or has stopped, with how that is known.
 
-        That is None where the worker's row is gone.
+        That is None where the worker's row is gone. A step that is in doubt for its worker's silence is found once more
+        where that worker's parent sees it end later.
         """
+        ended_since = sa.and_(
+            step.c.status.in_(literals((StepStatus.IN_DOUBT,))),
+            step.c.over_at == SILENT,
+            worker.c.death == Death.PARENT_SAW.value,
+        )
         dead = (
             sa.select(step)
             .join(worker, worker.c.id == step.c.worker, isouter=True)
             .where(
-                _RUNNING,
+                sa.or_(_RUNNING, ended_since),
                 sa.or_(worker.c.dead_at.is_not(None), worker.c.stopped_at.is_not(None), worker.c.id.is_(None)),
                 *_not_of(leave),
             )

@@ -106,9 +106,19 @@ class Workers:
         )
 
     def child_died(self, parent: str, pid: int, why: str) -> int:
-        """A parent saw its own child end: writes its death. One commit."""
-        condition = sa.and_(worker.c.parent == parent, worker.c.pid == pid, worker.c.alive == 1)
-        return self._db.transaction(lambda conn: self._die(conn, condition, Death.PARENT_SAW, why))
+        """A parent saw its own child end: writes its death. One commit.
+
+        A child that had been declared dead for its silence is known to have ended only now. That is written as well, and
+        is no second death: it is not counted.
+        """
+        its = sa.and_(worker.c.parent == parent, worker.c.pid == pid)
+
+        def write(conn: Connection) -> int:
+            silent = sa.and_(its, worker.c.death == Death.STOOD_STILL.value)
+            conn.execute(sa.update(worker).where(silent).values(death=Death.PARENT_SAW.value))
+            return self._die(conn, sa.and_(its, worker.c.alive == 1), Death.PARENT_SAW, why)
+
+        return self._db.transaction(write)
 
     def stood_still(self, worker_id: str, beats: int, why: str) -> int:
         """A sweeper watched a beat counter stand still: writes the death, unless it moved meanwhile. One commit.

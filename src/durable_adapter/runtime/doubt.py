@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Left, UnserialisableValue
+from ..journal.doubts import AGAIN, SILENT
 from ..model import SECOND, Effect, Safety, StepRow, StepStatus
 from ..policy import MAX_TAKEOVERS, CannotTell, DidNotHappen, Happened
 from . import alerts
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: How long a probe that raises is asked again, from the moment of the doubt, before a person is asked.
 PROBE_PATIENCE = 900 * SECOND
+#: How long a probe that says "did not happen" of an attempt that nobody saw end is asked again, before a person is asked.
+SILENT_PATIENCE = 900 * SECOND
 #: How long after a probe raised it is asked again.
 PROBE_AGAIN = 10 * SECOND
 #: How often a step whose worker died may be begun again because its probe says that nothing happened.
@@ -53,8 +56,11 @@ def hold(host: Host, call: Call, row: StepRow, why: str) -> None:
 
 
 def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
-    """A new attempt of an idempotent step, inside its window and below its cap."""
-    if row.over_at is not None and row.over_at > now:
+    """A new attempt of an idempotent step, inside its window and below its cap.
+
+    A worker's silence is enough for it: the provider's key guards it against the attempt that may go on.
+    """
+    if row.over_at is not None and row.over_at > now and row.over_at != SILENT:
         host.patient.doubts.ask_later(row, row.over_at or now)
         raise Left(f"step {row.name} is in doubt and its attempt may still be running")
     if row.takeovers >= MAX_TAKEOVERS:
@@ -111,6 +117,9 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
             why = evidence or "the probe said that it happened"
             doubts.happened(row, outcome, who="probe", why=why, send=False)
         case DidNotHappen(evidence=evidence):
+            if row.over_at == SILENT:
+                _ask_of_the_silent(host, call, row, now)
+                return
             if now < counts_from:
                 doubts.ask_later(row, counts_from)
                 left = (counts_from - now) / SECOND
@@ -124,6 +133,21 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
                 f"its probe answered {type(verdict).__name__}, which is no verdict: it must return durable.happened(value), "
                 "durable.did_not_happen() or durable.cannot_tell()",
             )  # fmt: skip
+
+
+def _ask_of_the_silent(host: Host, call: Call, row: StepRow, now: int) -> None:
+    """ "Did not happen" of an attempt that nobody saw end counts at no time: it is asked again, and held in the end.
+
+    Its worker fell silent, and no time-out says how long its body lasts: it may have lost only its database.
+    """
+    if now - (row.doubt_at or now) <= max(SILENT_PATIENCE, call.policy.settle_us):
+        host.patient.doubts.ask_later(row, now + AGAIN)
+        raise Left(f"step {row.name}: the probe's “did not happen” does not count: nobody saw its attempt end; it is asked again")
+    why = (
+        f"its probe says that it did not happen, and nobody saw its attempt end: {row.doubt}. Declare a timeout= on the step, "
+        "or see to it that this process has ended, and resolve the step"
+    )
+    hold(host, call, row, why)
 
 
 def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
