@@ -112,3 +112,28 @@ def with_probe(page: Path, text: str, mark_above: str) -> str:
     """The shop with the charge replaced."""
     start, end = (text.index(f"@durable.step\n{mark_above}def {name}") for name in ("charge", "ship"))
     return text[:start] + listing(page, "shop.py, the charge") + "\n\n" + text[end:]
+
+
+def shown(page: Path, command: str) -> list[str]:
+    """Returns what a page shows below a command, in the parts between its lines of three full stops.
+
+    Raises:
+        ValueError: the page shows nothing below it.
+    """
+    for block in blocks(page):
+        lines = block.text.splitlines()
+        if block.language == "console" and f"$ {command}" in lines:
+            below = lines[lines.index(f"$ {command}") + 1 :]
+            end = next((number for number, line in enumerate(below) if line.startswith("$ ")), len(below))
+            parts = re.split(r"^\.\.\.$", "\n".join(below[:end]), flags=re.M)
+            if found := [part for part in parts if part.strip()]:
+                return found
+    raise ValueError(f"{page.name} shows nothing below `{command}`")
+
+
+def same(text: str) -> str:
+    """Returns an output without what differs from one run to the next: spaces, hosts, times, numbers."""
+    text = " ".join(text.split())
+    text = re.sub(r"\bon \S+ \(pid", "on HOST (pid", text)
+    text = re.sub(r"\b\d+(\.\d+)? (ms|s)\b", "TIME", text)
+    return re.sub(r"\d+", "0", text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from pathlib import Path
 
 from tests.docs.pages import DOCS, blocks
@@ -21,11 +23,21 @@ def test_the_quick_start_goes_as_it_is_told(tmp_path: Path):
         reader.stop_worker()
 
 
+def has_queue(broker: Path) -> bool:
+    """Whether the worker has made its queue in the broker's file."""
+    if not broker.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(broker)) as db, contextlib.suppress(sqlite3.OperationalError):
+        return db.execute("SELECT 1 FROM kombu_queue WHERE name = 'celery'").fetchone() is not None
+    return False
+
+
 def follow(reader: Reader) -> None:
     """Does what the page says, in its order."""
     plain = listing(PAGE, "shop.py")
     reader.write(plain)
     reader.start_worker()
+    eventually(lambda: has_queue(reader.folder / "broker.sqlite3"), 30, reader.log)
     reader.buy_and_kill("order-1")
     shipped, mailed = "shipped {0} for charge-of-{0}", "mailed {0}"
     reader.wait_for("order-1", ["charged order-1", "charged order-1", shipped.format("order-1"), mailed.format("order-1")])
