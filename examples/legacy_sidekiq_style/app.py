@@ -1,5 +1,5 @@
 """The shop's Celery settings, the same on both sides: late acknowledgement, one message at a time, broker and results
-in plain files.
+in SQLite files.
 
 `SHOP_DIR` is where queue and results live; `SHOP_BROKER_URL` and `SHOP_RESULT_BACKEND` put them elsewhere, and
 `SHOP_ACKS_LATE=0` acknowledges early, as Celery does by default.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from celery import Celery
 
@@ -17,7 +16,9 @@ from celery import Celery
 def create_app(package: str) -> Celery:
     """The Celery app for the jobs of *package*, configured from the environment."""
     home = Path(os.environ.get("SHOP_DIR", "shop-data")).resolve()
-    broker = os.environ.get("SHOP_BROKER_URL", "filesystem://")
+    home.mkdir(parents=True, exist_ok=True)
+    # kombu's transport on SQLAlchemy takes a message in a transaction: none is ever read half, and none ends the worker.
+    broker = os.environ.get("SHOP_BROKER_URL", f"sqla+sqlite:///{home / 'broker.sqlite3'}")
     app = Celery("shop", broker=broker, include=[f"{package}.orders", f"{package}.exchange"])
     late = os.environ.get("SHOP_ACKS_LATE", "1") != "0"
     app.conf.update(
@@ -28,26 +29,7 @@ def create_app(package: str) -> Celery:
         # How long the pool waits for a dead child's last words before the job counts as lost (Celery's default: 10 s).
         worker_lost_wait=1.0,
         broker_connection_retry_on_startup=True,
+        # That transport has no remote control.
+        worker_enable_remote_control=not broker.startswith("sqla"),
     )
-    if broker.startswith("filesystem:"):
-        app.conf.broker_transport_options = _folders(home / "broker")
-        # Remote control would need a reply queue per process, and files make that slow.
-        app.conf.worker_enable_remote_control = False
-    else:
-        home.mkdir(parents=True, exist_ok=True)
     return app
-
-
-def _folders(home: Path) -> dict[str, Any]:
-    queue, processed, control = home / "queue", home / "processed", home / "control"
-    for folder in (queue, processed, control):
-        folder.mkdir(parents=True, exist_ok=True)
-    return {
-        "data_folder_in": str(queue),
-        "data_folder_out": str(queue),
-        "control_folder": str(control),
-        # A message is moved while it is read; without a folder for that, kombu uses the machine's temporary one.
-        "store_processed": True,
-        "processed_folder": str(processed),
-        "polling_interval": 0.1,
-    }

@@ -54,6 +54,17 @@ def _celery_workers(side: str) -> list[list[str]]:
     return [["-m", "celery", "-A", f"{CELERY.side(side)}.app", "worker", "--pool=prefork", "--concurrency=2", *switches]]
 
 
+def _open_broker(processes: Processes) -> None:
+    """Makes the broker's tables and its one queue, before two processes try that at once: kombu lets one of them fail."""
+    from kombu import Connection, Queue
+
+    home = Path(processes.env["SHOP_DIR"])
+    home.mkdir(parents=True, exist_ok=True)
+    processes.env["SHOP_BROKER_URL"] = f"sqla+sqlite:///{home / 'broker.sqlite3'}"
+    with Connection(processes.env["SHOP_BROKER_URL"]) as connection:
+        Queue("celery").bind(connection.default_channel).declare()
+
+
 def _rq_workers(side: str) -> list[list[str]]:
     """Two workers, each of which forks a process for each job."""
     worker = "durable_adapter.rq.Worker" if side == "after" else "rq.Worker"
@@ -87,6 +98,6 @@ def _requeue_what_failed(processes: Processes) -> None:
     processes.run(["-m", "rq.cli", "requeue", "--queue", "default", "--all"], "requeue.log")
 
 
-#: Its broker is a folder, which loses the messages of a killed worker by itself.
-CELERY = Engine("celery", "", _celery_workers)
+#: Its broker is a table, in which what a killed worker had taken stays taken: nobody gets it again.
+CELERY = Engine("celery", "", _celery_workers, open=_open_broker)
 RQ = Engine("rq", "on_rq", _rq_workers, open=_open_redis, forget=_restart_redis_empty, requeue=_requeue_what_failed)

@@ -1,9 +1,9 @@
 """Tells the stories with real processes: a bank, workers, a customer, and `kill -9` at the telling moment.
 
-The same on Celery and on RQ: how those differ is in `engines.py`. `run_story` needs nothing but a directory: the broker
-is a folder, or a Redis in Python in a process of its own, and everything else SQLite, all of it in `workdir`. It knows
-the moment because the bank holds its answer back at a gate until the worker is dead. What happened is read from the
-bank's ledger; that it came to its end, from the shop's own table.
+The same on Celery and on RQ: how those differ is in `engines.py`. `run_story` needs nothing but a directory: Celery's
+broker is a SQLite file, RQ's a Redis in Python in a process of its own, and everything else SQLite, all of it in
+`workdir`. It knows the moment because the bank holds its answer back at a gate until the worker is dead. What happened
+is read from the bank's ledger; that it came to its end, from the shop's own table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,7 +24,6 @@ from .engines import CELERY, PACKAGE, RQ, Engine
 from .processes import DidNotStart, Processes, kill_child, kill_with_children, port_of
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Sequence
 
     from .control import Rule
@@ -40,6 +41,9 @@ SHORT_TIMEOUT, LONG_TIMEOUT = 2.0, 30.0
 #: Seconds after which a telling is read as it stands.
 LONGEST = 90.0
 
+#: Exit codes of `explain` that are not a failure to look: nothing is wrong, something is.
+EXPLAINED = (0, 1)
+
 _IMPORT_ROOT = Path(__file__).resolve().parents[1]
 
 #: What `durable-adapter migrate` does, without the command line.
@@ -56,11 +60,13 @@ class Subject:
     """What a story is about.
 
     `made` is the Python that makes it, `reference` how the bank knows it, `status` the shop's own row about it (a
-    query) and `done` what that says in the end; `ledger` is what the bank's books hold when all went right.
+    query) and `done` what that says in the end; `ledger` is what the bank's books hold when all went right. `workflow` is
+    the id under which durable-adapter knows it.
     """
 
     made: str
     reference: str
+    workflow: str
     status: str
     done: str
     ledger: dict[str, int]
@@ -69,6 +75,7 @@ class Subject:
 _ORDER = Subject(
     made="shop.Order(42, email='ada@example.com', card='4242', total=7400, items={'teapot': 1, 'cup': 6})",
     reference="order-42",
+    workflow="order-42",
     status="SELECT status FROM orders WHERE id = 42",
     done="fulfilled",
     ledger={"charges": 1, "stock_moves": 2, "mails": 1, "shipments": 1},
@@ -76,6 +83,7 @@ _ORDER = Subject(
 _EXCHANGE = Subject(
     made="shop.Transaction('fx-7', source='ada-usd', target='ada-eur', pair='USD/EUR', amount=10000)",
     reference="fx-7",
+    workflow="exchange-fx-7",
     status="SELECT status FROM transactions WHERE id = 'fx-7'",
     done="completed",
     ledger={"checks": 1, "debits": 1, "quotes": 1, "credits": 1, "bookings": 1},
@@ -271,6 +279,19 @@ def tell(story: Story, side: Side, on: Processes, on_progress: Progress = print)
         ledger = bank.ledger()
         ended = max((row["at"] for row in ledger["rows"]), default=pressed)
         return Telling(story, side, ledger, finished, round(ended - pressed, 1))
+
+
+def explain(story: Story, on: Processes) -> str:
+    """Returns what `durable-adapter explain` prints about the subject of a story that was told after, from its journal.
+
+    Raises:
+        DidNotStart: the command failed; the message holds what it said.
+    """
+    command = [sys.executable, "-m", "durable_adapter.cli", "explain", "--", story.subject.workflow]
+    done = subprocess.run(command, check=False, cwd=on.workdir, env=on.env, capture_output=True, text=True, timeout=60)
+    if done.returncode not in EXPLAINED:
+        raise DidNotStart(f"durable-adapter explain failed:\n{done.stderr}")
+    return done.stdout.strip("\n")
 
 
 class Workers:

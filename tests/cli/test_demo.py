@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -83,7 +84,15 @@ def test_the_demo_runs_from_a_wheel_and_survives_every_kill(
     assert f"diff -u installed/durable_adapter/_examples/legacy_sidekiq_style/{shop}before " in done.stdout
     for name in never_done:
         ledger = done.stdout[done.stdout.index(f"\n{name}  ") :].split("\n\n", 1)[0]
-        assert "done                          no                 yes" in ledger
+        assert re.search(r"^  done +no +yes$", ledger, re.M)
+        assert re.search(r"^  shipments +0 +1 +1 missing$", ledger, re.M)
+    chain = done.stdout[done.stdout.index("\norder-chain  ") :].split("\n\n", 1)[0]
+    assert re.search(r"^order-chain +before +after +wrong before$", chain, re.M)
+    assert re.search(r"^  charges +2 +148\.00 +1 +74\.00 +1 too many, 74\.00$", chain, re.M)
+    _, explained = done.stdout.split("$ durable-adapter explain -- order-42\n")
+    assert explained.startswith("order-42 · ")
+    assert "probe decided: " in explained
+    assert "the workflow ended: succeeded" in explained
     assert (where / "order-worker-lost-after" / "journal.sqlite3").is_file()
 
 
@@ -150,8 +159,8 @@ class Scenario:
     DidNotStart = RuntimeError
     ENGINES: ClassVar[dict[str, Any]] = {"celery": SimpleNamespace(place=""), "rq": SimpleNamespace(place="on_rq")}
 
-    def __init__(self, right: str) -> None:
-        self.right = right
+    def __init__(self, right: str, *, silent: bool = False) -> None:
+        self.right, self.silent = right, silent
         self.staged: list[tuple[str, str]] = []
         self.STORIES = {
             "celery": {"order": self.story("celery"), "order-early-ack": self.story("celery")},
@@ -159,17 +168,25 @@ class Scenario:
         }
 
     def story(self, engine: str) -> Any:
-        return SimpleNamespace(engine=engine, title="it goes wrong")
+        return SimpleNamespace(engine=engine, title="it goes wrong", subject=SimpleNamespace(workflow="order-42"))
 
     def stage(self, story: Any, workdir: Path) -> Any:
         self.staged.append((story.engine, workdir.name))
         return SimpleNamespace(close=lambda: None)
 
+    def explain(self, story: Any, _stage: Any) -> str:
+        if self.silent:
+            raise self.DidNotStart("the journal is gone")
+        return f"{story.subject.workflow} on {story.engine}, as explain tells it"
+
     def tell(self, story: Any, side: str, _stage: Any, _say: Any) -> Told:
         return Told(story, is_right=side == self.right)
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [(["--json"], '{"stories": [{"name": "order", '), ([], "2  (148.00)")])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(["--json"], '{"stories": [{"name": "order", '), ([], "  charges             2     148.00  2     148.00\n")],
+)
 def test_a_ledger_that_is_wrong_afterwards_is_a_failure(
     arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -177,6 +194,19 @@ def test_a_ledger_that_is_wrong_afterwards_is_a_failure(
     done = CliRunner().invoke(demo, [*arguments, "--story", "order", "--workdir", str(tmp_path)])
     assert done.exit_code == 1
     assert expected in done.stdout
+
+
+def test_the_demo_ends_with_what_explain_says_about_the_last_story(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(module, "_scenario", lambda _place, _engines: Scenario(right="after"))
+    done = CliRunner().invoke(demo, ["--engine", "all", "--story", "order", "--workdir", str(tmp_path)])
+    assert "\n$ durable-adapter explain -- order-42\norder-42 on rq, as explain tells it\n" in done.stdout
+
+
+def test_an_explain_that_fails_is_a_demo_that_was_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(module, "_scenario", lambda _place, _engines: Scenario(right="after", silent=True))
+    done = CliRunner().invoke(demo, ["--story", "order", "--workdir", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "order: the journal is gone" in done.output
 
 
 def test_all_engines_tell_a_story_each_under_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from legacy_sidekiq_style import scenario
+from legacy_sidekiq_style.app import create_app
 from legacy_sidekiq_style.processes import Processes, kill_child, kill_with_children
 
 from tests.servers.waiting import eventually
@@ -66,3 +67,15 @@ def test_a_button_that_is_pressed_twice_starts_one_durable_chain(engine: str, tm
     told = scenario.tell(story, "after", processes, press_once_more)
     assert told.counts == story.subject.ledger
     assert told.finished
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_worker_of_the_shop_takes_its_messages_in_transactions(side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # A transport on plain files may read a message while another process writes it, and that ends the worker.
+    monkeypatch.setenv("SHOP_DIR", str(tmp_path))
+    monkeypatch.delenv("SHOP_BROKER_URL", raising=False)
+    app = create_app(f"legacy_sidekiq_style.{side}")
+    with app.connection() as connection:
+        assert connection.transport.driver_type == "sql"
+        connection.SimpleQueue("celery").put({"order": 42})
+    assert (tmp_path / "broker.sqlite3").is_file()

@@ -18,11 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..printable import shell_word
 from .command import Command
 from .options import invocation
 
@@ -74,9 +76,10 @@ def stories() -> tuple[str, list[tuple[str, str]]]:
 def demo(ctx: click.Context, engine: str, names: tuple[str, ...], as_json: bool, workdir: Path | None) -> None:
     """Kill a legacy shop in the middle, before and after, and show the bank's ledger.
 
-    Starts a small bank and real workers of Celery or RQ, ends them with kill -9 at the telling moment, and counts what
-    the bank was made to do. Needs no service: Celery's broker is a folder, RQ's Redis is one in Python, everything else
-    SQLite. Exits with 0 only if the shop with durable-adapter did everything exactly as often as it should.
+    Starts a small bank and real workers of Celery or RQ, ends them with kill -9 at the telling moment, counts what the bank
+    was made to do, and ends with what `durable-adapter explain` says about the last story. Needs no service: Celery's
+    broker is a SQLite file, RQ's Redis is one in Python, everything else SQLite. Exits with 0 only if the shop with
+    durable-adapter did everything exactly as often as it should.
     """
     engines = ENGINES if engine == "all" else (engine,)
     place = _examples()
@@ -85,15 +88,18 @@ def demo(ctx: click.Context, engine: str, names: tuple[str, ...], as_json: bool,
     as_json = as_json or invocation(ctx).as_json
     printer = _Printer(as_json)
     with _folder(workdir) as folder, _terminated_means_interrupted():
-        tellings = []
+        tellings, explained = [], ""
         for number, (name, story) in enumerate(chosen.items(), start=1):
             printer.title(f"Story {number} of {len(chosen)}, {name}: {story.title}")
             tellings.append((name, _tell_both_sides(scenario, name, story, folder, printer.clock())))
+        if not as_json:
+            explained = _explained(scenario, *list(chosen.items())[-1], folder)
     right = all(told["after"].is_right for _, told in tellings)
     if as_json:
         click.echo(json.dumps({"stories": [_counts(name, told) for name, told in tellings]}))
     else:
         printer.ledger(tellings)
+        printer.explanation(story.subject.workflow, explained)
         printer.end(right, [place / EXAMPLES / scenario.ENGINES[name].place for name in engines], workdir)
     ctx.exit(RIGHT if right else WRONG)
 
@@ -201,6 +207,14 @@ def _tell_both_sides(scenario: Any, name: str, story: Any, folder: Path, say: Sa
                 stage.close()
 
 
+def _explained(scenario: Any, name: str, story: Any, folder: Path) -> str:
+    """Returns what `explain` says about the after side of a story that was told."""
+    try:
+        return str(scenario.explain(story, scenario.stage(story, folder / f"{name}-after")))
+    except scenario.DidNotStart as error:
+        raise CannotTell(f"{name}: {error}") from error
+
+
 def _on_side(say: Say, side: str) -> Callable[[str], None]:
     return lambda line: say(side, line)
 
@@ -210,18 +224,47 @@ def _counts(name: str, told: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, **{side: told[side].columns() for side in SIDES}}
 
 
-def _lines(told: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What happened on both sides, a line for each kind of ledger row: the kind, before, after."""
+@dataclass(frozen=True)
+class _Line:
+    """One effect, as the table shows it."""
+
+    effect: str
+    before: str
+    after: str
+    difference: str
+
+
+def _lines(told: dict[str, Any]) -> list[_Line]:
+    """Returns a line for each kind of effect that either side had, and one that says whether the shop came to its end."""
     before, after = told["before"], told["after"]
     kinds = [kind for kind in after.ledger["counts"] if kind in before.counts or kind in after.counts]
-    lines = [(kind.replace("_", " "), *(_amount(side.ledger, kind) for side in (before, after))) for kind in kinds]
-    return [*lines, ("done", *("yes" if side.finished else "no" for side in (before, after)))]
+    lines = [
+        _Line(kind.replace("_", " "), _amount(before.ledger, kind), _amount(after.ledger, kind), _difference(told, kind))
+        for kind in kinds
+    ]
+    ended = ["yes" if side.finished else "no" for side in (before, after)]
+    return [*lines, _Line("done", ended[0], ended[1], "")]
 
 
 def _amount(ledger: dict[str, Any], kind: str) -> str:
     """How often something happened, and how much money it moved."""
     count, total = ledger["counts"][kind], ledger["sums"].get(kind, 0)
-    return f"{count}  ({total / 100:,.2f})" if total else str(count)
+    return f"{count}  {_money(total):>9}"
+
+
+def _difference(told: dict[str, Any], kind: str) -> str:
+    """Returns what was wrong before, as far as the after side differs: how many, and how much money."""
+    before, after = told["before"].ledger, told["after"].ledger
+    count = before["counts"][kind] - after["counts"][kind]
+    money = _money(abs(before["sums"].get(kind, 0) - after["sums"].get(kind, 0)))
+    if not count:
+        return ""
+    return f"{abs(count)} {'too many' if count > 0 else 'missing'}{f', {money}' if money else ''}"
+
+
+def _money(total: int) -> str:
+    """An amount in minor units as people write it; nothing where no money moved."""
+    return f"{total / 100:,.2f}" if total else ""
 
 
 class _Printer:
@@ -248,26 +291,33 @@ class _Printer:
         return say
 
     def ledger(self, tellings: list[tuple[str, dict[str, Any]]]) -> None:
-        """The bank's ledger, before | after."""
+        """The bank's ledger: each effect before and after, side by side, and what was wrong before."""
         self._console.print("\nWhat the bank's ledger says", style="bold")
         if not self._console.is_terminal:
             for name, told in tellings:
-                self._console.print(f"\n{name:14}  {'before':>18}  {'after':>18}")
-                for kind, before, after in _lines(told):
-                    self._console.print(f"  {kind:12}  {before:>18}  {after:>18}")
+                rows = [_Line(name, "before", "after", "wrong before"), *_lines(told)]
+                self._console.print()
+                for number, row in enumerate(rows):
+                    effect = row.effect if number == 0 else f"  {row.effect}"
+                    line = f"{effect:22}{row.before:>12}  {row.after:>12}   {row.difference}"
+                    self._console.print(line.rstrip())
             return
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("story", "", *SIDES)
+        table = Table("story", "effect", *SIDES, "wrong before")
         for name, told in tellings:
-            lines = _lines(told)
-            for kind, before, after in lines:
-                differs = before != after
-                shown = name if kind == lines[0][0] else ""
-                table.add_row(shown, kind, Text(before, "red" if differs else ""), Text(after, "green" if differs else ""))
+            for number, row in enumerate(_lines(told)):
+                differs = row.before != row.after
+                sides = Text(row.before, "red" if differs else ""), Text(row.after, "green" if differs else "")
+                table.add_row("" if number else name, row.effect, *sides, Text(row.difference, "red"))
             table.add_section()
         self._console.print(table)
+
+    def explanation(self, workflow: str, text: str) -> None:
+        """What `explain` says about a workflow."""
+        self._console.print(f"\nWhat the journal says\n\n$ durable-adapter explain -- {shell_word(workflow)}", style="bold")
+        self._console.print(text)
 
     def end(self, right: bool, shops: Sequence[Path], workdir: Path | None) -> None:
         """How it ended, and where to look further."""
