@@ -65,6 +65,8 @@ def columns() -> dict[str, list[sa.Column[Any]]]:
             sa.Column("namespace", name(64)),
             # Microseconds between two of its beats.
             sa.Column("beat_every", sa.BigInteger),
+            # What the host's own clock said at its last beat, in microseconds.
+            sa.Column("clock_at", sa.BigInteger),
         ],
     }
 

@@ -577,6 +577,8 @@ class WorkerRow:
     namespace: str | None = None
     #: Microseconds between two of its beats; None in rows of revision 0001.
     beat_every: int | None = None
+    #: Microseconds of the host's own clock at its last beat; None in rows of revision 0001.
+    clock_at: int | None = None
 
 
 def attempt_name(ref: str, key: str, token: str | None) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from durable_adapter.cli.checks.check import Check, Level
 from durable_adapter.cli.checks.journal import _clock, _server, journal_checks
-from durable_adapter.journal import Journal
+from durable_adapter.journal import Journal, workers
 from durable_adapter.journal.schema import REVISION
 from durable_adapter.model import SECOND, Kind
 from durable_adapter.reconcile.commands import Caller
@@ -137,6 +137,25 @@ def test_a_clock_that_differs_is_told(by: float, told: str) -> None:
 
 def of_app(cli: Cli, shop: Shop, *words: str) -> dict[str, dict[str, str]]:
     return checks(cli.json("-A", shop.name, "doctor", *words))
+
+
+@on_sqlite
+@pytest.mark.parametrize(("by", "told"), [(3700, "far is 1 h 1 min ahead of it"), (-3700, "far is 1 h 1 min behind it")])
+def test_the_host_of_a_worker_whose_clock_is_off_is_named(
+    cli: Cli, journal: Journal, monkeypatch: pytest.MonkeyPatch, by: int, told: str
+) -> None:
+    a_worker(journal, "s1", role="sweeper")
+    a_worker(journal, "near", host="near")
+    assert checks(cli.json("doctor"))["host_clocks"]["level"] == "ok"
+    a_worker(journal, "far", host="far")  # its clock was right when it registered
+    clock = workers.host_clock
+    monkeypatch.setattr(workers, "host_clock", lambda: clock() + by * SECOND)
+    assert journal.workers.beat("far", [])
+    found = checks(cli.json("doctor", code=1))["host_clocks"]
+    assert found["level"] == "unsafe"
+    assert told in found["found"]
+    assert "near" not in found["found"]
+    assert "NTP" in found["cure"]
 
 
 @on_sqlite

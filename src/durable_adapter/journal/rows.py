@@ -382,6 +382,7 @@ def _worker(r: Any) -> WorkerRow:
         death=r["death"],
         namespace=r["namespace"],
         beat_every=r["beat_every"],
+        clock_at=r["clock_at"],
     )
 
 

@@ -216,6 +216,8 @@ worker = Table(
     Column("namespace", _name(LABEL_LENGTH)),
     # Microseconds between two of its beats, by which its silence is judged.
     Column("beat_every", BigInteger),
+    # What the host's own clock said at its last beat, in microseconds: nothing is judged by it, and `doctor` compares it.
+    Column("clock_at", BigInteger),
     PrimaryKeyConstraint("id"),
     **_MYSQL,
 )

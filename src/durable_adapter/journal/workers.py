@@ -6,6 +6,7 @@ A parent that saw its child die writes it at once. Anybody else has to have watc
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ from .database import Database
 from .events import Events
 from .rows import readable, worker_row
 from .schema import literals, step, worker
+
+
+def host_clock() -> int:
+    """Returns the time by this host's own clock, in microseconds. Only people are told of it: the journal uses the database's."""
+    return time.time_ns() // 1000
 
 
 class Workers:
@@ -35,6 +41,7 @@ class Workers:
                 (worker.c.beats, worker.c.beats + 1),
                 (worker.c.beat_at, db.now),
                 (worker.c.running, sa.bindparam("b_running")),
+                (worker.c.clock_at, sa.bindparam("b_clock")),
             )
         )
 
@@ -70,6 +77,7 @@ class Workers:
                     alive=1,
                     namespace=row.namespace,
                     beat_every=row.beat_every,
+                    clock_at=host_clock(),
                 )
             )
 
@@ -91,7 +99,7 @@ class Workers:
 
         def values() -> dict[str, Any]:
             names = running() if callable(running) else running
-            return {"b_id": worker_id, "b_running": json.dumps(list(names))}
+            return {"b_id": worker_id, "b_running": json.dumps(list(names)), "b_clock": host_clock()}
 
         return bool(self._db.execute(self._db.hot(self._beat), values))
 

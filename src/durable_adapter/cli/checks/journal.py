@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import JournalAhead, JournalError, JournalUnmigrated, UnreadableRow
 from ...model import SECOND, Event, Kind, StepStatus
 from ...reconcile.commands import INLINE
-from ...reconcile.words import plural, since, tongue
+from ...reconcile.words import plural, since, span, tongue
 from .check import Check, failed, note, ok, slow, unsafe
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 OLDEST: dict[str, tuple[int, ...]] = {"sqlite": (3, 40), "postgresql": (12,), "mysql": (8, 0, 17), "mariadb": (10, 6)}
 #: Seconds between two clocks from which on engine times (ETA, expiry) are visibly off.
 SKEW = 5.0
+#: The same for the clock of a worker's host: it is read before a beat is written, which may have to wait for a while.
+HOST_SKEW = 30 * SECOND
 #: Milliseconds for one round trip from which on every step feels it: it waits for two commits.
 FAR = 20.0
 #: Unfinished runs that are looked through for the engines that somebody has to sweep for, and for the queues they wait on.
@@ -61,6 +63,7 @@ def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str],
     for engine in sorted({*engines, *unfinished, *(w.engine for w in living if w.role == "worker")}) or ["celery"]:
         yield _sweeper(living, now, settings, engine, caller)
     yield from _workers(living, now, settings)
+    yield from _clocks_of_hosts(every)
     yield from _planned_queues(journal, living, now)
     yield from _ran_elsewhere(journal, now)
     yield from _unreadable(journal, now)
@@ -173,6 +176,25 @@ def _workers(living: list[WorkerRow], now: int, settings: Settings) -> Iterator[
     versions = sorted({w.code_version or "none" for w in workers})
     if len(versions) > 1:
         yield note("code_versions", f"workers run different code versions: {', '.join(versions)}", "finish the deploy")
+
+
+def _clocks_of_hosts(living: list[WorkerRow]) -> Iterator[Check]:
+    """Whether the hosts of living processes have the database's time, as each said at its last beat."""
+    apart: dict[str, int] = {}
+    for each in living:
+        if each.clock_at is not None:
+            skew = each.clock_at - each.beat_at
+            apart[each.host] = max(skew, apart.get(each.host, 0), key=abs)
+    wrong = {host: skew for host, skew in apart.items() if abs(skew) > HOST_SKEW}
+    if wrong:
+        told = (f"{host} is {span(abs(skew))} {'ahead of' if skew > 0 else 'behind'} it" for host, skew in sorted(wrong.items()))
+        yield unsafe(
+            "host_clocks",
+            f"the clocks of hosts with living workers differ from the database's: {'; '.join(told)}",
+            "synchronise these clocks (NTP). The journal only uses the database's; ETA and expiry use the host's",
+        )
+    elif apart:
+        yield ok("host_clocks", f"{plural(len(apart), 'host')} with living workers, none more than 30 s from the database")
 
 
 def _at(workers: Iterable[WorkerRow]) -> str:
