@@ -1,13 +1,14 @@
 """The shop on RQ: charge, ship, mail, as a lone job, a chain by `depends_on` and a workflow function.
 
 What a step does is in `tests.crash.shop`. RQ sends a function by its dotted name: the steps of each declaration are
-attributes of a namespace of this module, such as `undeclared_plain.charge`.
+functions of a module of their own, such as `tests.crash.rq_app.undeclared_plain`.
 """
 
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
+import sys
+from types import ModuleType
 from typing import Any
 
 import redis
@@ -25,7 +26,7 @@ from tests.crash.words import QUEUE, SAFETIES, STEPS
 FLAVOURS = ("plain", "retry", "callback", "again")
 
 
-def add_step(shop: SimpleNamespace, name: str, step: str, safety: str, flavour: str) -> None:
+def add_step(shop: ModuleType, step: str, safety: str, flavour: str) -> None:
     """Makes one function and marks it."""
 
     def body(order: str) -> Any:
@@ -34,10 +35,10 @@ def add_step(shop: SimpleNamespace, name: str, step: str, safety: str, flavour: 
         pause(order, step, "before-effect")
         return make_effect(step, order, safety)
 
-    setattr(shop, step, declare(step, safety)(named(body, name, step)))
+    setattr(shop, step, declare(step, safety)(named(body, shop, step)))
 
 
-def add_function(shop: SimpleNamespace, name: str) -> None:
+def add_function(shop: ModuleType) -> None:
     """Makes the workflow function: the same three steps in place."""
 
     def body(order: str) -> Any:
@@ -47,12 +48,12 @@ def add_function(shop: SimpleNamespace, name: str) -> None:
         pause(order, "ship", "after-end")
         return str(shop.mail(order))
 
-    shop.fulfil = durable.workflow(id="{order}")(named(body, name, "fulfil"))
+    shop.fulfil = durable.workflow(id="{order}")(named(body, shop, "fulfil"))
 
 
-def named(body: Any, name: str, step: str) -> Any:
+def named(body: Any, shop: ModuleType, step: str) -> Any:
     """The function under the name by which RQ is to find it."""
-    body.__name__, body.__qualname__ = step, f"{name}.{step}"
+    body.__module__, body.__name__, body.__qualname__ = shop.__name__, step, step
     return body
 
 
@@ -65,14 +66,15 @@ def is_time(order: str, step: str) -> bool:
     return True
 
 
-SHOPS: dict[tuple[str, str], SimpleNamespace] = {}
+SHOPS: dict[tuple[str, str], ModuleType] = {}
 for _safety in SAFETIES:
     for _flavour in ("plain", "again"):
         _name = f"{_safety}_{_flavour}"
-        SHOPS[_safety, _flavour] = globals()[_name] = _shop = SimpleNamespace()
+        _shop = ModuleType(f"{__name__}.{_name}")
+        SHOPS[_safety, _flavour] = globals()[_name] = sys.modules[_shop.__name__] = _shop
         for _step in STEPS:
-            add_step(_shop, _name, _step, _safety, _flavour)
-        add_function(_shop, _name)
+            add_step(_shop, _step, _safety, _flavour)
+        add_function(_shop)
 
 
 def occupy(reference: str) -> None:
