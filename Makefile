@@ -11,6 +11,8 @@
 #                       RQ's with ARGS='--engine rq'
 #   make explore        5,000 random schedules of the real runtime on SQLite, and a tenth of that on PostgreSQL and on MariaDB
 #                       where they run; ARGS="--schedules N --seed S --dialect D --trace", and a seed replays a schedule
+#   make soak           2,000 sagas on Celery and 500 on RQ while workers are killed, the broker is flushed, connections are cut
+#                       and answers lost, in up to 30 minutes; ARGS="--sagas N --engine celery|rq|both --seed S"
 #   make bench          the benchmarks
 #
 # Variables: PYTHON (which interpreter makes the environment), ARGS (handed to pytest, the matrix, the benchmarks, the demo),
@@ -29,7 +31,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oldest check lint format types imports docs crash-matrix explore bench clean
+.PHONY: help demo test oldest check lint format types imports docs crash-matrix explore soak bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -92,6 +94,9 @@ crash-matrix: $(VENV)/.for-development
 
 explore: $(VENV)/.for-development
 	$(BIN)/python -m tests.explorer $(ARGS)
+
+soak: $(VENV)/.for-development
+	$(BIN)/python -m tests.soak $(ARGS)
 
 unchanged: $(VENV)/.for-development
 	$(BIN)/python -m tests.unchanged $(ARGS)
