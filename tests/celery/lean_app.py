@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -48,6 +49,13 @@ def in_place() -> list[str]:
 def function() -> list[str]:
     """A workflow function."""
     return sorted({*in_place(), *loaded()})
+
+
+@durable.step
+@app.task
+def frozen() -> bool:
+    """Whether what this process was forked with is kept from the garbage collector."""
+    return gc.get_freeze_count() > 0
 
 
 if WITH_TRANSACTIONAL in os.environ:

@@ -515,3 +515,11 @@ def test_a_look_and_a_claim_touch_nothing_but_what_they_need(journal: Journal) -
 def test_every_table_is_prefixed(journal: Journal) -> None:
     assert all(name.startswith("durable_") for name in metadata.tables)
     assert set(sa.inspect(journal.db.engine).get_table_names()) == {*metadata.tables, "durable_version"}
+
+
+def test_hot_statements_are_compiled_without_a_database():
+    journal = Journal("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    journal.compile_hot()
+    compiled = set(journal.db._hot)
+    assert {id(journal.claims._begin), id(journal.claims._begin_new), id(journal.ends._succeed)} <= compiled
+    journal.close()

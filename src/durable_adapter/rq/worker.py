@@ -130,6 +130,7 @@ class Durable:
         binding.hook(self.job_class)  # type: ignore[attr-defined]
         binding.host.is_stopping = lambda: False
         prepare_transactions(binding.registry)  # before a horse is forked
+        binding.journal.compile_hot()
         _ = binding.journal.db.engine  # made before there is a thread, so that no horse is forked while one makes it
         self._durable_lost = []
         self._durable_begin(binding)
