@@ -9,7 +9,7 @@ import pytest
 import durable_adapter as durable
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
-from durable_adapter.model import Safety, StepStatus
+from durable_adapter.model import StepStatus
 from durable_adapter.policy import StepPolicy
 from durable_adapter.runtime.order import unmet
 from tests.calls.conftest import Workplace
