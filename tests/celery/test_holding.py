@@ -144,7 +144,8 @@ def test_a_result_that_cannot_be_recorded_leaves_the_step_held_as_happened(shop:
 def test_a_receiver_of_the_alert_that_raises_disturbs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     from durable_adapter.runtime.alerts import Held, Signal
 
-    signal, seen = Signal(), []
+    signal: Signal[Held] = Signal("on_held")
+    seen: list[Held] = []
 
     @signal.connect
     def broken(_held: Held) -> None:

@@ -35,10 +35,10 @@ def test_a_run_without_an_id_of_its_own_is_named_by_its_reference(shop: Runs, le
     assert keys(ledger, order) == [golden("default", run.ref, 1, shop.steps(run)[0].key)]
 
 
-def test_a_members_key_names_its_task_id_and_its_name(shop: Runs, ledger: Ledger, order: str) -> None:
+def test_a_members_key_names_its_place_and_its_name(shop: Runs, ledger: Ledger, order: str) -> None:
     result = (chains.reserve.s(order) | steps.keyed_charge.s()).delay()
     result.get(timeout=SOON)
-    key = f"{result.id}/0/tests.celery.shop.steps.keyed_charge"
+    key = "2:tests.celery.shop.steps.keyed_charge"
     assert [step.key for step in shop.steps(shop.of(result))][1] == key
     assert keys(ledger, order) == [golden("default", shop.of(result).ref, 1, key)]
 

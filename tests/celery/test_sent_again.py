@@ -14,7 +14,7 @@ from celery.worker.request import Request
 from kombu.message import Message
 
 from durable_adapter.celery.running import _adopted
-from durable_adapter.model import STAMP, Kind, WorkflowRow, bounded_key, member_key, new_ref
+from durable_adapter.model import STAMP, Kind, WorkflowRow, member_key, new_ref
 from durable_adapter.runtime.calls import Call
 from tests.celery.ledger import Ledger
 from tests.celery.shop import app, chains, habits
@@ -174,7 +174,7 @@ def adopt(shop: Runs, message: Message) -> WorkflowRow:
     request = Context(delivered.request_dict, args=delivered.args, kwargs=delivered.kwargs, **embed)
     ref = new_ref()
     call = Call(
-        ref=ref, key=bounded_key(member_key(request.id, 0, chains.reserve.name)), name=chains.reserve.name,
+        ref=ref, key=member_key(0, chains.reserve.name), name=chains.reserve.name,
         policy=shop.binding.registry.policy(chains.reserve.name), kind=Kind.STEP, args=tuple(request.args),
         kwargs=request.kwargs, body=lambda _: None,
     )  # fmt: skip

@@ -30,7 +30,7 @@ def other(shop: Shop) -> Iterator[Queue]:
     """A queue of the same name, in another database of the same Redis."""
     given = dict(shop.redis.connection_pool.connection_kwargs)
     number = next(number for number in (5, 6) if number != db_of(shop.redis))
-    connection = Redis(host=given["host"], port=given["port"], db=number)
+    connection = Redis(host=given["host"], port=given["port"], password=given.get("password"), db=number)
     queue = Queue(shop.name, connection=connection)
     yield queue
     queue.empty()

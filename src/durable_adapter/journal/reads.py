@@ -92,7 +92,8 @@ class Reads:
         self._db = db
         self._run = sa.select(workflow).where(workflow.c.ref == _P("ref"))
         self._steps = sa.select(step).where(step.c.ref == _P("ref")).order_by(step.c.position, step.c.key)
-        self._outline = without(step, ("message", *_VALUES)).where(step.c.ref == _P("ref"))
+        outline = without(step, ("message", *_VALUES)).where(step.c.ref == _P("ref"))
+        self._outline = outline.order_by(step.c.position, step.c.key)
 
     def run(self, ref: str) -> WorkflowRow | None:
         """One run."""
@@ -104,7 +105,7 @@ class Reads:
         return [step_row(row) for row in self._db.fetch(self._db.hot(self._steps), {"ref": ref})]
 
     def outline(self, ref: str) -> list[StepRow]:
-        """Every step of one run, without what its code was given and gave back."""
+        """Every step of one run, by position, without what its code was given and gave back."""
         return [step_row(row) for row in self._db.fetch(self._db.hot(self._outline), {"ref": ref})]
 
     def of_task(self, ref: str, task_id: str) -> StepRow | None:

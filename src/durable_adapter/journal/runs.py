@@ -173,7 +173,7 @@ class Runs:
             if not over and beside:
                 there = set(conn.execute(sa.select(step.c.key).where(step.c.ref == row.ref)).scalars())
                 for other in (other for other in beside if other.key not in there):
-                    given = {**step_values(other), "position": row.position}
+                    given = {**step_values(other), "position": row.position + 1}
                     conn.execute(sa.insert(step).values(**given, created_at=self._db.now))
             if not over:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**self._opened_again(status)))

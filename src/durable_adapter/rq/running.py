@@ -173,8 +173,7 @@ def _delivered(
     binding: Binding, run: Callable[[], Any], job: Job, name: str, stamp: tuple[str, str | None] | None, *, whole: bool
 ) -> Any:
     """A delivery of a marked job."""
-    ref, key = place_of(job)
-    kind = kind_of(key, is_function=name in binding.registry.workflows)
+    kind = kind_of(place_of(job)[1], is_function=name in binding.registry.workflows)
     is_function = kind is Kind.FUNCTION
     delivery = Delivery(job)
 
@@ -200,6 +199,7 @@ def _delivered(
     if ticks.is_periodic(job):
         put_off = count(job, PUT_ASIDE) + count(job, ASKED)
         is_next = ticks.delivered(job, base_of(job), started_before=bool(job.__dict__.get(_STARTED_BEFORE)), put_off=put_off)
+    ref, key = place_of(job)  # only now: a tick is a run of its own
     call = Call(
         ref=ref,
         key=key,

@@ -222,9 +222,11 @@ def found_by_id(host: Host, namespace: str, workflow_id: str, *, off: bool) -> W
     """The run that has an id already. While the plugin is off, a journal that is away keeps nobody from sending."""
     try:
         return host.journal.reads.latest(namespace, workflow_id)
-    except JournalError:
+    except JournalError as error:
         if off:
             return None
+        if isinstance(error, JournalUnreachable):
+            raise JournalUnreachable(f"{error} Nothing was sent.") from error
         raise
 
 
