@@ -484,7 +484,7 @@ def _standing_for(step: StepRow, serializer: Any, connection: Redis) -> Job:
     if job is None or place_of(job)[0] != ref:  # a fixed id: Redis has it for another run
         job = Job(job_id, connection=connection, serializer=serializer)
         job.func_name = name
-        stamps.put(job, make_stamp(ref))
+        stamps.put(job, make_stamp(ref, step.key))
     return job
 
 
@@ -518,6 +518,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
     beside = [_outside_row(row.ref, other) for other in pending.outside]
     parents = [*(pending.parents or []), *(other.key for other in beside)]
     if pending.inside and _stands(binding, row):
+        stamps.add_key(job, row.key)
         for met in pending.again:
             met.add(row.key)
         return _sent_by_an_earlier_attempt(binding, job, row, send)
