@@ -19,16 +19,17 @@ from typing import Any
 
 from benchmarks import report
 
-VARIANTS = ("late", "sketch2", "protected", "sketch1", "idempotent")
-#: name, measured, against, what, limit: the ratios that are promised.
+VARIANTS = ("late", "sketch2", "protected", "idempotent")
+#: what, measured, against, the figure, limit: ratios of which at least so much is promised.
 PROMISES = (
-    ("throughput, protected against the hand-written journal", "protected", "sketch2", 0.85),
-    ("throughput, protected against plain Celery", "protected", "late", 0.55),
-    ("throughput, idempotent against the hand-written journal", "idempotent", "sketch1", 0.85),
-    ("throughput, idempotent against plain Celery", "idempotent", "late", 0.62),
+    ("throughput, protected against the hand-written journal", "protected", "sketch2", "steps", 0.90),
+    ("throughput, protected against plain Celery", "protected", "late", "steps", 0.57),
+    ("throughput, idempotent against the hand-written journal", "idempotent", "sketch2", "steps", 0.90),
+    ("throughput, idempotent against plain Celery", "idempotent", "late", "steps", 0.57),
+    ("publication of a chain of 3 against plain Celery", "protected", "late", "published", 0.50),
 )
-#: Milliseconds that a hop may take longer than with plain Celery.
-HOP = 1.5
+#: How many times as long as with the hand-written journal a hop may take.
+HOP = 1.1
 
 CLIENT = """
 import json, sys, time
@@ -159,17 +160,16 @@ def conclude(rows: dict[str, list[dict[str, float]]], given: argparse.Namespace)
         for v, m in median.items()
     ]  # fmt: skip
     kept = []
-    for what, ours, other, limit in PROMISES:
+    for what, ours, other, figure, limit in PROMISES:
         if ours in median and other in median:
             # Round by round, because the machine's speed drifts.
-            ratio = statistics.median(a["steps"] / b["steps"] for a, b in zip(rows[ours], rows[other], strict=True))
+            ratio = statistics.median(a[figure] / b[figure] for a, b in zip(rows[ours], rows[other], strict=True))
             kept.append([what, f"{ratio:.2f}", f"at least {limit}", "kept" if ratio >= limit else "BROKEN"])
     for ours in ("protected", "idempotent"):
-        if ours in median and "late" in median:
-            more = statistics.median(a["hop50"] - b["hop50"] for a, b in zip(rows[ours], rows["late"], strict=True))
-            kept.append(
-                [f"hop p50, {ours}, more than plain (ms)", f"{more:.2f}", f"at most {HOP}", "kept" if more <= HOP else "BROKEN"]
-            )
+        if ours in median and "sketch2" in median:
+            ratio = statistics.median(a["hop50"] / b["hop50"] for a, b in zip(rows[ours], rows["sketch2"], strict=True))
+            told = f"hop p50, {ours} against the hand-written journal"
+            kept.append([told, f"{ratio:.2f}", f"at most {HOP}", "kept" if ratio <= HOP else "BROKEN"])
     head = ["variant", "steps/s", "of plain", "hop p50 ms", "hop p99 ms", "chain p50 ms", "published chains/s"]
     report.write(
         "celery-chain",

@@ -2,7 +2,6 @@
 
 late        plain Celery with late acknowledgement and prefetch 1
 sketch2     the hand-written journal: one claim (insert or read, in one statement) and one completion, two commits a step
-sketch1     the hand-written journal of an idempotent step: one read and one commit
 protected   durable-adapter, nothing declared
 idempotent  durable-adapter, idempotent=True
 """
@@ -38,10 +37,6 @@ CLAIM = (
     "DO UPDATE SET state = sketch.state RETURNING state, result"
 )
 DONE = "UPDATE sketch SET state = 1, result = %s::jsonb, done_at = now() WHERE run = %s AND step = %s AND state = 0"
-LOOK = "SELECT state, result FROM sketch WHERE run = %s AND step = %s"
-ONCE = (
-    "INSERT INTO sketch (run, step, name, state, result, done_at) VALUES (%s, %s, %s, 1, %s::jsonb, now()) ON CONFLICT DO NOTHING"
-)
 TABLE = (
     "CREATE TABLE IF NOT EXISTS sketch (run uuid NOT NULL, step int NOT NULL, name text NOT NULL, state smallint NOT NULL "
     "DEFAULT 0, result jsonb, created timestamptz NOT NULL DEFAULT now(), done_at timestamptz, PRIMARY KEY (run, step))"
@@ -53,7 +48,7 @@ engine: Any = None
 def connect(**_: Any) -> None:
     """Opens the sketch's connection in each pool process."""
     global engine  # noqa: PLW0603 - the sketch keeps one engine a process, as such code does
-    if VARIANT.startswith("sketch"):
+    if VARIANT == "sketch2":
         import sqlalchemy
 
         engine = sqlalchemy.create_engine(JOURNAL, isolation_level="AUTOCOMMIT")
@@ -71,18 +66,13 @@ class Sketched(Task):
 
     def __call__(self, stamps: list[float], last: bool = False) -> list[float]:
         run, number, name = self.request.root_id, len(stamps), self.name
-        if VARIANT == "sketch2":
-            statement(CLAIM, (run, number, name)).fetchone()
-            out = self.run(stamps, last)
-            statement(DONE, (PAYLOAD, run, number))
-        else:
-            statement(LOOK, (run, number)).fetchone()
-            out = self.run(stamps, last)
-            statement(ONCE, (run, number, name, PAYLOAD))
+        statement(CLAIM, (run, number, name)).fetchone()
+        out = self.run(stamps, last)
+        statement(DONE, (PAYLOAD, run, number))
         return out
 
 
-@app.task(name="bench.step", **({"base": Sketched} if VARIANT.startswith("sketch") else {}))
+@app.task(name="bench.step", **({"base": Sketched} if VARIANT == "sketch2" else {}))
 def step(stamps: list[float], last: bool = False) -> list[float]:
     """Does nothing but say when."""
     return [*stamps, time.time()]
