@@ -35,13 +35,6 @@ def text() -> sa.types.TypeEngine[str]:
 def columns() -> dict[str, list[sa.Column[Any]]]:
     """The new columns, by table."""
     return {
-        "durable_workflow": [
-            # What a suspended function waits for: a kind, and the key of a step or a timer.
-            sa.Column("wait_kind", ascii_text(16)),
-            sa.Column("wait_key", name(400)),
-            # How often a function was woken since it last recorded anything.
-            sa.Column("wakes", sa.Integer, nullable=False, server_default=sa.text("0")),
-        ],
         "durable_step": [
             # The canvas members that it comes after, as JSON, and how many of them are still open.
             sa.Column("after", text()),
@@ -56,9 +49,8 @@ def columns() -> dict[str, list[sa.Column[Any]]]:
             sa.Column("first_begun_at", sa.BigInteger),
             # Of its idempotency key: advances where the effect is known not to have happened.
             sa.Column("generation", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
-            # How often its message was sent, its probe asked, and its transaction lost since a person last decided.
+            # How often its message was sent, and its transaction lost, since a person last decided.
             sa.Column("sends", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
-            sa.Column("probes", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
             sa.Column("losses", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
         ],
         "durable_worker": [

@@ -460,9 +460,8 @@ class StepRow:
     first_begun_at: int | None = None
     #: Of its idempotency key.
     generation: int = 0
-    #: How often its message was sent, its probe asked, and its transaction lost since a person last decided about it.
+    #: How often its message was sent, and its transaction lost, since a person last decided about it.
     sends: int = 0
-    probes: int = 0
     losses: int = 0
 
     @property
@@ -539,11 +538,6 @@ class WorkflowRow:
     created_at: int = 0
     ended_at: int | None = None
     pruned_at: int | None = None
-    #: What its suspended function waits for, and the key of the step or timer where it waits for one.
-    wait_kind: str | None = None
-    wait_key: str | None = None
-    #: How often its function was woken since it last recorded anything.
-    wakes: int = 0
 
     def at_stake(self, attribute: str | None = None) -> str | None:
         """What is at stake in this run: the value of *attribute*, else of the one that is named as its amount."""

@@ -222,8 +222,6 @@ def workflow_values(row: WorkflowRow) -> dict[str, Any]:
         "wake_at": row.wake_at,
         "resends": row.resends,
         "open_steps": row.open_steps,
-        "wait_kind": row.wait_kind,
-        "wait_key": row.wait_key,
     }
 
 
@@ -291,7 +289,6 @@ def _step(r: Any) -> StepRow:
         first_begun_at=r["first_begun_at"],
         generation=r["generation"],
         sends=r["sends"],
-        probes=r["probes"],
         losses=r["losses"],
     )
 
@@ -341,9 +338,6 @@ def _workflow(r: Any) -> WorkflowRow:
         created_at=r["created_at"],
         ended_at=r["ended_at"],
         pruned_at=r["pruned_at"],
-        wait_kind=r["wait_kind"],
-        wait_key=r["wait_key"],
-        wakes=r["wakes"],
     )
 
 

@@ -100,6 +100,7 @@ class Binding:
         )
         #: RQ ends a job that takes too long by an exception out of this signal's handler, which it sets for each job.
         self.shield = Shield(signal.SIGALRM, renewed=True)
+        self.host.is_off = lambda: self.is_off
         self.host.shielded = self.shield.up
         self.host.exposed = self.shield.down
         self.patches: list[Patch] = []
