@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
+from durable_adapter.journal.doubts import NOT_OVER
 from durable_adapter.journal.rows import step_row
 from durable_adapter.journal.schema import metadata, step, workflow
 from durable_adapter.model import (
@@ -185,7 +186,12 @@ def age(journal: Journal, ref: str, key: str | None = None, *columns: str, by: i
     """Moves times of a row into the past; every time that it has, if none is named."""
     table = workflow if key is None else step
     there = table.c if not columns else [table.c[name] for name in columns]
-    change(journal, ref, key, **{c.name: c - by for c in there if c.name.endswith("_at")})
+    change(journal, ref, key, **{c.name: _earlier(c, by) for c in there if c.name.endswith("_at")})
+
+
+def _earlier(column: sa.Column[Any], by: int) -> sa.Case[Any]:
+    """A time that much earlier; what stands for no time stays what it is."""
+    return sa.case((column >= NOT_OVER, column), else_=column - by)
 
 
 def rows(journal: Journal, *statements: Any) -> list[Any]:
