@@ -26,7 +26,7 @@ def test_everything_unfinished_is_shown_first_and_put_in_doubt_when_it_is_ordere
     lines = [" ".join(line.split()) for line in told.stdout.splitlines()]
     assert "charge 1 held for a person" in lines
     assert "find 1 its probe is asked" in lines
-    assert "function 1 held until `retry`" in lines
+    assert "order 1 held until `retry`" in lines
     assert "ship 1 runs again inside its window, else held" in lines
     assert "Nothing was changed. Add --apply, --by WHO and --why TEXT to do it." in told.stdout
     assert "Still at work on this journal: here (pid 1). Stop the workers first" in told.stderr

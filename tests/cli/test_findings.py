@@ -21,6 +21,8 @@ from durable_adapter.model import (
     attempt_name,
     new_ref,
 )
+from durable_adapter.runtime.engine import EngineEnd
+from durable_adapter.runtime.engine_ends import Fate, ended_by_engine
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.making import (
     MINUTE,
@@ -523,6 +525,15 @@ def test_a_job_that_fails_behind_its_step_is_shown_until_it_is_acknowledged(cli:
     assert "RQ calls its job failed all the same" in found["certain"]
     assert cli.run_printed(found["command"]).exit_code == 0
     assert cli.findings() == {}
+
+
+def test_a_task_that_its_engine_ended_before_it_began_is_found(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", task_id="t-1"), "ship")
+    end = EngineEnd("it was revoked", RuntimeError("revoked"), journal.time())
+    assert ended_by_engine(journal, ref, "t-1", end, who="w1") is Fate.ENDED
+    found = cli.findings()["ended_by_engine"]
+    assert found["command"].startswith("durable-adapter retry ")
+    assert found["command"].endswith(f"-- {ref}")
 
 
 def test_a_row_that_cannot_be_read_is_found(cli: Cli, journal: Journal) -> None:

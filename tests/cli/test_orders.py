@@ -337,7 +337,7 @@ def test_rollback_of_what_is_rolled_back_says_so(cli: Cli, journal: Journal) -> 
 
 def test_rollback_in_bulk_undoes_every_run_in_which_the_step_happened_or_may_have(cli: Cli, journal: Journal) -> None:
     happened, doubtful, untouched, passed, undone, old = (
-        a_run(journal, a_step("reserve", compensation="refund"), "ship") for _ in range(6)
+        a_run(journal, a_step("reserve", compensation="refund"), "ship", "mail") for _ in range(6)
     )
     for ref in (happened, passed, undone, old):
         succeed(journal, ref, "reserve")

@@ -427,8 +427,8 @@ def test_a_function_that_runs_is_not_said_to_be_cancelled_before_it_ran(cli: Cli
     assert journal.ends.succeed(ref, "charge", call.token or "", ONE, last=False)
     assert journal.workers.beat("w1", [f"{ref}  function"])
     told = cli("rollback", ref, code=0).stdout
-    assert "  - function runs now on here (pid 1), and is cancelled: it begins no further step\n" in told
-    assert "cancels function" not in told
+    assert "  - order runs now on here (pid 1), and is cancelled: it begins no further step\n" in told
+    assert "cancels order" not in told
 
 
 @pytest.mark.parametrize("verb", ["rollback", "cancel", "retry", "did not happen"])

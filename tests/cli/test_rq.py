@@ -304,7 +304,7 @@ def test_without_its_engine_an_order_leaves_the_sending_to_its_own_sweepers(cli:
     told = cli("retry", ref, *SIGNED, code=0).stdout
     assert "No sweeper is alive: start a worker (`rq worker -w durable_adapter.rq.Worker`), or run " in told
     assert "`durable-adapter -u REDIS_URL sweep`" in told
-    assert "Nobody sweeps for RQ: none is alive." in cli("reconcile").stderr
+    assert "Nobody sweeps for RQ: none is known." in cli("reconcile").stderr
 
 
 def test_printed_commands_tell_no_password_of_redis(cli: Cli, bakery: Bakery) -> None:
