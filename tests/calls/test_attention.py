@@ -37,6 +37,13 @@ from tests.journal.making import (
 MONEY = {"id": "order-42", "declared": True, "attributes": {"total": "19.90"}, "amount": "total"}
 
 
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receivers that a module of another test connects when it is imported are not told."""
+    for signal in (durable.on_held, durable.on_attention):
+        monkeypatch.setattr(signal, "_receivers", [])
+
+
 @pytest.fixture
 def troubles(at_work: Workplace) -> Iterator[list[NeedsAttention]]:
     """Every call of `on_attention` meanwhile."""
