@@ -89,9 +89,10 @@ MANY = 50_000
 
 #: Methods and functions of which no statement has to keep off the history, with the reason.
 EXEMPT = {
+    "Turns.in_one": "it builds a statement",
+    "Journal.compile_hot": "it compiles statements, and sends none",
     "Journal.close": "it sends nothing",
     "Ends._ended.write": "for SQLite and MySQL, where the end of a step and what it releases cannot be one statement",
-    "Turns.after_end": "likewise, and for ends that are rare",
     "Ends._write.write": "for SQLite and MySQL, where the end of a step and of its run cannot be one statement",
 }
 #: What people may look for although there is no index for it: one would cost writes for every run.
@@ -387,6 +388,7 @@ def running(journal: Journal) -> None:
     journal.claims.refer(ref, "charge", token, "ch_1")
     assert journal.db.transaction(lambda conn: journal.claims.is_claimed(conn, ref, "charge", token))
     assert journal.reads.of_task(ref, "no such task") is None
+    assert journal.reads.identity(ref, "charge")[1:] == ("", 1, 0)
     assert journal.claims.hear(ref, "charge", token, heartbeat=30 * SECOND, timeout=MINUTE, details='{"done": 1}')
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False)
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False), "its answer was lost"

@@ -92,8 +92,22 @@ class Reads:
         self._db = db
         self._run = sa.select(workflow).where(workflow.c.ref == _P("ref"))
         self._steps = sa.select(step).where(step.c.ref == _P("ref")).order_by(step.c.position, step.c.key)
+        named = (workflow.c.namespace, workflow.c.id, workflow.c.declared, workflow.c.run, step.c.generation)
+        both = workflow.outerjoin(step, sa.and_(step.c.ref == workflow.c.ref, step.c.key == _P("key")))
+        self._identity = sa.select(*named).select_from(both).where(workflow.c.ref == _P("ref"))
         outline = without(step, ("message", *_VALUES)).where(step.c.ref == _P("ref"))
         self._outline = outline.order_by(step.c.position, step.c.key)
+
+    def identity(self, ref: str, key: str) -> tuple[str, str, int, int]:
+        """What the idempotency key of a step is made of: the run's namespace, declared id and number, the key's generation.
+
+        The id is empty where the run declares none. One read.
+        """
+        found = self._db.fetch(self._db.hot(self._identity), {"ref": ref, "key": key})
+        if not found:
+            return "", "", 1, 0
+        (row,) = found
+        return row["namespace"], row["id"] if row["declared"] else "", row["run"], row["generation"] or 0
 
     def run(self, ref: str) -> WorkflowRow | None:
         """One run."""

@@ -52,13 +52,11 @@ class RunningStep:
     def idempotency_key(self) -> str:
         """The step's key for its provider."""
         facts, row = self._call.facts, self._call.row
-        if "workflow" not in facts:
-            run = self._host.patient.reads.run(self.ref)
-            facts["workflow"] = (run.namespace, run.id if run.declared else "", run.run) if run else ("", "", 1)
-        if row is None and self._call.new_row is None:
-            row = self._host.patient.claims.look(self.ref, self.key)
+        generation = row.generation if row is not None else None if self._call.new_row is None else 0
+        if "workflow" not in facts or generation is None:
+            *facts["workflow"], generation = self._host.patient.reads.identity(self.ref, self.key)
         namespace, workflow, number = facts["workflow"]
-        return idempotency_key(namespace, workflow, number, self.ref, self.key, row.generation if row is not None else 0)
+        return idempotency_key(namespace, workflow, number, self.ref, self.key, generation)
 
     def session(self) -> Session:
         """The session of a transactional step."""
