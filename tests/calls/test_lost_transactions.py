@@ -16,6 +16,7 @@ from durable_adapter.errors import Left, TransactionMisuse
 from durable_adapter.journal import Journal
 from durable_adapter.model import Effect, Safety, StepStatus
 from durable_adapter.policy import StepPolicy
+from durable_adapter.runtime import host as hosts
 from durable_adapter.runtime.alerts import Held
 from durable_adapter.runtime.transactions import MAX_LOSSES
 from tests.calls.conftest import Workplace
@@ -225,3 +226,55 @@ def test_a_run_can_be_cancelled_while_a_transactional_step_of_its_function_runs(
     with pytest.raises(Left):
         at_work.function(ref, books)
     assert (len(seen), booked(journal), the_run(journal, ref).status) == (1, [], "cancelled")
+
+
+@pytest.fixture
+def reads_only(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A database that reads and does not write until the test says otherwise, and the pauses that were made meanwhile."""
+    pauses: list[float] = []
+
+    def read_only() -> None:
+        journal.db.dispose()
+        journal.db.on_connect = lambda connection: connection.execute("PRAGMA query_only=ON")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 7:
+            journal.db.on_connect = None
+            journal.db.dispose()
+
+    read_only()
+    monkeypatch.setattr(hosts.time, "sleep", pause)
+    return pauses
+
+
+def away(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage().split()[0] for r in caplog.records if r.getMessage().startswith("journal_")]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_where_nothing_can_be_written_it_waits_for_the_journal_with_growing_pauses_and_tells_once(
+    journal: Journal, at_work: Workplace, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    ref = a_canvas(journal)
+    pauses = request.getfixturevalue("reads_only")
+    assert at_work.step(ref, "book", lambda: book(1), TRANSACTIONAL) is None
+    assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert away(caplog) == ["journal_away", "journal_back"]
+    row = the(journal, ref, "book")
+    assert (row.status, row.losses, row.attempt, at_work.ran) == (StepStatus.SUCCEEDED, 0, 1, {"book": 1})
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.parametrize("why", ["is_off", "is_stopping"])
+def test_a_worker_that_is_switched_off_or_stopped_does_not_wait_for_that(
+    journal: Journal, at_work: Workplace, request: pytest.FixtureRequest, why: str
+) -> None:
+    ref = a_canvas(journal)
+    request.getfixturevalue("reads_only")
+    setattr(at_work.host, why, lambda: True)
+    with pytest.raises(Left, match="switched off" if why == "is_off" else "shutting down"):
+        at_work.step(ref, "book", lambda: book(1), TRANSACTIONAL)
+    assert at_work.ran == {}
+    journal.db.on_connect = None
+    journal.db.dispose()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import JournalUnreachable, Left, TransactionMisuse
@@ -72,18 +73,16 @@ class AskedAgain(Exception):
 
 
 class TransactionLost(Exception):
-    """Raised where the database ended the transaction, or its answer to the commit was lost.
+    """Raised where the database ended the transaction after the body ran, or its answer to the commit was lost.
 
     Attributes:
         token: the claim that the transaction would have committed.
-        ran: the body had run, so that this counts as a try.
         outbox: what the body wanted published after the commit.
     """
 
-    def __init__(self, token: str, why: str, *, ran: bool, outbox: list[Callable[[], Any]]) -> None:
+    def __init__(self, token: str, why: str, *, outbox: list[Callable[[], Any]]) -> None:
         super().__init__(why)
         self.token = token
-        self.ran = ran
         self.outbox = outbox
 
 
@@ -104,7 +103,8 @@ def prepare_transactions(marked: Marked) -> None:
 def run_transaction(host: Host, call: Call) -> Committed:
     """One attempt at a transactional step. One commit.
 
-    An attempt whose transaction the database lost is made again here, at most `MAX_LOSSES` times.
+    An attempt whose transaction the database lost after the body ran is made again here, at most `MAX_LOSSES` times. One that
+    does not get as far as its body waits for the journal: a database that reads and does not write is away.
 
     Raises:
         NotMine: nothing was run.
@@ -113,18 +113,18 @@ def run_transaction(host: Host, call: Call) -> Committed:
         UnserialisableValue: its value cannot be recorded; the transaction is rolled back, so nothing happened.
         TransactionEnded: the body ended the transaction itself; part of what it did may be committed.
         TransactionLost: the transaction was lost as often as is tried; nothing of it is left.
-        Left: it was lost, and this worker is shutting down.
+        Left: it was lost or the journal is away, and this worker is shutting down or switched off.
     """
     while True:
         try:
-            return _attempt(host, call)
+            return host.patiently(partial(_attempt, host, call), begins=True)
         except TransactionLost as lost:
             # The commit may have happened although its answer was lost: the row knows, by its token.
             found = host.patient.claims.look(call.ref, call.key)
             if found is not None and found.token == lost.token and found.status is StepStatus.SUCCEEDED:
                 return Committed(decode(found.outcome, call.policy), Ended(recorded=True), lost.outbox)
             call.row = None if call.new_row is None else found
-            if lost.ran and _losses(host, call, found, str(lost)) >= MAX_LOSSES:
+            if _losses(host, call, found, str(lost)) >= MAX_LOSSES:
                 raise
             if host.is_stopping():
                 raise Left(f"the transaction of step {call.name} was lost, and this worker is shutting down") from lost
@@ -196,8 +196,9 @@ def _attempt(host: Host, call: Call) -> Committed:
                 raise refused.error from None
             raise BodyFailed(refused.error) from refused.error
         except JournalUnreachable as lost:
-            ran = call.attempts > before
-            raise TransactionLost(token, str(lost), ran=ran, outbox=running.outbox or []) from lost
+            if call.attempts == before:
+                raise
+            raise TransactionLost(token, str(lost), outbox=running.outbox or []) from lost
     return Committed(decode(outcome, call.policy), ended, running.outbox or [])
 
 
