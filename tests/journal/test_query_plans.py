@@ -366,6 +366,7 @@ def starting(journal: Journal) -> None:
     journal.engine_ends.taken_up(the(journal, ref, "charge"))
     journal.engine_ends.begins_again(ref, "task-00")
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
+    assert not journal.runs.died_unbegun(a_step("charge", ref=new_ref()), "its horse died")
     assert journal.runs.not_begun("task-1", "it was given up") == 1
     assert journal.runs.not_begun("no such task", "it was given up") == 0
     assert journal.runs.not_begun("task-1", "it was given up", ref=new_ref(), in_hand=True) == 0

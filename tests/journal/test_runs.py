@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_adapter.journal import Journal
+from durable_adapter.journal.runs import MAX_UNBEGUN
 from durable_adapter.model import (
     SECOND,
     Effect,
@@ -519,6 +520,33 @@ def test_a_message_that_a_worker_lost_before_its_body_began_becomes_due(journal:
     assert [row.key for row in journal.doubts.take_due(journal.time(), 10)] == ["charge"]
     assert journal.runs.not_begun("task-1", "revoked") == 0
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
+
+
+def test_a_death_before_the_begin_makes_due_what_was_sent_and_is_believed_only_so_often(journal: Journal) -> None:
+    ref = a_run(journal, a_step("charge", task_id="task-1"), a_step("legacy", kind=Kind.UNMARKED))
+    assert journal.runs.died_unbegun(the(journal, ref, "charge"), "its horse died")
+    row = the(journal, ref, "charge")
+    assert (row.status, row.look_at, row.sends, row.losses) == (StepStatus.WAITING, about(journal.time()), 0, 1)
+    assert not journal.runs.died_unbegun(the(journal, ref, "legacy"), "its body begins without a claim")
+    for losses in range(2, MAX_UNBEGUN + 1):
+        journal.doubts.count_send(the(journal, ref, "charge"))
+        assert journal.runs.died_unbegun(the(journal, ref, "charge"), "its horse died")
+        row = the(journal, ref, "charge")
+        assert (row.status, row.sends, row.losses) == (StepStatus.WAITING, 0, losses)
+    assert not journal.runs.died_unbegun(row, "its horse died")
+    assert events(journal, ref) == [Event.SENT_AGAIN] * MAX_UNBEGUN
+
+
+def test_a_death_before_the_begin_changes_nothing_of_what_began_or_waits_for_its_time(journal: Journal) -> None:
+    begun, later = a_run(journal, "charge"), a_run(journal, "charge")
+    seen = the(journal, begun, "charge")
+    claim(journal, begun, "charge")
+    token = claim(journal, later, "charge")
+    journal.ends.try_again(the(journal, later, "charge"), token, MINUTE, DECLINED, "declined")
+    before = [the(journal, begun, "charge"), the(journal, later, "charge")]
+    for row in (seen, *before):
+        assert not journal.runs.died_unbegun(row, "its horse died")
+    assert [the(journal, begun, "charge"), the(journal, later, "charge")] == before
 
 
 def test_a_function_that_runs_again_is_not_woken_a_second_time(journal: Journal) -> None:

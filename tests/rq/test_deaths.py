@@ -15,6 +15,7 @@ from rq import Worker as RQWorker
 from rq.command import send_stop_job_command
 from rq.job import JobStatus
 
+from durable_adapter.journal.runs import MAX_UNBEGUN
 from durable_adapter.model import StepStatus, WorkflowStatus
 from durable_adapter.rq import Worker
 from durable_adapter.runtime.values import encode
@@ -38,6 +39,21 @@ class DiesBeforeItCommits(Worker):
     def handle_job_success(self, *args: Any, **kwargs: Any) -> None:
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesBeforeItBegins(Worker):
+    """Its horses die before the first job of an order begins, as often as the test has written down."""
+
+    def main_work_horse(self, job: Any, *args: Any, **kwargs: Any) -> Any:
+        deaths = deaths_of(job.args[0])
+        if self.connection.exists(deaths) and self.connection.decr(deaths) >= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().main_work_horse(job, *args, **kwargs)
+
+
+def deaths_of(order: str) -> str:
+    """The key in Redis that says how many horses are still to die for an order."""
+    return f"durable-test-deaths:{order}"
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +128,39 @@ def test_c_a_horse_is_killed_every_time(served: Shop, ledger: Ledger, order: str
     else:
         assert is_held(served, jobs, order)
         assert ledger.count(order, "charge") == (1 if safety == "undeclared" else 4)
+
+
+@pytest.mark.parametrize("safety", SAFETIES)
+def test_horses_that_die_before_the_step_begins_leave_no_doubt(shop: Shop, ledger: Ledger, order: str, safety: str) -> None:
+    shop.redis.set(deaths_of(order), 3, ex=300)
+    jobs = chain(shop, order, safety)
+    with shop.worker("tests.rq.test_deaths.DiesBeforeItBegins"):
+        assert becomes_whole(shop, jobs, order)
+    charge = shop.steps(jobs[0])[0]
+    assert (charge.attempt, charge.losses) == (1, 3)
+    assert "in_doubt" not in shop.events(jobs[0])
+
+
+def test_a_function_whose_horses_die_before_it_begins_goes_on(shop: Shop, ledger: Ledger, order: str) -> None:
+    ledger.open("function", order)
+    shop.redis.set(deaths_of(order), 3, ex=300)
+    job = shop.queue.enqueue(functions.waits_at_a_gate, order)
+    with shop.worker("tests.rq.test_deaths.DiesBeforeItBegins"):
+        assert shop.settled(job).status is WorkflowStatus.SUCCEEDED
+
+
+def test_a_step_that_kills_its_horse_each_time_comes_to_rest_with_a_person(shop: Shop, ledger: Ledger, order: str) -> None:
+    shop.redis.set(deaths_of(order), 1000, ex=300)
+    jobs = chain(shop, order)
+    with shop.worker("tests.rq.test_deaths.DiesBeforeItBegins"):
+        eventually(lambda: shop.steps(jobs[0])[0].losses == MAX_UNBEGUN, SOON)
+        for later in (100, 200, 400, 800, 1600):
+            eventually(lambda: not shop.queue.job_ids and shop.rq_status(jobs[0]) is JobStatus.FAILED, SOON)
+            shop.sweep(later)
+        row = shop.step_is(jobs[0], StepStatus.HELD)
+    assert (row.attempt, row.losses) == (0, MAX_UNBEGUN)
+    assert 1000 - int(shop.redis.get(deaths_of(order))) <= MAX_UNBEGUN + 3
+    assert ledger.names(order) == []
 
 
 @pytest.mark.parametrize("safety", SAFETIES)

@@ -46,6 +46,8 @@ from .undo import UNSENT, Undo, happened_after_all, undecided
 _P = sa.bindparam
 #: How many runs one statement is about, where it is about the steps of all that are unfinished.
 BATCH = 500
+#: How often a process that died with a step's message is believed not to have begun it, before such messages count as vanished.
+MAX_UNBEGUN = 5
 
 #: How often the wait for the next look at a run is doubled at the most: its other steps may need one meanwhile.
 RARELY = 3
@@ -482,6 +484,55 @@ class Runs:
                 waits = sa.and_(step.c.task_id == task_id, step.c.status == StepStatus.WAITING.value)
                 conn.execute(sa.update(step).where(step.c.ref == ref, waits).values(sends=0))
             return changed
+
+        return self._db.transaction(write)
+
+    def died_unbegun(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
+        """The process that had a step's message was seen to die before its body began. One commit.
+
+        The step becomes due. Of one that waits or is in doubt, that message counts as not sent: nobody ran it unrecorded.
+        That is believed `MAX_UNBEGUN` times; a step that kills its process each time then counts as one whose messages vanish.
+
+        Args:
+            row: the step as last read, of any kind but unmarked: the body of that begins without a claim.
+            why: what is known, in words.
+            who: the process that saw it.
+
+        Returns:
+            Whether anything was changed.
+        """
+        planned, waits = (step.c.status == status.value for status in (StepStatus.PLANNED, StepStatus.WAITING))
+        sent = sa.or_(
+            planned,
+            sa.and_(waits, step.c.look_at <= self._db.now),
+            sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.sends > 0),
+        )
+        here = sa.and_(
+            step.c.ref == row.ref,
+            step.c.key == row.key,
+            step.c.attempt == row.attempt,
+            step.c.kind != Kind.UNMARKED.value,
+            step.c.losses < MAX_UNBEGUN,
+            sent,
+        )
+
+        def write(conn: Connection) -> bool:
+            # MySQL assigns from left to right: the status comes last.
+            change = (
+                sa.update(step)
+                .where(here)
+                .ordered_values(
+                    (step.c.losses, step.c.losses + 1),
+                    (step.c.sends, sa.case((sa.or_(planned, step.c.sends == 0), 0), else_=step.c.sends - 1)),
+                    (step.c.sent_at, None),
+                    (step.c.look_at, sa.case((waits, step.c.look_at), else_=self._db.now)),  # one that waits is due already
+                    (step.c.status, sa.case((planned, StepStatus.WAITING.value), else_=step.c.status)),
+                )
+            )
+            if not conn.execute(change).rowcount:
+                return False
+            self._events.write(conn, Event.SENT_AGAIN, ref=row.ref, key=row.key, who=who, why=why)
+            return True
 
         return self._db.transaction(write)
 

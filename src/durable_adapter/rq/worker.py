@@ -30,6 +30,7 @@ from ..runtime.doubt import attempt_lost
 from ..runtime.engine import installed_beside
 from ..runtime.transactions import prepare_transactions
 from .binding import Binding
+from .identity import place_of
 from .installing import install
 from .leftovers import Leftovers
 from .rows import note_gone
@@ -42,6 +43,8 @@ logger = logging.getLogger("durable_adapter")
 ROW, RUNNING = "DURABLE_RQ_ROW", "DURABLE_RQ_RUNNING"
 #: How the names of those files begin.
 SAID = "durable-adapter-rq-"
+#: Stands for the claim of a horse that died before it had said that it makes one.
+UNCLAIMED = "-"
 #: Seconds for which a worker that starts waits for its own row: a journal that does not answer keeps no job waiting.
 INTRODUCED_WITHIN = 2.0
 
@@ -219,6 +222,7 @@ class Horses(Durable):
 
     _durable_said: Said | None = None
     _durable_row: str | None = None
+    _durable_died_idle = False
 
     def _durable_begin(self, binding: Binding) -> None:
         self._durable_said = Said()
@@ -287,7 +291,8 @@ class Horses(Durable):
 
     def handle_work_horse_killed(self, *args: Any, **kwargs: Any) -> Any:
         """The parent saw its horse die: what that had begun is in doubt now, before RQ sends the job again."""
-        self._durable_mourn("its horse died, as its parent saw, while the step was running")
+        if not self._durable_mourn("its horse died, as its parent saw, while the step was running"):
+            self._durable_died_idle = True
         return super().handle_work_horse_killed(*args, **kwargs)  # type: ignore[misc]
 
     def monitor_work_horse(self, *args: Any, **kwargs: Any) -> Any:
@@ -300,6 +305,20 @@ class Horses(Durable):
         finally:
             if self._durable_mourn("its horse ended while the step was running"):
                 note_gone(job)
+            elif self._durable_died_idle:  # only now: what RQ says of this death must not overtake the job's next message
+                self._durable_not_begun(job)
+            self._durable_died_idle = False
+
+    def _durable_not_begun(self, job: Any) -> None:
+        """A horse died before it said that it begins the job's step. No worker of ours runs a marked step without saying so."""
+        if stamp_of(job) is None:
+            return
+        try:
+            ref, key = place_of(job)
+        except RedisError as error:
+            logger.warning("what a dead horse had not begun is left to the sweeper: %s", error)
+            return
+        self._durable_write_deaths([(f"{ref} {UNCLAIMED} {key}", "its horse died before the step began")])
 
     def _durable_mourn(self, why: str) -> bool:
         """Puts in doubt what a dead horse was running; returns whether it was running anything."""
@@ -308,13 +327,16 @@ class Horses(Durable):
         if running is None or not names:
             return False
         running.write([])
-        self._durable_lost += [(name, why) for name in names]
+        self._durable_write_deaths([(name, why) for name in names])
+        return True
+
+    def _durable_write_deaths(self, lost: list[tuple[str, str]]) -> None:
+        self._durable_lost += lost
         try:
             self._durable_bury(self._durable_binding())
         except JournalError as error:
             outages.away(self._durable_binding().journal, error)
             logger.debug("the death of a horse is not written yet: %s", error)
-        return True
 
 
 class Orphan:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Left, UnserialisableValue
 from ..journal.doubts import AGAIN, SILENT
-from ..model import SECOND, Effect, Safety, StepRow, StepStatus
+from ..model import SECOND, Effect, Safety, StepRow
 from ..policy import MAX_TAKEOVERS, CannotTell, DidNotHappen, Happened
 from . import alerts
 from .calls import Call
@@ -171,13 +171,11 @@ def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
 def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: str | None) -> bool:
     """Records that the process ended which said that it runs an attempt: what a claimed attempt may have done is in doubt.
 
-    A process names an attempt before it claims it, so a step that is still planned has not begun.
+    A process names an attempt before it claims it, so a step without that claim did not begin there.
 
     Returns:
         Whether the journal says so now.
     """
     if row.token == token:
         return journal.doubts.raise_doubt(row, token, why, over=True, who=who)
-    if row.token is not None or row.status is not StepStatus.PLANNED:
-        return False
-    return bool(row.task_id and journal.runs.not_begun(row.task_id, why, ref=row.ref))
+    return journal.runs.died_unbegun(row, "the process that had its message was seen to end before the step began", who=who)
