@@ -250,6 +250,12 @@ def test_a_message_that_no_worker_took_is_looked_after_soon(journal: Journal) ->
     assert (the(journal, ref, "charge").cause, the(journal, ref, "charge").evidence) == (None, None)
 
 
+def test_an_unmarked_member_is_not_said_to_be_sent_again(journal: Journal) -> None:
+    ref = a_run(journal, a_step("mail", task_id="t-1", kind=Kind.UNMARKED), "ship")
+    assert not journal.engine_ends.not_taken(ref, "t-1", "a worker does not know it")
+    assert the(journal, ref, "mail").cause is None
+
+
 def test_what_has_begun_was_taken(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", task_id="t-1"))
     claim(journal, ref, "charge", a_worker(journal))

@@ -85,6 +85,13 @@ def test_only_some_failures_prove_that_no_body_ran(error: Exception, traceback: 
     assert (found.refused is not None) is refused
 
 
+def test_the_failure_of_a_task_that_was_retried_proves_nothing_of_its_earlier_deliveries() -> None:
+    stored = Backend(status="FAILURE", result=NotRegistered("charge"), retries=1)
+    found = CeleryEngine(stored).outcome(CHARGE)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.refused is None
+
+
 def test_a_step_that_has_no_task_has_no_outcome() -> None:
     called = dataclasses.replace(CHARGE, task_id=None)
     assert CeleryEngine(Backend(status="SUCCESS", result=7)).outcome(called) is None  # type: ignore[arg-type]

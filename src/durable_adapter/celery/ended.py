@@ -14,7 +14,8 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from ..errors import JournalError
-from ..model import SECOND, STAMP, read_stamp
+from ..model import SECOND, STAMP, StepStatus, read_stamp
+from ..recovery.lost import is_guarded
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import Fate, ended_by_engine
 from .publishing import place_of
@@ -27,11 +28,19 @@ logger = logging.getLogger("durable_adapter")
 
 @dataclass(frozen=True, slots=True)
 class NotTaken:
-    """A message that this worker threw away unread: the run that it names, its task's id, and why."""
+    """A message that this worker threw away unread.
+
+    Attributes:
+        ref: the run that it names.
+        task_id: its task's id.
+        why: why it was thrown away.
+        came_before: it was delivered before, so that a worker without the plugin may have run it then.
+    """
 
     ref: str
     task_id: str
     why: str
+    came_before: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +87,12 @@ def hear_not_taken(binding: Binding, message: Any, why: str) -> None:
     stamp = read_stamp(headers["stamps"].get(STAMP))
     if stamp is None or not headers.get("id"):
         return
-    queue = (getattr(message, "delivery_info", None) or {}).get("routing_key")
+    delivery = getattr(message, "delivery_info", None) or {}
+    queue = delivery.get("routing_key")
+    came_before = bool(delivery.get("redelivered") or headers.get("redelivered") or headers.get("retries"))
     where = f" on queue {queue!r}" if queue else ""
-    binding.ended.append(NotTaken(stamp[0], str(headers["id"]), f"a worker{where} {why}: its body did not run"))
+    known = "it did not run now, but an earlier delivery of it may have run" if came_before else "its body did not run"
+    binding.ended.append(NotTaken(stamp[0], str(headers["id"]), f"a worker{where} {why}: {known}", came_before))
 
 
 def write(binding: Binding) -> None:
@@ -89,10 +101,7 @@ def write(binding: Binding) -> None:
         heard = binding.ended[0]
         try:
             if isinstance(heard, NotTaken):
-                if binding.journal.engine_ends.not_taken(heard.ref, heard.task_id, heard.why, who=binding.host.row):
-                    logger.error(
-                        'message_not_taken workflow=%s task=%s msg="%s. It is sent again"', heard.ref, heard.task_id, heard.why
-                    )
+                _record_not_taken(binding, heard)
                 binding.ended.popleft()
                 continue
             fate = _record(binding, heard)
@@ -109,6 +118,20 @@ def write(binding: Binding) -> None:
             logger.warning("the end of task %s is not written yet: %s", heard.task_id, error)
             return
         binding.ended.popleft()
+
+
+def _record_not_taken(binding: Binding, heard: NotTaken) -> None:
+    """Has a message that was thrown away sent again; in doubt where an earlier delivery may have run a guarded step."""
+    journal, who = binding.journal, binding.host.row
+    step = next((s for s in journal.reads.steps(heard.ref) if s.task_id == heard.task_id), None)
+    if step is None or step.status is not StepStatus.PLANNED:
+        return
+    if heard.came_before and is_guarded(step):
+        recorded, what = journal.doubts.raise_doubt(step, None, heard.why, over=True, who=who), "It is in doubt"
+    else:
+        recorded, what = journal.engine_ends.not_taken(heard.ref, heard.task_id, heard.why, who=who), "It is sent again"
+    if recorded:
+        logger.error('message_not_taken workflow=%s task=%s msg="%s. %s"', heard.ref, heard.task_id, heard.why, what)
 
 
 def _record(binding: Binding, heard: Heard) -> Fate:

@@ -92,7 +92,9 @@ class CeleryEngine:
         if status not in (SUCCESS, FAILURE):
             return None
         if status == FAILURE:
-            return EngineOutcome(succeeded=False, at=at, refused=_refused(step.name, result, meta.get("traceback")))
+            # With `result_extended` the store keeps how often its task was retried: then an earlier delivery has run.
+            refused = None if meta.get("retries") else _refused(step.name, result, meta.get("traceback"))
+            return EngineOutcome(succeeded=False, at=at, refused=refused)
         return EngineOutcome(succeeded=True, value=result, at=at)
 
     def compensation(self, policy: StepPolicy) -> dict[str, Any]:

@@ -96,12 +96,13 @@ class EngineEnds:
         That is proof that its body did not run: the message is sent again, for a worker that takes it.
 
         Returns:
-            False where the step has begun meanwhile, or is over.
+            False where the step has begun meanwhile, is over, or is unmarked: that is never sent again by itself.
         """
 
         def write(conn: Connection) -> bool:
             self._undo.lock(conn, ref)
             here = sa.and_(step.c.ref == ref, step.c.task_id == task_id, step.c.status == StepStatus.PLANNED.value)
+            here = sa.and_(here, step.c.kind != Kind.UNMARKED.value)
             changed = conn.execute(sa.update(step).where(here).values(cause=Cause.NOT_TAKEN.value, evidence=why)).rowcount
             if not changed:
                 return False

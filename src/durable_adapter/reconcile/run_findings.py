@@ -223,12 +223,8 @@ def not_taken(case: Case) -> Iterator[Finding]:
         if step.cause != Cause.NOT_TAKEN or step.status is not StepStatus.PLANNED or not step.evidence:
             continue
         text = case.told(step.evidence)
-        text = f"{text[:1].upper()}{text[1:]}."
-        if step.kind is Kind.UNMARKED:
-            send = Remedy("once workers there know it, to send it again", case.resolve(step, "--did-not-happen", sends=True))
-        else:
-            text += " Its message is sent again by itself."
-            send = Remedy("once workers there know it, to send it now", case.order("retry"))
+        text = f"{text[:1].upper()}{text[1:]}. Its message is sent again by itself."
+        send = Remedy("once workers there know it, to send it now", case.order("retry"))
         yield case.find(
             Trouble.UNKNOWN_TASK,
             step,

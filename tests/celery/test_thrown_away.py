@@ -1,0 +1,60 @@
+"""Messages that a worker threw away unread, and the ends that its parent writes down: no worker is needed for either."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from durable_adapter.celery import ended
+from durable_adapter.model import STAMP, Cause, StepStatus, WorkflowRow, make_stamp
+from tests.celery.shop import endings
+from tests.celery.world import Runs
+
+FIRST: dict[str, Any] = {}
+CAME_BEFORE = [{"redelivered": True}, {"retries": 2}]
+
+
+def planned(shop: Runs, task: Any, queue: str, *arguments: str) -> tuple[WorkflowRow, str]:
+    """A run whose message waits on a queue that nobody serves, and its task's id."""
+    result = task.apply_async(arguments, queue=queue)
+    return shop.of(result), result.id
+
+
+def thrown_away(shop: Runs, run: WorkflowRow, task_id: str, said: dict[str, Any]) -> None:
+    """A worker's parent hears that its message was thrown away, and writes that down."""
+    headers = {"id": task_id, "retries": said.get("retries", 0), "stamps": {STAMP: make_stamp(run.ref, shop.steps(run)[0].key)}}
+    delivery = {"routing_key": "celery", "redelivered": said.get("redelivered", False)}
+    ended.hear_not_taken(shop.binding, SimpleNamespace(headers=headers, delivery_info=delivery), "does not know the task")
+    ended.write(shop.binding)
+
+
+@pytest.mark.parametrize("said", CAME_BEFORE)
+def test_a_guarded_step_that_an_earlier_delivery_may_have_run_is_in_doubt(
+    idle_shop: Runs, order: str, said: dict[str, Any]
+) -> None:
+    run, task_id = planned(idle_shop, endings.noted, f"nobody-{order}", order)
+    thrown_away(idle_shop, run, task_id, said)
+    (row,) = idle_shop.steps(run)
+    assert (row.status, row.cause) == (StepStatus.IN_DOUBT, None)
+    assert "an earlier delivery of it may have run" in (row.doubt or "")
+
+
+@pytest.mark.parametrize("said", CAME_BEFORE)
+def test_an_idempotent_one_is_sent_again_and_not_said_to_have_done_nothing(
+    idle_shop: Runs, order: str, said: dict[str, Any]
+) -> None:
+    run, task_id = planned(idle_shop, endings.idempotent, f"nobody-{order}", "effect", order)
+    thrown_away(idle_shop, run, task_id, said)
+    (row,) = idle_shop.steps(run)
+    assert (row.status, row.cause) == (StepStatus.PLANNED, Cause.NOT_TAKEN)
+    assert "its body did not run" not in (row.evidence or "")
+
+
+def test_the_first_delivery_proves_that_nothing_ran(idle_shop: Runs, order: str) -> None:
+    run, task_id = planned(idle_shop, endings.noted, f"nobody-{order}", order)
+    thrown_away(idle_shop, run, task_id, FIRST)
+    (row,) = idle_shop.steps(run)
+    assert (row.status, row.cause) == (StepStatus.PLANNED, Cause.NOT_TAKEN)
+    assert "its body did not run" in (row.evidence or "")
