@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from durable_adapter.errors import JournalBusy
-from durable_adapter.journal import Journal
+from durable_adapter.journal import Journal, database
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import SECOND, Attention, Kind, Safety, StepRow, StepStatus, WorkflowStatus
 from durable_adapter.recovery import Sweeper, lost
 from durable_adapter.recovery import sweeper as module
 from durable_adapter.recovery.lost import RESENDS
 from durable_adapter.recovery.sweeper import FORGET_EVERY, FORGETS, LASTS
+from durable_adapter.runtime.engine import EngineOutcome
 from tests.journal.interleaving import statements
 from tests.journal.making import a_run, a_step, a_worker, age, change, claim, succeed, the, the_run
 from tests.sweeper.conftest import Clock, NotingEngine
@@ -218,3 +219,39 @@ def test_it_forgets_processes_that_ended_and_that_nothing_unsettled_names(
     journal.db.transaction(lambda conn: conn.execute(worker.update().where(worker.c.id == "ended").values(beat_at=at)))
     forgetful(journal, engine, clock, 7).sweep()
     assert [name for name in ("ended", "ended today", "alive") if journal.workers.get(name) is None] == ["ended"]
+
+
+#: Larger than a packet of MariaDB, which is 16 MB unless somebody says otherwise.
+LARGE = "x" * 17_000_000
+
+
+@pytest.fixture
+def largest(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes more by itself is held to the journal's own limit."""
+    if journal.db.dialect_name != "mysql":
+        monkeypatch.setattr(database, "LARGEST", 8_000_000)
+
+
+@pytest.mark.usefixtures("largest")
+def test_a_stored_result_that_is_too_large_for_the_journal_is_its_own_steps_trouble(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine
+) -> None:
+    """A worker without the plugin ran the step: what it returned cannot be kept, and the next run is looked at all the same."""
+    ref = a_run(journal, a_step("one", queue="celery", task_id="t-1", safety=Safety.IDEMPOTENT))
+    (other,) = overdue(journal, 1, safety=Safety.IDEMPOTENT)
+    change(journal, ref, look_at=0)
+    engine.outcomes["t-1"] = EngineOutcome(succeeded=True, value=LARGE)
+    report = sweeper.sweep(journal.time() + DAY)
+    assert (the(journal, ref, "one").status, report.adopted, report.errors) == (StepStatus.IN_DOUBT, 0, [])
+    assert (the_run(journal, other).resends, engine.sent) == (1, ["ship-0"])
+
+
+@pytest.mark.usefixtures("largest")
+def test_so_is_one_of_a_task_that_is_not_marked_whose_end_is_known_without_it(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine
+) -> None:
+    ref = a_run(journal, a_step("mail", task_id="t-1", kind=Kind.UNMARKED), a_step("ship", position=1))
+    engine.outcomes["t-1"] = EngineOutcome(succeeded=True, value=LARGE)
+    report = sweeper.sweep(journal.time() + DAY)
+    row = the(journal, ref, "mail")
+    assert (row.status, row.outcome, report.adopted, report.errors) == (StepStatus.SUCCEEDED, None, 1, [])

@@ -26,7 +26,7 @@ from ..model import (
 from ..runtime import alerts
 from ..runtime.engine import engine_of
 from ..runtime.order import before, behind, elsewhere, is_done, may_begin, may_fail, members_of, ready
-from ..runtime.values import encode
+from ..runtime.values import encode, encode_for
 from .lost import GONE, LostMessages, is_guarded, stored_outcome
 from .sweep import Sweep
 
@@ -270,7 +270,7 @@ class Due:
         """Records the end of an unmarked member that its engine knows of; what it returned, if that can be written down."""
         stored: Stored | None = None
         with contextlib.suppress(UnserialisableValue):
-            stored = encode(value)
+            stored = encode_for(self._sweep.journal, value)
         if self._sweep.journal.runs.record_unmarked(step.ref, step.key, stored, failed=None):
             self._sweep.journal.runs.look_again(step.ref, self._sweep.journal.time())
             self._sweep.report.adopted += 1

@@ -15,7 +15,7 @@ from ..errors import DurableError, MessageExpired, UnserialisableValue
 from ..model import SECOND, Cause, Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import Engine, EngineEnd, EngineOutcome, engine_of
 from ..runtime.engine_ends import Fate, end_step
-from ..runtime.values import encode, write_failure
+from ..runtime.values import encode_for, write_failure
 from .sweep import Sweep
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ class LostMessages:
     def _adopt(self, step: StepRow, value: object, why: str) -> bool:
         """Takes over the result store's value, in one transition; False where it cannot be written down."""
         try:
-            stored = encode(value)
+            stored = encode_for(self._sweep.journal, value)
         except UnserialisableValue:
             return False
         if self._sweep.journal.doubts.happened(step, stored, who="result store", why=why, send=False).recorded:
