@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -25,7 +26,7 @@ STALE = 60.0
 
 @pytest.fixture
 def absence(journal: Journal, clock: Clock) -> Absence:
-    return Absence(journal, ["celery"], stale=STALE, monotonic=clock)
+    return Absence(journal, lambda: ["celery"], stale=STALE, monotonic=clock)
 
 
 @pytest.fixture
@@ -131,3 +132,26 @@ def test_only_a_worker_that_does_not_sweep_looks(
         assert watched.acquire(timeout=30)
     thread.stop(wait=30)
     assert looked.is_set() is (every is None)
+
+
+@pytest.mark.parametrize(("sweeps_for", "is_told"), [("celery", False), ("rq", True)])
+def test_a_worker_that_does_not_sweep_knows_for_which_engines_somebody_must(
+    journal: Journal, engine: NotingEngine, clock: Clock, said: Any, sweeps_for: str, is_told: bool
+) -> None:
+    """It has not swept before it looks, and what is installed beside its engine may come later."""
+    a_worker(journal, "s", role="sweeper", engine=sweeps_for)
+    engines: list[NotingEngine] = []
+    rounds = threading.Semaphore(0)
+
+    def watch() -> bool:
+        clock.at += LOOK_EVERY
+        rounds.release()
+        return False
+
+    thread = SweeperThread(Sweeper(journal, lambda: engines, stale=STALE, monotonic=clock), every=None, watch=watch)
+    engines.append(engine)
+    thread.start()
+    for _ in range(2):  # at the second, the first look is over
+        assert rounds.acquire(timeout=30)
+    thread.stop(wait=30)
+    assert [line for line in said() if "nobody" in line] == ([ANY] if is_told else [])

@@ -116,7 +116,7 @@ def test_a_process_that_missed_two_of_its_beats_beats_before_it_begins_anything(
 def test_a_sweeper_of_another_namespace_sweeps_nothing_here(
     journal: Journal, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    absence = Absence(journal, ["celery"], stale=60, monotonic=clock)
+    absence = Absence(journal, lambda: ["celery"], stale=60, monotonic=clock)
     a_worker(journal, "theirs", role="sweeper", namespace="another", beat_every=SECOND)
     clock.at += LOOK_EVERY
     absence.look()

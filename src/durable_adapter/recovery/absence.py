@@ -28,7 +28,7 @@ class Absence:
 
     Args:
         journal: the journal.
-        engines: their names; a sweeper counts that can send for any of them.
+        engines: tells their names at each look; a sweeper counts that can send for any of them.
         stale: seconds of silence after which a worker may be declared dead.
         monotonic: the clock by which it looks; tests pass their own.
     """
@@ -36,13 +36,13 @@ class Absence:
     def __init__(
         self,
         journal: Journal,
-        engines: Collection[str],
+        engines: Callable[[], Collection[str]],
         *,
         stale: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal = journal
-        self._engines = set(engines)
+        self._engines = engines
         self._patience = PATIENCE * stale
         self._monotonic = monotonic
         self._looks_at = monotonic() + LOOK_EVERY
@@ -54,7 +54,7 @@ class Absence:
             return
         self._looks_at = self._monotonic() + LOOK_EVERY
         try:
-            silent_for = self._journal.workers.sweepers_silent_for(self._engines, namespace=self._journal.namespace)
+            silent_for = self._journal.workers.sweepers_silent_for(self._engines(), namespace=self._journal.namespace)
         except JournalError as error:
             logger.debug("whether anybody sweeps is not known: %s", error)
             return

@@ -88,7 +88,11 @@ class Sweeper:
 
     def absence(self) -> Absence:
         """What tells that nobody sweeps in this one's place."""
-        return Absence(self._journal, self._engines, stale=self._stale, monotonic=self._monotonic)
+        return Absence(self._journal, self._names, stale=self._stale, monotonic=self._monotonic)
+
+    def _names(self) -> set[str]:
+        """The names of the engines that this process can send for now."""
+        return {engine.name for engine in self._told()}
 
     def safely(self, *, attend: Callable[[], bool] = lambda: False) -> Report:
         """One sweep that never raises: for threads and loops. What went wrong is logged and in the report."""
