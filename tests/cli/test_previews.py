@@ -400,6 +400,35 @@ def test_a_verdict_that_begins_a_refund_says_so_and_how_much(cli: Cli, journal: 
     assert world.ledger == ["refund of charge", "release of reserve"]
 
 
+def siblings_held(journal: Journal) -> str:
+    """Two steps that run side by side, both held, and a third that comes after both."""
+    ref = a_run(
+        journal,
+        a_step("p0", after=[], pending=0),
+        a_step("p1", after=[], pending=0),
+        a_step("p2", after=[], pending=0),
+        a_step("ship", after=["p0", "p1"], pending=2),
+        a_step("mail", after=["p2"], pending=1, completes_run=True),
+    )
+    held(journal, ref, "p0")
+    held(journal, ref, "p1")
+    return ref
+
+
+@on_sqlite
+def test_only_what_comes_after_a_step_is_said_to_be_sent_behind_it(cli: Cli, journal: Journal) -> None:
+    ref = siblings_held(journal)
+    told = cli("resolve", ref, "p0", "--happened", "1", code=0).stdout
+    assert "  - ship still waits for other steps\n" in told
+    assert "is sent" not in told
+    assert "mail" not in told
+    assert "p2" not in told
+    cli("resolve", ref, "p0", "--happened", "1", *SIGNED, code=0)
+    told = cli("resolve", ref, "p1", "--happened", "1", code=0).stdout
+    assert "  - what follows it is sent: ship\n" in told
+    assert "mail" not in told
+
+
 @on_sqlite
 def test_did_not_happen_in_a_rollback_is_not_tried_again_and_says_so(cli: Cli, journal: Journal) -> None:
     ref = rolling_back_while_a_step_is_held(journal)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..journal.undo import still_to_undo, undecided
-from ..model import FORWARD_WORKFLOWS, Effect, Kind, Shape, StepRow, StepStatus, WorkflowRow, WorkflowStatus
+from ..model import ALSO_AFTER, FORWARD_WORKFLOWS, Effect, Kind, Shape, StepRow, StepStatus, WorkflowRow, WorkflowStatus
+from ..runtime.order import behind, concerns_nobody, members_of, ready
 from .foresight import Order, Outlook, Verb, in_place
 from .words import status_words as words
 
@@ -119,9 +120,17 @@ def _follows(row: StepRow, after: Outlook) -> Iterator[str]:
     if after.run.shape is Shape.FUNCTION:
         yield "its workflow function goes on"
         return
-    behind = [s.name for s in after.steps if s.position > row.position and s.status is StepStatus.PLANNED]
-    if behind:
-        yield f"what follows it is sent: {behind[0]}"
+    free = {s.key for s, _ in ready(after.run, after.steps)}
+    members = members_of(after.steps)
+    following = [s for s in behind(row, members) if s.status is StepStatus.PLANNED and not concerns_nobody(s, members)]
+    sent = [s for s in following if s.key in free and not s.options.get(ALSO_AFTER)]
+    if sent:
+        yield f"what follows it is sent: {', '.join(s.name for s in sent)}"
+    for step in following:
+        if step.key not in free:
+            yield f"{step.name} still waits for other steps"
+        elif step not in sent:
+            yield f"{step.name} is sent once the steps of other workflows that it comes after are done"
 
 
 def _given_up(before: Mapping[str, StepRow], after: Outlook, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
