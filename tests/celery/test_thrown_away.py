@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from durable_adapter.celery import ended
-from durable_adapter.model import STAMP, Cause, StepStatus, WorkflowRow, make_stamp
+from durable_adapter.model import STAMP, Cause, StepStatus, WorkflowRow, WorkflowStatus, make_stamp
 from tests.celery.shop import endings
 from tests.celery.world import Runs
 
@@ -58,3 +58,16 @@ def test_the_first_delivery_proves_that_nothing_ran(idle_shop: Runs, order: str)
     (row,) = idle_shop.steps(run)
     assert (row.status, row.cause) == (StepStatus.PLANNED, Cause.NOT_TAKEN)
     assert "its body did not run" in (row.evidence or "")
+
+
+@pytest.mark.parametrize("task", [endings.noted, endings.idempotent])
+def test_a_step_whose_process_was_killed_by_a_revoke_before_it_began_is_never_sent_again(
+    idle_shop: Runs, order: str, task: Any
+) -> None:
+    run, task_id = planned(idle_shop, task, f"nobody-{order}", "effect", order)
+    revoked = SimpleNamespace(id=task_id, task=task.name, stamps={STAMP: make_stamp(run.ref, idle_shop.steps(run)[0].key)})
+    ended.hear(idle_shop.binding, revoked, terminated=True, expired=False)
+    ended.write(idle_shop.binding)
+    (row,) = idle_shop.steps(run)
+    assert (row.status, row.cause) == (StepStatus.CANCELLED, Cause.ENDED_BY_ENGINE)
+    assert idle_shop.of(task_id).status is WorkflowStatus.CANCELLED

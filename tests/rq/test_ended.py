@@ -225,8 +225,9 @@ class TestAStopCommand:
             pipe.zadd(shop.queue.failed_job_registry.key, {job.id: 2**31})
             pipe.execute()
 
-    def test_before_the_body_ends_the_step(self, shop: Shop, ledger: Ledger, order: str) -> None:
-        job = shop.queue.enqueue(steps.charge, order)
+    @pytest.mark.parametrize("charge", [steps.charge, steps.charge_idempotent])
+    def test_before_the_body_ends_the_step(self, shop: Shop, ledger: Ledger, order: str, charge: Any) -> None:
+        job = shop.queue.enqueue(charge, order)
         assert shop.binding.host.introduce()
         self.stopped(shop, job)
         shop.queue.remove(job)

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..model import Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..model import Effect, Kind, StepRow, StepStatus, WorkflowRow
 from . import alerts
 from .engine import Engine, EngineEnd
 from .values import write_failure
@@ -104,10 +104,6 @@ def end_step(
     if step.status is StepStatus.IN_DOUBT:
         why = f"{step.doubt or 'its outcome is unknown'}; {end.word}, so that it is not settled or repeated by itself"
         return Fate.ENDED if alerts.hold(journal, engine, step, why, who=who) else Fate.UNTOUCHED
-    if end.killed and step.safety is Safety.IDEMPOTENT and step.kind is not Kind.FUNCTION and step.task_id is not None:
-        # Its first attempt takes no claim, and may have begun in the process that was killed.
-        journal.runs.not_begun(step.task_id, end.word, ref=run.ref)
-        return Fate.UNTOUCHED
     return Fate.ENDED if _end(journal, step, end, who) else Fate.UNTOUCHED
 
 
