@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import SECOND, Event, StepStatus, WorkflowStatus
+from durable_adapter.model import SECOND, Effect, Event, StepStatus, WorkflowStatus
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.interleaving import statements
 from tests.journal.making import (
@@ -24,6 +25,7 @@ from tests.journal.making import (
     age,
     change,
     claim,
+    fail,
     held,
     statuses,
     succeed,
@@ -342,3 +344,35 @@ def test_a_success_needs_no_explanation(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True))
     succeed(journal, ref, "charge", last=True)
     assert cli("reconcile", code=0).stdout == "Nothing is wrong: 0 unfinished workflows looked at.\n"
+
+
+def _held(journal: Journal) -> str:
+    ref = a_run(journal, "charge")
+    held(journal, ref, "charge")
+    return ref
+
+
+def _failed_after_a_doubt(journal: Journal) -> str:
+    """Its doubt is older than its end, which is what a finding tells as the time since when it is so."""
+    ref = a_run(journal, "charge")
+    fail(journal, ref, "charge", Effect.UNKNOWN)
+    change(journal, ref, "charge", doubt_at=journal.time() - 60 * MINUTE)
+    return ref
+
+
+def _drifted(journal: Journal) -> str:
+    ref = a_function(journal)
+    assert journal.doubts.hold_drift(the(journal, ref, "function"), "the code calls something else")
+    return ref
+
+
+@on_sqlite
+@pytest.mark.parametrize("situation", [_held, _failed_after_a_doubt, _drifted])
+def test_the_command_of_a_group_chooses_all_of_the_group(cli: Cli, journal: Journal, situation: Callable[[Journal], str]) -> None:
+    refs = {situation(journal) for _ in range(4)}
+    told = cli("reconcile", code=1).stdout
+    commands = [line.strip() for line in told.splitlines() if " --task " in line]
+    assert commands
+    for command in commands:
+        words = shlex.split(command.replace("VALUE", "1"))[1:]
+        assert {each["ref"] for each in cli.json(*words, code=0)["changes"]} >= refs, command

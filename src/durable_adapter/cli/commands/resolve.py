@@ -60,6 +60,7 @@ def command(session: Session, given: Given, happened: str | None, did_not_happen
     session.checked()
     if acknowledge:
         return _acknowledge(session, given)
+    from ...model import StepStatus
     from ...reconcile.verdicts import Judge, Verdict, decidable
 
     verdict = Verdict.HAPPENED if happened is not None else Verdict.FAILED if failed else Verdict.DID_NOT_HAPPEN
@@ -81,7 +82,9 @@ def command(session: Session, given: Given, happened: str | None, did_not_happen
     def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[StepRow]:
         """Every step of the name that waits for a verdict and came to that since the time."""
         for row in decidable(run, steps):
-            if row.name == given.task and (row.doubt_at or row.ended_at or 0) >= since:
+            # Of a failed step, as its finding has it: the doubt that came before its end is no longer what is open.
+            at = row.ended_at if row.status is StepStatus.FAILED else row.doubt_at or row.ended_at
+            if row.name == given.task and (at or 0) >= since:
                 yield row
 
     def pick(found: Searched, steps: list[StepRow]) -> StepRow:
