@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from durable_adapter.errors import JournalBusy
+from durable_adapter.errors import CannotSendAgain, JournalBusy
 from durable_adapter.journal import Journal, database
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import SECOND, Attention, Kind, Safety, StepRow, StepStatus, WorkflowStatus
@@ -255,3 +255,30 @@ def test_so_is_one_of_a_task_that_is_not_marked_whose_end_is_known_without_it(
     report = sweeper.sweep(journal.time() + DAY)
     row = the(journal, ref, "mail")
     assert (row.status, row.outcome, report.adopted, report.errors) == (StepStatus.SUCCEEDED, None, 1, [])
+
+
+def test_where_a_message_cannot_be_made_its_mark_waits_for_no_row_that_somebody_keeps(
+    journal: Journal, sweeper: Sweeper, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [a_run(journal, a_step(f"ship-{n}", safety=Safety.IDEMPOTENT)) for n in range(3)]
+    for n, ref in enumerate(refs):
+        key = f"ship-{n}"
+        assert journal.ends.try_again(the(journal, ref, key), claim(journal, ref, key), 0, None, "again")
+    mark, send = journal.runs.mark_all, engine.send_step
+
+    def busy(which: Any, attention: str | None) -> None:
+        assert database._IN_A_HURRY.get(), "else it would wait for as long as the row is kept"
+        if refs[0] in which:
+            raise JournalBusy("its row is kept")
+        mark(which, attention)
+
+    def cannot(run: Any, step: StepRow, steps: Any) -> None:
+        if step.ref != refs[2]:
+            raise CannotSendAgain("its arguments are not in the journal")
+        send(run, step, steps)
+
+    monkeypatch.setattr(journal.runs, "mark_all", busy)
+    monkeypatch.setattr(engine, "send_step", cannot)
+    report = sweeper.sweep(journal.time() + SECOND)
+    assert (engine.sent, report.busy, report.errors) == (["ship-2"], 1, [])
+    assert [the_run(journal, ref).attention for ref in refs] == [None, Attention.UNMARKED.value, None]

@@ -60,6 +60,7 @@ class Due:
             if row.ref not in self._sweep.left:
                 self._sweep.guarded(row.ref, partial(self.step, row))
         self._loaded = {}
+        self._sweep.settle()
 
     def runs(self, taken: Sequence[tuple[WorkflowRow, list[StepRow]]]) -> None:
         """Looks after several unfinished runs whose next looks have come; what the time does not reach is due again at once."""

@@ -54,7 +54,7 @@ class Sweep:
         engines: the bindings that can send messages, by name.
         who: the sweeper's own row, for events.
         report: what the sweep has done so far.
-        marks: the runs that are put in front of people, with the reason, when the sweep has looked at all of them.
+        marks: the runs that are put in front of people, with the reason, when the sweep has looked at all of a sort.
         looks: the next looks of runs that are set then.
         left: the references of runs that are left alone, because a row of them cannot be read here, with the reason.
         attend: looks after what must not wait for the sweep: deaths that a parent saw. It is called before each step and run.
@@ -124,11 +124,11 @@ class Sweep:
             self.leave([error])
         except ValueUnreadable as error:
             logger.error("value_unreadable run=%s %s", ref, error)
-            self.journal.runs.mark(ref, Attention.DRIFT.value)
+            self.marks[ref] = Attention.DRIFT
             self.report.reported += 1
         except CannotSendAgain as error:
             logger.error("%s", error)
-            self.journal.runs.mark(ref, Attention.UNMARKED.value)
+            self.marks[ref] = Attention.UNMARKED
             self.report.reported += 1
         except Exception as error:
             logger.exception("the sweeper could not help run %s", ref)
