@@ -74,6 +74,16 @@ def test_what_may_be_missing_is_for_the_provider_first(cli: Cli, journal: Journa
 
 
 @on_sqlite
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_a_preview_prints_its_command_on_a_line_of_its_own(cli: Cli, journal: Journal, unfinished: bool) -> None:
+    if unfinished:
+        a_run(journal, "charge", "ship")
+    told = cli(*RESTORED, code=0).stdout
+    assert "\n  durable-adapter reconcile --kind refused_message\n" in told
+    assert "\\n" not in told
+
+
+@on_sqlite
 def test_a_function_whose_calls_may_be_lost_is_not_for_resolving(cli: Cli, journal: Journal) -> None:
     ref = a_function(journal)
     cli(*RESTORED, *SIGNED, code=0)

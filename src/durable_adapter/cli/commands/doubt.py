@@ -83,7 +83,9 @@ def command(session: Session, since: When, until: When | None, apply_: bool, by:
         _print_next(session, found)
     else:
         for when, command in _of_the_missing(session):
-            session.out.say(f"{when}\n  {command}" if command else when)
+            session.out.paragraph(when)
+            if command:
+                session.out.command(command, "  ")
         if found.runs:
             session.out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
     return CLEAN
