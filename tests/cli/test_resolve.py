@@ -343,6 +343,33 @@ def test_in_bulk_every_step_of_a_name_is_decided_at_once(cli: Cli, journal: Jour
     assert cli(*words, code=0).stdout == "Nothing fits: there is nothing to do.\n"
 
 
+def test_in_bulk_two_steps_of_one_run_are_both_decided(cli: Cli, journal: Journal) -> None:
+    ref = a_run(
+        journal,
+        a_step("p0", name="charge", after=[], pending=0),
+        a_step("p1", name="charge", after=[], pending=0),
+        a_step("ship", after=["p0", "p1"], pending=2, completes_run=True),
+    )
+    held(journal, ref, "p0")
+    held(journal, ref, "p1")
+    words = ("resolve", "--task", "charge", "--since", "1h", "--happened", "1")
+    told = cli(*words, *SIGNED, code=0).stdout
+    assert "2 done." in told
+    assert "while you were deciding" not in told
+    assert "what follows it is sent: ship" in told, "the second is told from the run as the first left it"
+    assert statuses(journal, ref) == {"run": "running", "p0": "succeeded", "p1": "succeeded", "ship": "planned"}
+
+
+@on_sqlite
+def test_in_bulk_what_the_order_itself_has_ended_is_left_alone(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, *(a_step(key, name="charge", after=[], pending=0) for key in ("p0", "p1")), open_steps=2)
+    held(journal, ref, "p0")
+    held(journal, ref, "p1")
+    told = cli.json("resolve", "--task", "charge", "--since", "1h", "--failed", *SIGNED)
+    assert "while you were deciding" not in json.dumps(told)
+    assert {each["key"] for each in told["changes"] if each["done"]} == {"p0", "p1"}
+
+
 @on_sqlite
 def test_in_bulk_what_cannot_be_decided_so_is_left_alone_and_named(cli: Cli, journal: Journal) -> None:
     ref, missing = a_run(journal, "charge"), a_run(journal, "charge")

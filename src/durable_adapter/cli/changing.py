@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..reconcile.changes import Change, Outcome
     from ..reconcile.sending import Sending
     from .find import Searched
-
-T = TypeVar("T")
 
 #: Runs that are read at a time.
 BATCH = 500
@@ -140,10 +138,32 @@ def give(
     runs = (among or started_since)(session, given.since.on(session.journal.time()))
     fitting = ((run, steps, step) for run, steps in runs for step in fits(run, steps))
     chosen = list(islice(fitting, given.limit))
-    changes, refused = gather(partial(make, *each) for each in chosen)
+    refused: list[str] = []
+    changes = _in_turn(session, make, chosen, refused)
     at_the_end = sending.at_the_end if sending is not None else str
     more = len(chosen) >= given.limit
     return carry_out(session, changes, apply=given.apply, refused=refused, more=more, at_the_end=at_the_end)
+
+
+def _in_turn(
+    session: Session,
+    make: Callable[[WorkflowRow, Sequence[StepRow], StepRow | None], Change],
+    chosen: Iterable[tuple[WorkflowRow, list[StepRow], StepRow | None]],
+    refused: list[str],
+) -> Iterator[Change]:
+    """Makes each change when its turn comes; adds to *refused* why others cannot be made.
+
+    A run that an earlier change of this order concerned is read again: that change is no other person's. The step stays as it
+    was chosen, so that nothing is decided about an attempt that nobody has seen.
+    """
+    seen: set[str] = set()
+    for run, steps, step in chosen:
+        again = session.journal.reads.run(run.ref) if run.ref in seen else None
+        seen.add(run.ref)
+        try:
+            yield make(run, steps, step) if again is None else make(again, session.journal.reads.steps(run.ref), step)
+        except NotResolvable as error:
+            refused.append(str(error))
 
 
 def _named(given: Given, found: Searched, steps: list[StepRow]) -> StepRow | None:
@@ -166,16 +186,16 @@ def carry_out(
 
     Args:
         session: the session.
-        changes: what is to be done.
+        changes: what is to be done; each is taken when the one before it is done.
         apply: whether it is.
-        refused: why other things that were named are not to be done.
+        refused: why other things that were named are not to be done; complete once all changes are taken.
         more: there may be more of what was named than one order may concern.
         at_the_end: lets be sent what all of them made due, and says by whom.
 
     Returns:
         The exit code: 1 where something was refused, or had been decided otherwise meanwhile.
     """
-    changes, refused = list(changes), refused or []
+    refused = refused if refused is not None else []
     done: list[tuple[Change, Outcome | None]] = []
     for change in changes:
         _announce(session, change, apply=apply)
@@ -191,15 +211,15 @@ def carry_out(
         return FINDINGS if lost or refused else CLEAN
     for reason in refused:
         session.out.warn(f"Left alone: {reason}")
-    if len(changes) + len(refused) > 1:
-        _sum_up(session, len(changes), lost, len(refused), apply=apply)
+    if len(done) + len(refused) > 1:
+        _sum_up(session, len(done), lost, len(refused), apply=apply)
     if then:
         session.out.say(then)
     if more:
         session.out.warn("There may be more: the limit was reached. Order it again for the rest, or raise --limit.")
-    if not apply and changes:
+    if not apply and done:
         session.out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
-    if not changes and not refused:
+    if not done and not refused:
         session.out.say("Nothing fits: there is nothing to do.")
     return FINDINGS if lost or refused else CLEAN
 
@@ -220,17 +240,6 @@ def _announce(session: Session, change: Change, *, apply: bool) -> None:
         session.out.say(f"  - {consequence}")
     for warning in change.warnings:
         session.out.warn(f"  Note: {warning}.")
-
-
-def gather(makers: Iterable[Callable[[], T]]) -> tuple[list[T], list[str]]:
-    """What can be made, and why the rest cannot."""
-    made, refused = [], []
-    for make in makers:
-        try:
-            made.append(make())
-        except NotResolvable as error:
-            refused.append(str(error))
-    return made, refused
 
 
 def check_bulk(id: str | None, task: str | None, since: When | None) -> None:
