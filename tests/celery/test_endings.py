@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from celery import chain, chord, group
+from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, TimeLimitExceeded, WorkerLostError
+from celery.states import SUCCESS
 
-from durable_adapter.celery.endings import told
+from durable_adapter.celery.endings import REACHED, after_run, before_run, told
 from durable_adapter.errors import StepFailed
-from durable_adapter.model import Attention, Cause, Effect, StepStatus, WorkflowRow, WorkflowStatus
+from durable_adapter.model import STAMP, Attention, Cause, Effect, StepStatus, WorkflowRow, WorkflowStatus, make_stamp
 from tests.celery.ledger import Ledger
 from tests.celery.shop import app, endings
 from tests.celery.world import SOON, Runs
@@ -211,3 +213,25 @@ def test_a_run_ends_where_it_hands_over_to_a_group_or_chord_without_durable_memb
     shop.settled(run, WorkflowStatus.SUCCEEDED)
     eventually(lambda: len(ledger.names(order)) == (3 if shape == "group" else 4), SOON)
     assert sorted(ledger.names(order)) == sorted(["next", "one", "two", *([] if shape == "group" else ["last"])])
+
+
+@pytest.mark.parametrize("popped", [False, True], ids=["as Celery 5.7 does", "as Celery 5.4 to 5.6 do"])
+@pytest.mark.parametrize(("after", "statuses"), [(1, ["planned"] * 3), (2, ["planned", "planned", "succeeded"])])
+def test_only_the_member_that_comes_next_is_handed_over(
+    idle_shop: Runs, order: str, popped: bool, after: int, statuses: list[str]
+) -> None:
+    """Celery before 5.7 takes the member that it sends out of the list that its request shows."""
+    head = endings.noted.si(order).set(task_id=f"head-{order}", queue=f"nobody-{order}")
+    chain(head, endings.noted.si(order), group(endings.plainly_noted.si(order) for _ in range(2))).apply_async()
+    run = idle_shop.of(f"head-{order}")
+    rows = idle_shop.steps(run)
+    left = [{"task": s.name, "args": [], "kwargs": {}, "options": {"task_id": s.task_id}} for s in reversed(rows[after:])]
+    own = rows[after - 1]
+    request = Context(id=own.task_id, task=own.name, chain=left, stamps={STAMP: make_stamp(run.ref, own.key)}, delivery_info={})
+    request.__dict__[REACHED] = True
+    task: Any = SimpleNamespace(request=request, name=own.name)
+    before_run(idle_shop.binding, task)
+    if popped:
+        left.pop()
+    after_run(idle_shop.binding, task, SUCCESS, "next")
+    assert [s.status.value for s in idle_shop.steps(run)] == statuses

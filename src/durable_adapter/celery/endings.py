@@ -32,6 +32,8 @@ logger = logging.getLogger("durable_adapter")
 
 #: Set on a request whose body was reached: by our hook on the task's own `run`.
 REACHED = "_durable_reached"
+#: Set on a request: its chain, and the member of it that is sent next. Before 5.7 Celery takes that out of the list itself.
+_FOLLOWS = "_durable_follows"
 
 
 def is_final(error: BaseException) -> bool:
@@ -83,13 +85,20 @@ def told(task: Task, error: Exception) -> Exception:
     return StepFailed(f"{kind.__name__}: {error}", type_name=f"{kind.__module__}.{kind.__qualname__}")
 
 
+def note_follows(request: Context) -> None:
+    """Keeps what follows a task, before anybody takes it out of its chain."""
+    if request.chain:
+        request.__dict__[_FOLLOWS] = (request.chain, request.chain[-1])
+
+
 def before_run(binding: Binding, task: Task) -> None:
     """Celery begins a delivery: one of an unmarked member that comes again is counted, because nobody else tells of it."""
     request = getattr(task, "request", None)
-    if request is None or not (request.delivery_info or {}).get("redelivered"):
-        return
     place = place_of(request)
-    if place is None or binding.registry.is_marked(task.name):
+    if request is None or place is None:
+        return
+    note_follows(request)
+    if not (request.delivery_info or {}).get("redelivered") or binding.registry.is_marked(task.name):
         return
     try:
         binding.journal.engine_ends.begins_again(place[0], str(request.id))
@@ -104,9 +113,12 @@ def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
     """
     request = getattr(task, "request", None)
     place = place_of(request)
-    if state == SUCCESS and place is not None and request is not None and request.chain:
-        _hand_over(binding, place[0], request.chain)
-    if request is None or place is None or getattr(request, "__dict__", {}).get(REACHED):
+    if request is None or place is None:
+        return
+    chain, follows = request.__dict__.get(_FOLLOWS, (None, None))
+    if state == SUCCESS and follows is not None and request.chain is chain:  # else its body stopped it
+        _hand_over(binding, place[0], follows)
+    if request.__dict__.get(REACHED):
         return
     if state not in (SUCCESS, FAILURE, IGNORED, REJECTED) or (state == REJECTED and getattr(retval, "requeue", False)):
         return
@@ -120,11 +132,11 @@ def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
         logger.warning("the end of task %s, whose body was not called, is not recorded: %s", request.id, error)
 
 
-def _hand_over(binding: Binding, ref: str, chain: Sequence[Any]) -> None:
+def _hand_over(binding: Binding, ref: str, follows: Any) -> None:
     """What follows is a group or a chord, which Celery has sent now: nobody hears of its end, so that the run ends here."""
-    if chain[-1].get("task") not in NO_MESSAGE:
+    if follows.get("task") not in NO_MESSAGE:
         return
-    following = tail_members(binding.app, chain)[0]
+    following = tail_members(binding.app, [follows])[0]
     try:
         row = next((s for s in binding.journal.reads.steps(ref) if s.task_id == following.task_id), None)
         if row is not None and row.kind is Kind.UNMARKED:

@@ -147,6 +147,7 @@ def _delivered(
         # Adopted: what follows belongs to the run that is made of this message, on this delivery and on every other.
         tail = [member_key(place, sig["task"]) for place, sig in enumerate(reversed(request.chain), start=1)]
         request.chain = stamped_chain(request.chain, call.ref, tail)
+        endings.note_follows(request)
     request.__dict__["_durable_place"] = (call.ref, call.key)
     request.__dict__[endings.REACHED] = True
     try:
