@@ -16,7 +16,7 @@ from durable_adapter.recovery.lost import RESENDS
 from durable_adapter.recovery.sweeper import FORGET_EVERY, FORGETS, LASTS
 from durable_adapter.runtime.engine import EngineOutcome
 from tests.journal.interleaving import statements
-from tests.journal.making import a_run, a_step, a_worker, age, change, claim, succeed, the, the_run
+from tests.journal.making import a_run, a_step, a_worker, age, change, claim, in_doubt, succeed, the, the_run
 from tests.sweeper.conftest import Clock, NotingEngine
 
 DAY = 86_400 * SECOND
@@ -282,3 +282,67 @@ def test_where_a_message_cannot_be_made_its_mark_waits_for_no_row_that_somebody_
     report = sweeper.sweep(journal.time() + SECOND)
     assert (engine.sent, report.busy, report.errors) == (["ship-2"], 1, [])
     assert [the_run(journal, ref).attention for ref in refs] == [None, Attention.UNMARKED.value, None]
+
+
+@pytest.fixture
+def swallowing(engine: NotingEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> NotingEngine:
+    """A broker behind which packets vanish: each publication is given up after four seconds."""
+
+    def send(run: Any, step: StepRow, steps: Any) -> None:
+        clock.at += 4
+        engine.sent.append(step.key)
+        raise ConnectionError("timed out")
+
+    monkeypatch.setattr(engine, "send_step", send)
+    return engine
+
+
+def due_again(journal: Journal, number: int) -> list[str]:
+    refs = [a_run(journal, a_step(f"pay-{n}", safety=Safety.IDEMPOTENT)) for n in range(number)]
+    for n, ref in enumerate(refs):
+        key = f"pay-{n}"
+        assert journal.ends.try_again(the(journal, ref, key), claim(journal, ref, key), 0, None, "again")
+    return refs
+
+
+def test_a_broker_that_lets_each_publication_wait_takes_one_of_steps_and_one_of_runs_and_the_rest_stays_due(
+    journal: Journal, sweeper: Sweeper, swallowing: NotingEngine, clock: Clock
+) -> None:
+    steps, runs = due_again(journal, 5), overdue(journal, 5, safety=Safety.IDEMPOTENT)
+    before, at = [the(journal, ref, f"pay-{n}") for n, ref in enumerate(steps)], journal.time() + DAY
+    began = clock.at
+    sweeper.sweep(at)
+    assert sorted(key[:4] for key in swallowing.sent) == ["pay-", "ship"]
+    assert clock.at - began == 8
+    left = [(row.ref, row.sent_at) for row in before if row.key not in swallowing.sent]
+    assert [(ref, the(journal, ref, row.key).sent_at) for ref, row in zip(steps, before, strict=True)
+            if row.key not in swallowing.sent] == left  # fmt: skip
+    unsent = [(ref, f"ship-{n}") for n, ref in enumerate(runs) if f"ship-{n}" not in swallowing.sent]
+    assert [(the_run(journal, ref).look_at, the_run(journal, ref).resends) for ref, _ in unsent] == [(at, 0)] * 4, "not counted"
+    for _ in range(4):
+        sweeper.sweep(at)
+    assert len(set(swallowing.sent)) == 10, "each has its turn"
+
+
+def test_a_withdrawal_and_a_probe_that_the_time_does_not_reach_are_due_again_at_once(
+    journal: Journal,
+) -> None:
+    ref = a_run(journal, "gone", a_step("asked", safety=Safety.PROBE))
+    change(journal, ref, "gone", status=StepStatus.CANCELLED.value, look_at=1)
+    in_doubt(journal, ref, "asked")
+    at = journal.time() + DAY
+    rows = journal.doubts.take_due(at, 10)
+    assert sorted(row.key for row in rows) == ["asked", "gone"]
+    assert journal.doubts.take_due(at, 10) == []
+    journal.doubts.give_back(rows, at)
+    assert sorted(row.key for row in journal.doubts.take_due(at, 10)) == ["asked", "gone"]
+
+
+def test_a_step_that_has_changed_since_it_was_taken_is_not_made_due_again(journal: Journal) -> None:
+    (ref,) = due_again(journal, 1)
+    at = journal.time() + DAY
+    rows = journal.doubts.take_due(at, 10)
+    claim(journal, ref, "pay-0")
+    before = the(journal, ref, "pay-0")
+    journal.doubts.give_back(rows, at)
+    assert the(journal, ref, "pay-0") == before

@@ -509,6 +509,25 @@ class Doubts:
 
         return self._db.transaction(write)
 
+    def give_back(self, rows: Collection[StepRow], now: int) -> None:
+        """Makes steps due again that `take_due` returned and that were not looked after. One commit.
+
+        Args:
+            rows: the steps as `take_due` returned them: one that has changed since then is left as it is.
+            now: the time that it was given.
+        """
+
+        def write(conn: Connection) -> None:
+            for row in sorted(rows, key=lambda r: (r.ref, r.key)):
+                here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == row.status.value, _same_token(row))
+                if row.status in CLAIMABLE:
+                    conn.execute(sa.update(step).where(here, step.c.sent_at == now).values(sent_at=row.sent_at))
+                else:
+                    as_taken = step.c.look_at.is_not_distinct_from(row.look_at)
+                    conn.execute(sa.update(step).where(here, as_taken).values(look_at=now))
+
+        self._db.transaction(write)
+
     def count_send(self, row: StepRow, by: int = 1) -> None:
         """Counts that the message of a step is about to be sent; -1 takes that back, where it could not be. One commit."""
         here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == row.status.value, _same_token(row))

@@ -48,19 +48,32 @@ class Due:
         self._loaded: dict[str, tuple[WorkflowRow, list[StepRow]]] = {}
 
     def steps(self, rows: Sequence[StepRow]) -> None:
-        """Looks after several steps whose next looks have come. Their runs are read at once."""
+        """Looks after several steps whose next looks have come; what the time does not reach is due again at once.
+
+        Their runs are read at once.
+        """
         refs = sorted({row.ref for row in rows})
         unreadable: list[UnreadableRow] = []
         runs = self._sweep.journal.reads.runs(refs, unreadable=unreadable)
         steps = self._sweep.journal.reads.steps_of(refs, unreadable=unreadable)
         self._sweep.leave(unreadable)
         self._loaded = {ref: (run, steps[ref]) for ref, run in runs.items()}
-        for row in rows:
+        for number, row in enumerate(rows):
+            if self._sweep.is_over():
+                self._give_back(rows[number:])
+                break
             self._sweep.attend()
             if row.ref not in self._sweep.left:
                 self._sweep.guarded(row.ref, partial(self.step, row))
         self._loaded = {}
         self._sweep.settle()
+
+    def _give_back(self, rows: Sequence[StepRow]) -> None:
+        late: dict[str, list[StepRow]] = {}
+        for row in rows:
+            late.setdefault(row.ref, []).append(row)
+        give_back, at = self._sweep.journal.doubts.give_back, self._now
+        self._sweep.at_once(late, lambda some: give_back([row for of_its_run in some.values() for row in of_its_run], at))
 
     def runs(self, taken: Sequence[tuple[WorkflowRow, list[StepRow]]]) -> None:
         """Looks after several unfinished runs whose next looks have come; what the time does not reach is due again at once."""

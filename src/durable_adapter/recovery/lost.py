@@ -6,7 +6,7 @@ past it. What somebody without the plugin may have run is in doubt instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +33,10 @@ GONE = 15 * SECOND
 DOUBLINGS = 10
 #: How many messages a sweep sends again at the most, so that an outage does not end in a flood.
 RESENDS = 100
+#: Seconds that sending them has at the least.
+SENDS = 1.0
+#: How many are counted together first; then each time so many times more, as long as they are sent in time.
+FIRST, MORE = 1, 10
 #: How often a guarded step's message is sent again: if that one vanishes unbegun as well, the step is in doubt.
 SENT_AGAIN = 1
 #: How a step's doubt tells of that.
@@ -50,6 +54,8 @@ class Again(NamedTuple):
     #: The one whose message was lost: the same, or one that follows it.
     lost: StepRow
     steps: list[StepRow]
+    #: The last one is known to have been thrown away unread.
+    not_taken: bool
 
 
 class LostMessages:
@@ -128,17 +134,37 @@ class LostMessages:
             again = before  # its result was never stored: as a memo hit it stores it, and sends what follows
         if self._too_soon(step):
             return
-        if not_taken:
-            journal.engine_ends.taken_up(step)
-        elif is_guarded(step) and (why := self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))):
+        why = None
+        if is_guarded(step) and not not_taken:
+            why = self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))
+        if why is not None:
             if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
                 self._sweep.report.doubts += 1
             return
-        self._again.append(Again(run, again, step, steps))
+        self._again.append(Again(run, again, step, steps, not_taken))
 
     def send_again(self) -> None:
-        """Sends again what was found to be lost, once all of that is counted. Two commits at the most, if nobody keeps a row."""
+        """Sends again what was found to be lost, for `SENDS` seconds at the least; what is left is due again at once.
+
+        What is counted is sent. A broker that lets each publication wait shows with the first, before more are counted.
+        """
         lost, self._again = self._again, []
+        self._sweep.lasts_at_least(SENDS)
+        together = FIRST
+        while lost and not self._sweep.is_over():
+            for again in self._counted(lost[:together]):
+                self._sweep.attend()
+                self._sweep.guarded(again.run.ref, partial(self._send, again))
+            lost = lost[together:]
+            together *= MORE
+        for again in lost:
+            self._sweep.look_again(again.run.ref, self._now)
+
+    def _counted(self, lost: Sequence[Again]) -> list[Again]:
+        """Counts what is about to be sent again; returns all of it but what belongs to a run of which somebody keeps a row.
+
+        Two commits at the most, if nobody does.
+        """
         by_run: dict[str, list[Again]] = {}
         for again in lost:
             by_run.setdefault(again.run.ref, []).append(again)
@@ -146,14 +172,15 @@ class LostMessages:
 
         def count(some: Mapping[str, list[Again]]) -> None:
             these = [again for of_its_run in some.values() for again in of_its_run]
+            for again in these:
+                if again.not_taken:
+                    self._sweep.journal.engine_ends.taken_up(again.lost)
             rows = [(again.run.ref, again.sent.key, again.lost.key) for again in these]
             self._sweep.journal.runs.count_resends(rows, "its message was lost")
             counted.extend(these)
 
         self._sweep.at_once(by_run, count)
-        for again in counted:
-            self._sweep.attend()
-            self._sweep.guarded(again.run.ref, partial(self._send, again))
+        return counted
 
     def _send(self, again: Again) -> None:
         try:

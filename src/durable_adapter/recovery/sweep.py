@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,7 +59,8 @@ class Sweep:
         looks: the next looks of runs that are set then.
         left: the references of runs that are left alone, because a row of them cannot be read here, with the reason.
         attend: looks after what must not wait for the sweep: deaths that a parent saw. It is called before each step and run.
-        is_over: whether the time of this sweep is over.
+        monotonic: the clock by which the sweep knows how long it takes.
+        until: when the time is over of what it does now, by that clock.
     """
 
     journal: Journal
@@ -67,9 +69,18 @@ class Sweep:
     report: Report = field(default_factory=Report)
     left: dict[str, str] = field(default_factory=dict)
     attend: Callable[[], None] = lambda: None
-    is_over: Callable[[], bool] = lambda: False
+    monotonic: Callable[[], float] = time.monotonic
+    until: float = float("inf")
     marks: dict[str, Attention] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
+
+    def is_over(self) -> bool:
+        """Whether the time is over of what the sweep does now."""
+        return self.monotonic() >= self.until
+
+    def lasts_at_least(self, seconds: float) -> None:
+        """Gives what comes next so many seconds from now, if it has not more."""
+        self.until = max(self.until, self.monotonic() + seconds)
 
     def mark(self, run: WorkflowRow, attention: Attention) -> None:
         """Puts a run in front of people once the sweep has looked at all of them."""

@@ -34,6 +34,8 @@ BATCH = 200
 AT_ONCE = 50
 #: Seconds for which a sweep looks after what is due: deaths that only watching can find must not wait for long.
 LASTS = 5.0
+#: Seconds for which it looks after steps at the most; runs have as many at the least, so that neither keeps the other out.
+FOR_STEPS = LASTS / 2
 #: Seconds for which a sweep forgets what ended long ago, and how many runs of that one transaction takes.
 FORGETS = 1.0
 FORGOTTEN = 500
@@ -110,7 +112,9 @@ class Sweeper:
             return Report(errors=[repr(error)])
 
     def sweep(self, now: int | None = None, *, attend: Callable[[], bool] = lambda: False) -> Report:
-        """One sweep. Deaths come first; what is due is then looked after for `LASTS` seconds at the most.
+        """One sweep. Deaths come first; what is due is then looked after for about `LASTS` seconds.
+
+        Of these, steps have a half at the most, and runs at the least. What the time does not reach is due again at once.
 
         Args:
             now: the time in microseconds; the database's own if not given.
@@ -128,9 +132,8 @@ class Sweeper:
         self._say_alive()
         if self._monotonic() - self._left_since >= LEFT_FOR:
             self._left, self._left_since = {}, self._monotonic()
-        sweep = Sweep(journal, self._engines, self._id, left=self._left)
-        until = self._monotonic() + LASTS
-        sweep.is_over = lambda: self._monotonic() >= until
+        sweep = Sweep(journal, self._engines, self._id, left=self._left, monotonic=self._monotonic)
+        began = self._monotonic()
         self._deaths.declare(living, sweep)
         self._deaths.doubt_the_dead(sweep)
         self._deaths.doubt_the_forgotten(sweep)
@@ -147,6 +150,7 @@ class Sweeper:
         unreadable: list[UnreadableRow] = []
         here, left = journal.namespace, sweep.left
         taken = 0
+        sweep.until = began + FOR_STEPS
         while taken < BATCH and not sweep.is_over():
             limit = min(AT_ONCE, BATCH - taken)
             rows = journal.doubts.take_due(at, limit, mine, namespace=here, leave=left, unreadable=unreadable)
@@ -154,8 +158,9 @@ class Sweeper:
             due.steps(rows)
             if len(rows) < limit:
                 break
-        if not sweep.is_over():
-            due.runs(journal.runs.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable))
+        sweep.until = began + LASTS
+        sweep.lasts_at_least(LASTS - FOR_STEPS)
+        due.runs(journal.runs.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable))
         sweep.leave(unreadable)
         self._forget(at, sweep)
         return sweep.report
