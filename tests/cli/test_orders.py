@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -99,7 +100,8 @@ def test_retry_refuses_what_may_have_happened(cli: Cli, journal: Journal) -> Non
     fail(journal, ref, "charge", Effect.UNKNOWN)
     told = refusal(cli, "retry", "order-1")
     assert "step charge of order-1 failed, and its effect may have happened: running it again might repeat it." in told
-    assert "`durable-adapter resolve -- order-1 charge` with --happened VALUE or --did-not-happen" in told
+    commands = [f"`durable-adapter resolve {said} -- order-1 charge`" for said in ("--happened VALUE", "--did-not-happen")]
+    assert f"First say what happened: {' or '.join(commands)}. See `durable-adapter explain -- order-1`." in told
     assert statuses(journal, ref)["run"] == "failed"
 
 
@@ -159,6 +161,10 @@ def test_retry_leaves_held_steps_to_resolve(cli: Cli, journal: Journal) -> None:
     held(journal, ref, "charge")
     told = refusal(cli, "retry", ref)
     assert f"step charge of {ref} is held: only a verdict takes it further." in told
+    commands = re.findall("`durable-adapter (resolve [^`]+)`", told)
+    assert len(commands) == 3
+    for command in commands:  # each is whole: it may be run as it stands, but for its value
+        assert "would record that charge" in cli(*command.replace("VALUE", "1").split(), code=0).stdout
 
 
 @on_sqlite
@@ -322,6 +328,25 @@ def test_rollback_where_nothing_can_be_undone_points_to_cancel(cli: Cli, journal
     told = refusal(cli, "rollback", ref)
     assert "has nothing to undo: no step of it that happened declares compensate=." in told
     assert f"`durable-adapter cancel -- {ref}` ends it without undoing anything" in told
+
+
+@on_sqlite
+def test_rollback_of_what_failed_does_not_point_to_cancel_which_refuses_it(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, "charge", "ship")
+    fail(journal, ref, "charge")
+    told = refusal(cli, "rollback", ref)
+    assert "has nothing to undo: no step of it that happened declares compensate=. See `durable-adapter explain -- " in told
+    assert "cancel" not in told
+
+
+@on_sqlite
+def test_an_order_that_comes_too_late_points_to_an_id_that_begins_with_a_dash(journal: Journal) -> None:
+    ref = a_run(journal, a_step("reserve", compensation="refund"), "charge", id="-42", declared=True)
+    succeed(journal, ref, "reserve")
+    orders = Orders(journal, who="ann", why="a test order", engines={}, caller=Caller())
+    made = orders.rollback(the_run(journal, ref), journal.reads.steps(ref))
+    journal.undo.begin(ref, who="bob", why="the customer withdrew")
+    assert "See `durable-adapter explain -- -42`." in made.carry_out().next
 
 
 @on_sqlite

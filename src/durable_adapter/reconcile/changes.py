@@ -193,7 +193,7 @@ class Person:
 
     def explain(self, run: WorkflowRow) -> str:
         """The sentence that points to the run's story."""
-        return f"See `{self.caller.command('explain', workflow_word(run))}`."
+        return f"See `{self.caller.command('explain', ids=[workflow_word(run)])}`."
 
 
 def _moved(step: StepRow, fresh: Sequence[StepRow]) -> bool:

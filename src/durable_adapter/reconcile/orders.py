@@ -26,7 +26,7 @@ from ..model import (
 from ..runtime.doubt import inside_window
 from .case import may_lack_calls
 from .changes import Change, Outcome, Person
-from .commands import Caller, step_word, workflow_word
+from .commands import VALUE, Caller, step_word, workflow_word
 from .foresight import Order, Verb
 from .sending import Sending
 from .verdicts import hurry
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..runtime.engine import Engine
 
 _FAILED = frozenset({WorkflowStatus.FAILED, WorkflowStatus.FAILING, WorkflowStatus.CANCELLED})
+_CANCELLABLE = FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
 _UNDONE = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED})
 
 
@@ -104,8 +105,7 @@ class Orders:
             if blocked and not undoing:
                 raise NotResolvable(
                     f"step {blocked[0].name} of {workflow_word(run)} may have happened, and nobody has said: first "
-                    f"`{self._caller.command('resolve', ids=[workflow_word(run), step_word(blocked[0], steps)])}` "
-                    f"with --happened VALUE or --did-not-happen. {self._explain(run)}"
+                    f"{self._verdicts(run, steps, blocked[0])}. {self._explain(run)}"
                 )
             return self._reopen(run, steps, failed)
         if run.status in OPEN_WORKFLOWS:
@@ -152,11 +152,9 @@ class Orders:
         if inside or step.safety is Safety.TRANSACTIONAL:
             return
         why = "its idempotency window has passed, and " if step.safety is Safety.IDEMPOTENT else ""
-        word = step_word(step, steps)
         raise NotResolvable(
             f"step {step.name} of {workflow_word(run)} failed, and its effect may have happened: {why}running it again might "
-            f"repeat it. First say what happened: `{self._caller.command('resolve', ids=[workflow_word(run), word])}` with "
-            f"--happened VALUE or --did-not-happen. {self._explain(run)}"
+            f"repeat it. First say what happened: {self._verdicts(run, steps, step)}. {self._explain(run)}"
         )
 
     def _inside_window(self, step: StepRow) -> bool:
@@ -192,11 +190,9 @@ class Orders:
     def _look_now(self, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
         held = [s for s in steps if s.status is StepStatus.HELD]
         if held:
-            word = step_word(held[0], steps)
             raise NotResolvable(
-                f"step {held[0].name} of {workflow_word(run)} is held: only a verdict takes it further. "
-                f"`{self._caller.command('resolve', ids=[workflow_word(run), word])}` with --happened VALUE, --did-not-happen or "
-                f"--failed. {self._explain(run)}"
+                f"step {held[0].name} of {workflow_word(run)} is held: only a verdict takes it further. Say which: "
+                f"{self._verdicts(run, steps, held[0])}. {self._explain(run)}"
             )
 
         def tell(carried: Carried[bool]) -> Outcome:
@@ -232,10 +228,10 @@ class Orders:
                 + f" {self._explain(run)}"
             )
         if not any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
-            cancel = self._caller.command("cancel", ids=[word])
+            cancel = f"`{self._caller.command('cancel', ids=[word])}` ends it without undoing anything. "
             raise NotResolvable(
-                f"{word} has nothing to undo: no step of it that happened declares compensate=. `{cancel}` ends it without "
-                f"undoing anything. {self._explain(run)}"
+                f"{word} has nothing to undo: no step of it that happened declares compensate=. "
+                f"{cancel if run.status in _CANCELLABLE else ''}{self._explain(run)}"
             )
 
         def pivot_was_passed(fresh: Sequence[StepRow]) -> str | None:
@@ -262,7 +258,7 @@ class Orders:
             NotResolvable: it has ended, or is being rolled back.
         """
         word = workflow_word(run)
-        if run.status not in FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}:
+        if run.status not in _CANCELLABLE:
             what = "is being rolled back: that goes on" if run.status is WorkflowStatus.ROLLING_BACK else f"is {run.status.value}"
             raise NotResolvable(f"{word} {what.replace('_', ' ')}; there is nothing to cancel. {self._explain(run)}")
         undoable = [s.name for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
@@ -338,6 +334,12 @@ class Orders:
         fresh = self._journal.reads.run(run.ref)
         state = status_words(fresh.status) if fresh is not None else "no longer in the journal"
         return self._person.too_late(run, f"{workflow_word(run)} became {state}")
+
+    def _verdicts(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> str:
+        """The commands that say what became of a step, each whole."""
+        given = [("--happened", VALUE), ("--did-not-happen",), *([] if step.status is StepStatus.FAILED else [("--failed",)])]
+        place = workflow_word(run), step_word(step, steps)
+        return " or ".join(f"`{self._caller.command('resolve', *words, ids=place)}`" for words in given)
 
     def _explain(self, run: WorkflowRow) -> str:
         return self._person.explain(run)
