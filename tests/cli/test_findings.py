@@ -560,3 +560,15 @@ def test_the_clock_of_a_finding_is_the_databases_own(cli: Cli, journal: Journal)
 
     since = datetime.fromisoformat(cli.findings()["held"]["since"])
     assert abs(since.timestamp() * SECOND - journal.time()) < MINUTE
+
+
+@on_sqlite
+def test_an_id_that_looks_like_a_secret_is_named_by_its_reference_in_commands(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, a_step("k1", name="https://pay:pw@x/charge"), id="https://shop:s3@x/o?token=abc", declared=True)
+    held(journal, ref, "k1")
+    told = cli("reconcile", code=1).stdout
+    command = next(line.strip() for line in told.splitlines() if "resolve --did-not-happen" in line)
+    assert command.endswith(f" -- {ref} k1")
+    assert "s3" not in told
+    assert cli.run_printed(command).exit_code == 0
+    assert statuses(journal, ref)["k1"] == "waiting"

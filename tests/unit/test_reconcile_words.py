@@ -113,6 +113,8 @@ def test_commands_name_a_run_by_its_id_only_where_that_names_it():
     assert workflow_word(a_run()) == "order-42"
     assert workflow_word(a_run(declared=False)) == "f" * 32
     assert workflow_word(a_run(run=2)) == "f" * 32
+    assert workflow_word(a_run(id="https://shop/o/42")) == "https://shop/o/42"
+    assert workflow_word(a_run(id="https://shop:s3@x/o?token=abc")) == "f" * 32, "it would be masked, and name nothing"
 
 
 def test_commands_name_a_step_by_its_name_only_where_that_names_it():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..model import StepRow, WorkflowRow
 from ..printable import shell_word
+from ..urls import without_secrets
 
 #: Stands where only a person can know what to write: JSON that the step would have returned.
 VALUE = "VALUE"
@@ -65,10 +66,15 @@ def _behind_dashes(ids: Sequence[str]) -> list[str]:
 
 
 def workflow_word(run: WorkflowRow) -> str:
-    """What commands call a run: its declared id where that names it, else its reference."""
-    return run.id if run.declared and run.run == 1 else run.ref
+    """What commands call a run: its declared id where that names it and may be shown whole, else its reference."""
+    return run.id if run.declared and run.run == 1 and not _is_masked(run.id) else run.ref
 
 
 def step_word(step: StepRow, steps: Sequence[StepRow]) -> str:
-    """What commands call a step: its name where that is unique in its run, else its key."""
-    return step.name if sum(other.name == step.name for other in steps) == 1 else step.key
+    """What commands call a step: its name where that is unique in its run and may be shown whole, else its key."""
+    return step.name if sum(other.name == step.name for other in steps) == 1 and not _is_masked(step.name) else step.key
+
+
+def _is_masked(text: str) -> bool:
+    """Whether what is printed hides a part of a text: a command that holds it would name nothing."""
+    return without_secrets(text) != text
