@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from durable_adapter.celery import ended
+from durable_adapter.journal.schema import step
 from durable_adapter.model import STAMP, Cause, StepStatus, WorkflowRow, WorkflowStatus, make_stamp
 from tests.celery.shop import endings
 from tests.celery.world import Runs
@@ -71,3 +73,25 @@ def test_a_step_whose_process_was_killed_by_a_revoke_before_it_began_is_never_se
     (row,) = idle_shop.steps(run)
     assert (row.status, row.cause) == (StepStatus.CANCELLED, Cause.ENDED_BY_ENGINE)
     assert idle_shop.of(task_id).status is WorkflowStatus.CANCELLED
+
+
+def test_an_end_that_cannot_be_written_is_logged_and_stops_no_other(
+    idle_shop: Runs, order: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [planned(idle_shop, endings.noted, f"nobody-{order}", order) for _ in range(2)]
+    requests = [
+        SimpleNamespace(id=task_id, task=endings.noted.name, stamps={STAMP: make_stamp(run.ref, idle_shop.steps(run)[0].key)})
+        for run, task_id in runs
+    ]
+    damaged = sa.update(step).where(step.c.ref == runs[0][0].ref)
+    idle_shop.journal.db.transaction(lambda conn: conn.execute(damaged.values(status="newer")))
+    try:
+        for request in requests:
+            ended.hear(idle_shop.binding, request, terminated=False, expired=False)
+        ended.write(idle_shop.binding)
+        assert not idle_shop.binding.ended
+        assert idle_shop.of(runs[1][1]).status is WorkflowStatus.CANCELLED
+        assert f"end_not_written task={runs[0][1]}" in caplog.text
+    finally:
+        idle_shop.binding.ended.clear()
+        idle_shop.journal.db.transaction(lambda conn: conn.execute(damaged.values(status="planned")))

@@ -96,28 +96,39 @@ def hear_not_taken(binding: Binding, message: Any, why: str) -> None:
 
 
 def write(binding: Binding) -> None:
-    """Writes down what was heard. What cannot be written yet is kept for the next call."""
+    """Writes down what was heard. What cannot be written yet is kept for the next call, and what never can be stops no other."""
     while binding.ended:
         heard = binding.ended[0]
         try:
             if isinstance(heard, NotTaken):
                 _record_not_taken(binding, heard)
-                binding.ended.popleft()
-                continue
-            fate = _record(binding, heard)
-            if fate is Fate.GOES_ON:
-                # Its message was thrown away because of this worker's list. It is due at once, for a worker that takes it.
-                state.revoked.discard(heard.task_id)
-                binding.journal.engine_ends.send_again(heard.ref, heard.task_id)
-                logger.warning(
-                    'step_sent_again task=%s msg="Its message was thrown away (%s), and it is to run all the same"',
-                    heard.task_id,
-                    heard.word,
-                )
+            else:
+                _record_end(binding, heard)
         except JournalError as error:
             logger.warning("the end of task %s is not written yet: %s", heard.task_id, error)
             return
+        except Exception as error:
+            logger.exception(
+                'end_not_written task=%s workflow=%s msg="How its task ended could not be recorded (%s). It is left alone"',
+                heard.task_id,
+                heard.ref,
+                type(error).__name__,
+            )
         binding.ended.popleft()
+
+
+def _record_end(binding: Binding, heard: Heard) -> None:
+    """Records that a task was ended, and has it sent again where it is to run all the same."""
+    if _record(binding, heard) is not Fate.GOES_ON:
+        return
+    # Its message was thrown away because of this worker's list. It is due at once, for a worker that takes it.
+    state.revoked.discard(heard.task_id)
+    binding.journal.engine_ends.send_again(heard.ref, heard.task_id)
+    logger.warning(
+        'step_sent_again task=%s msg="Its message was thrown away (%s), and it is to run all the same"',
+        heard.task_id,
+        heard.word,
+    )
 
 
 def _record_not_taken(binding: Binding, heard: NotTaken) -> None:
