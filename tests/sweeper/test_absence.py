@@ -63,13 +63,14 @@ def test_it_is_said_once_and_once_more_when_it_is_over(journal: Journal, absence
     for _ in range(3):
         after(clock, LOOK_EVERY, absence)
     (line,) = said()
-    assert "nobody sweeps the journal" in line
+    assert line.startswith("nobody_sweeps journal=")
     assert "the last one beat 18" in line
     assert "`durable-adapter sweep`" in line
     journal.workers.beat("s", [])
     for _ in range(3):
         after(clock, LOOK_EVERY, absence)
     (line,) = said()
+    assert line.startswith("swept_again journal=")
     assert "is swept again" in line
     silent(journal, 3600)
     after(clock, LOOK_EVERY, absence)

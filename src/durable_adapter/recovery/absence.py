@@ -62,12 +62,12 @@ class Absence:
         if absent and not self.is_told:
             since = "none has ever beaten" if silent_for is None else f"the last one beat {silent_for:.0f} s ago"
             logger.warning(
-                "nobody sweeps the journal %s: %s, and this worker does not (sweeper=False). Retries and sleeping workflows "
-                "that are due, lost messages and dead workers are not looked after. Run `durable-adapter sweep` with -A (RQ: "
-                "-u), or let a worker sweep",
+                "nobody_sweeps journal=%s msg=%r",
                 self._journal.db.safe_url,
-                since,
+                f"Nobody sweeps it: {since}, and this worker does not (sweeper=False). Retries and sleeping "
+                "workflows that are due, lost messages and dead workers are not looked after. Run `durable-adapter sweep` with "
+                "-A (RQ: -u), or let a worker sweep.",
             )
         elif self.is_told and not absent:
-            logger.warning("the journal %s is swept again", self._journal.db.safe_url)
+            logger.warning("swept_again journal=%s msg=%r", self._journal.db.safe_url, "The journal is swept again.")
         self.is_told = absent

@@ -134,15 +134,15 @@ class Sweep:
         except UnreadableRow as error:
             self.leave([error])
         except ValueUnreadable as error:
-            logger.error("value_unreadable run=%s %s", ref, error)
+            logger.error("value_unreadable run=%s msg=%r", ref, str(error))
             self.marks[ref] = Attention.DRIFT
             self.report.reported += 1
         except CannotSendAgain as error:
-            logger.error("%s", error)
+            logger.error("cannot_send_again run=%s msg=%r", ref, str(error))
             self.marks[ref] = Attention.UNMARKED
             self.report.reported += 1
         except Exception as error:
-            logger.exception("the sweeper could not help run %s", ref)
+            logger.exception("run_not_helped run=%s msg=%r", ref, f"The sweeper could not help it: {error}")
             self.report.errors.append(f"{ref}: {error!r}")
 
     def send(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:

@@ -108,7 +108,7 @@ class Sweeper:
             return Report(errors=[str(error)])
         except Exception as error:
             self._deaths.forget()
-            logger.exception("a sweep failed")
+            logger.exception("sweep_failed msg=%r", f"The next sweep tries again: {error}")
             return Report(errors=[repr(error)])
 
     def sweep(self, now: int | None = None, *, attend: Callable[[], bool] = lambda: False) -> Report:

@@ -64,9 +64,9 @@ class SweeperThread:
         """Looks after this worker's children; a death that is written meanwhile has a sweep of its own at once."""
         try:
             wanted = self._watch()
-        except Exception:
+        except Exception as error:
             # This thread is the worker's only sweeper: whatever it was, the next round must come.
-            logger.exception("the deaths of this worker's children could not be looked at")
+            logger.exception("watch_failed msg=%r", f"The deaths of this worker's children could not be looked at: {error}")
             return False
         self._wanted = self._wanted or wanted
         return wanted

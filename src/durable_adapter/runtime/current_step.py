@@ -103,7 +103,7 @@ class RunningStep:
                 self.ref, self.key, self.token, heartbeat=policy.heartbeat_us, timeout=policy.timeout_us, details=self._unsaid
             )
         except JournalError as error:
-            logger.warning("no heartbeat of step %s: %s", self._call.name, error)
+            logger.warning("heartbeat_failed run=%s step=%s msg=%r", self.ref, self.key, str(error))
             return
         self._heard_at, self._unsaid = at, None
 

@@ -109,4 +109,4 @@ def unmarked_ended(host: Host, ref: str, key: str, name: str, *, value: Any = No
         if journal.runs.record_unmarked(ref, key, outcome, failed=failed) and failed is not None:
             released(host, ref, name, Ended(True, journal.undo.look(ref)))
     except JournalUnreachable as away:
-        logger.warning("the end of unmarked task %s was not recorded: %s", name, away)
+        logger.warning("end_not_recorded run=%s step=%s msg=%r", ref, key, f"The end of unmarked task {name}: {away}")

@@ -238,9 +238,11 @@ class FunctionRun:
                   if "durable_adapter" not in f.filename] or list(place)  # fmt: skip
         where = f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else "its body"
         logger.warning(
-            "workflow %s caught its own suspension (%s) near %s%s; it is suspended all the same. Handlers must let "
-            "BaseException pass",
-            self._call.name, self._closed, where, f" and went on to raise {error!r}" if error else "",
+            "suspension_caught run=%s msg=%r",
+            self.ref,
+            f"Workflow {self._call.name} caught its own suspension ({self._closed}) near {where}"
+            f"{f' and went on to raise {error!r}' if error else ''}; it is suspended all the same. Handlers must let "
+            "BaseException pass.",
         )  # fmt: skip
 
     def _suspend(self, suspension: Suspended) -> Suspended:

@@ -169,8 +169,8 @@ class Host:
                 self.beat()
             except JournalUnreachable as error:
                 outages.away(self.journal, error, self.running())
-            except Exception:
-                logger.exception("no beat")
+            except Exception as error:
+                logger.exception("beat_failed worker=%s msg=%r", self.row, str(error))
 
     def beat(self) -> bool:
         """Says once that this process lives and which attempts it runs; False when its row is dead."""
@@ -217,7 +217,11 @@ class Host:
         """Beats now; a process that finds itself dead registers anew."""
         seen = self.worker
         if not self.patiently(self.beat, begins=True) and self._worker == seen:
-            logger.warning("this process was declared dead in the journal; it registers anew")
+            logger.warning(
+                "worker_declared_dead worker=%s msg=%r",
+                seen,
+                "This process was declared dead in the journal; it registers anew.",
+            )
             self._register(instead_of=seen)
 
     @contextlib.contextmanager

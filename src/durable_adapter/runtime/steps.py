@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..codec import Stored
-from ..errors import DurableError, IllegalTransition, Left, NotReadable, StepUndone, Suspended, UnserialisableValue
+from ..errors import IllegalTransition, Left, NotReadable, StepUndone, Suspended, UnserialisableValue
 from ..journal import Ended
 from ..model import (
     CLAIMABLE,
@@ -212,9 +212,9 @@ def _run_in_transaction(host: Host, call: Call) -> Value | None:
     for publish in ended.outbox:
         try:
             publish()
-        except Exception:
+        except Exception as error:
             # A durable start is in the journal, and the sweeper sends it. Anything else is lost as it would be plainly.
-            logger.exception("a publication of step %s could not be sent after its commit", call.name)
+            logger.exception("publication_failed run=%s step=%s msg=%r", call.ref, call.key, f"After its commit: {error}")
     follow(host, call, ended.ended)
     return Value(ended.value)
 
@@ -249,14 +249,7 @@ def _succeeded(host: Host, call: Call, token: str, value: Any) -> Value | None:
     if ended.recorded:
         follow(host, call, ended)
         return Value(decode(outcome, call.policy))
-    row = host.patient.ends.late(call.ref, call.key, token, outcome, host.worker)
-    call.row = row
-    if row is not None and row.twice_at is not None:
-        logger.error(
-            "step %s of %s ended after its outcome was decided otherwise: it may have happened twice",
-            call.name,
-            call.ref,
-        )
+    call.row = host.patient.ends.late(call.ref, call.key, token, outcome, host.worker)
     return None
 
 
@@ -333,7 +326,9 @@ def _not_done_yet(host: Host, call: Call, token: str | None, wish: Wish, error: 
     try:
         wish.send()
     except Exception:
-        logger.warning("the retry of step %s was not sent; the sweeper will", call.name, exc_info=True)
+        logger.warning(
+            "retry_not_sent run=%s step=%s msg=%r", call.ref, call.key, "The sweeper sends it when it is due.", exc_info=True
+        )
     if error is not None:
         raise error
     raise Left("the task asked to be run again")
@@ -410,7 +405,7 @@ def _fail(host: Host, call: Call, token: str | None, error: BaseException, effec
     if ended.recorded:
         return failure
     call.row = None
-    logger.warning("step %s of %s failed after another outcome was recorded: %s", call.name, call.ref, why)
+    logger.warning("late_failure run=%s step=%s msg=%r", call.ref, call.key, f"Another outcome was recorded before: {why}")
     return None
 
 
@@ -445,10 +440,7 @@ def _look(host: Host, call: Call) -> StepRow:
         f"a message names the run {call.ref}, step {call.key}, which this journal does not have: it was pruned or "
         "restored, the message belongs to another journal, or its start was rolled back"
     )
-    detail = {"name": call.name, "namespace": host.journal.namespace}  # there is no run that would say whose it is
-    host.patient.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
-    logger.error("refused a message of task %s: %s. See `durable-adapter reconcile`.", call.name, why)
-    raise Left(why)
+    raise _refused(host, call, why)
 
 
 def _refuse_misfit(host: Host, call: Call, row: StepRow) -> None:
@@ -458,9 +450,13 @@ def _refuse_misfit(host: Host, call: Call, row: StepRow) -> None:
         Left: it was refused.
     """
     why = call.expected().misfit(row) if call.new_row is None else None
-    if why is None:
-        return
-    detail = {"name": call.name, "namespace": host.journal.namespace}
+    if why is not None:
+        raise _refused(host, call, why)
+
+
+def _refused(host: Host, call: Call, why: str) -> Left:
+    """Reports that a message is not run; returns what says so to its worker."""
+    detail = {"name": call.name, "namespace": host.journal.namespace}  # there may be no run that would say whose it is
     host.patient.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
     logger.error(
         "message_refused run=%s step=%s task=%s The message was not run: %s. See `durable-adapter reconcile`.",
@@ -469,7 +465,7 @@ def _refuse_misfit(host: Host, call: Call, row: StepRow) -> None:
         call.name,
         why,
     )
-    raise Left(why)
+    return Left(why)
 
 
 def _suppress(host: Host, row: StepRow) -> None:
@@ -515,10 +511,9 @@ def released(host: Host, ref: str, name: str, ended: Ended) -> None:
         engine = engine_of(run, following, known) if following is not None else None
         if engine is not None and following is not None:
             engine.send_step(run, following, steps)
-    except DurableError:
-        logger.warning("what step %s released was not sent; the sweeper will", name, exc_info=True)
     except Exception:
-        logger.warning("what step %s released was not sent; the sweeper will", name, exc_info=True)
+        what = f"What step {name} released was not sent; the sweeper sends it."
+        logger.warning("release_not_sent run=%s msg=%r", ref, what, exc_info=True)
 
 
 def _described(error: BaseException) -> str:

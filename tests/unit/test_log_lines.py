@@ -1,0 +1,33 @@
+"""Log lines for people begin with a stable event name, so that they can be searched for and alerted on."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import durable_adapter
+
+SOURCE = Path(durable_adapter.__file__).parent
+EVENT = re.compile(r"[a-z]+(_[a-z]+)+ [a-z_]+=")
+
+
+def lines(package: str) -> Iterator[tuple[str, str]]:
+    """Where a WARNING or ERROR is logged, and the text that it begins with."""
+    for path in sorted((SOURCE / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name("logger"), attr="warning" | "error" | "exception"), args=[text, *_]
+                ):
+                    yield f"{path.name}:{node.lineno}", text.value if isinstance(text, ast.Constant) else ast.unparse(text)
+
+
+@pytest.mark.parametrize("package", ["recovery", "runtime"])
+def test_each_begins_with_the_name_of_its_event(package: str) -> None:
+    found = [(where, text) for where, text in lines(package) if not where.startswith("alerts.py")]  # their names are data
+    assert found
+    assert [each for each in found if not EVENT.match(each[1])] == []
