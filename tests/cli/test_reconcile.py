@@ -376,3 +376,16 @@ def test_the_command_of_a_group_chooses_all_of_the_group(cli: Cli, journal: Jour
     for command in commands:
         words = shlex.split(command.replace("VALUE", "1"))[1:]
         assert {each["ref"] for each in cli.json(*words, code=0)["changes"]} >= refs, command
+
+
+@on_sqlite
+def test_a_group_says_that_its_command_may_choose_more_than_the_group(cli: Cli, journal: Journal) -> None:
+    for _ in range(4):
+        _drifted(journal)
+    told = " ".join(cli("reconcile", code=1).stdout.split())
+    assert "note these commands choose every step of the task that fits since then, also what is not in this group: read" in told
+    failed = a_function(journal)
+    journal.ends.fail(the(journal, failed, "function"), None, b"{}", Effect.DID_NOT_HAPPEN, decides=True)
+    (command,) = [line.strip() for line in cli("reconcile", code=1).stdout.splitlines() if "retry --task" in line]
+    preview = cli(*shlex.split(command)[1:], code=0).stdout
+    assert "5 to be done." in preview, "a run that failed for a reason of its own is one of them, and is counted"

@@ -212,10 +212,13 @@ def _print_group(session: Session, group: Group) -> None:
     out.paragraph(f"of {group.first.workflow}: {group.first.certain}", "  certain    ")
     if group.first.uncertain:
         out.paragraph(group.first.uncertain, "  not known  ")
-    _print_remedies(session, group.remedies(session.caller))
-    if group.alike:
+    remedies = group.remedies(session.caller)
+    _print_remedies(session, remedies)
+    if any(" --task " in remedy.command for remedy in remedies):
+        others = f", such as {plural(group.alike, 'finding')} in other groups" if group.alike else ""
         out.paragraph(
-            f"these commands choose by the task: they concern {plural(group.alike, 'finding')} of it in other groups as well",
+            f"these commands choose every step of the task that fits since then, also what is not in this group{others}: read "
+            "the count in the preview before you add --apply",
             "  note       ",
         )
         out.say()
