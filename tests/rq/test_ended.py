@@ -18,6 +18,7 @@ from durable_adapter.errors import JournalUnreachable
 from durable_adapter.model import Cause, Effect, StepStatus, WorkflowStatus
 from durable_adapter.reconcile import look_for_trouble
 from durable_adapter.reconcile.finding import Trouble
+from durable_adapter.rq import ended
 from tests.celery.ledger import Ledger
 from tests.rq.shop import ends, functions, steps
 from tests.rq.world import ROOT, SOON, InProcess, Shop, installed
@@ -95,6 +96,21 @@ def test_on_a_real_worker_while_it_is_busy(busy_shop: Shop, ledger: Ledger, orde
         after = shop.queue.enqueue(steps.charge, f"{order}-after")
         shop.settled(after, WorkflowStatus.SUCCEEDED)
     assert ledger.names(order) == []
+
+
+@pytest.mark.parametrize("member", [0, 1], ids=["marked", "unmarked"])
+def test_what_rq_deletes_once_its_body_has_returned_was_not_ended_before_it_began(
+    shop: Shop, order: str, member: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 3.0 RQ deletes a job with result_ttl=0 while its status still says that it runs."""
+    charge = shop.queue.enqueue(steps.charge, order, result_ttl=0)
+    unmarked = shop.queue.enqueue(steps.unmarked, order, depends_on=charge, result_ttl=0)
+    fetched = Job.fetch((charge, unmarked)[member].id, connection=shop.redis)
+    fetched.perform()
+    told: list[str] = []
+    monkeypatch.setattr(ended, "ended_by_engine", lambda _journal, ref, *_args, **_named: told.append(ref))
+    fetched.delete()
+    assert told == []
 
 
 def test_a_job_that_waits_for_its_next_attempt_is_not_tried_again(shop: Shop, ledger: Ledger, order: str) -> None:

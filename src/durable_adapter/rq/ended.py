@@ -22,6 +22,7 @@ from .identity import place_of
 from .jobs import fetched_many
 from .publishing import SENDING_AGAIN, is_pending
 from .rows import is_started_by_us
+from .running import RETURNED
 from .stamps import stamp_of
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ def look_for_expiry(step: StepRow, steps: Sequence[StepRow], options: Mapping[st
 
 
 def delete(binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
-    """`Job.delete`: the journal is told first. What RQ itself deletes has run."""
-    if not SENDING_AGAIN.get() and not is_pending(job) and stamp_of(job) is not None and job._status not in _RAN:
+    """`Job.delete`: the journal is told first. What RQ itself deletes has run: before 3.0 its status does not say so yet."""
+    has_run = job._status in _RAN or RETURNED in job.__dict__
+    if not SENDING_AGAIN.get() and not is_pending(job) and stamp_of(job) is not None and not has_run:
         _tell(binding, [job])
     return go_on(*args, **kwargs)
 

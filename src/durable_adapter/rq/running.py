@@ -47,6 +47,9 @@ _AGAIN = "its job came again and nothing of its first delivery is recorded: it w
 #: The attribute of a job object that says whether it had been started before this delivery. Never written to Redis.
 _STARTED_BEFORE = "_durable_started_before"
 
+#: The attribute of a job object that says that its body has returned. Never written to Redis.
+RETURNED = "_durable_returned"
+
 #: No attempt of our own after the last that RQ grants.
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -219,7 +222,7 @@ def _delivered(
     if stamp is not None and job._dependency_ids:
         call.turn = lambda: _come_after(binding, ref, key)
     try:
-        return run_function(binding.host, call) if is_function else run_step(binding.host, call)
+        value = run_function(binding.host, call) if is_function else run_step(binding.host, call)
     except AskedTooOften:
         if delivery.asked is None or (times_tried(job) or 0) < delivery.asked.max:
             raise  # it was recorded before, or RQ has not counted every time
@@ -231,6 +234,8 @@ def _delivered(
     except Exception:
         say_if_requeued(binding, job, call)
         raise
+    job.__dict__[RETURNED] = True
+    return value
 
 
 def _come_after(binding: Binding, ref: str, key: str) -> None:
@@ -349,6 +354,7 @@ def _unmarked(binding: Binding, run: Callable[[], Any], job: Job, stamp: tuple[s
         raise
     if not (isinstance(value, Retry) and since(RETURNED_RETRY)):
         unmarked_ended(binding.host, *place_of(job), job.func_name or "", value=value)
+        job.__dict__[RETURNED] = True
     return value
 
 
