@@ -109,7 +109,7 @@ def unclaimed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lost_effects(stage: Stage) -> list[str]:
     """Effects of steps that are called cancelled, which says that they never ran, in schedules where runs are given up."""
-    for seed in range(40):
+    for seed in range(200):
         problems = GivenUp(stage, seed).play().problems
         assert not any("TypeError" in problem for problem in problems), problems
         found = [p for p in problems if "cancelled" in p and "neither recorded nor shown" in p]

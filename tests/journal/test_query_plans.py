@@ -548,6 +548,8 @@ def sweeping(journal: Journal) -> None:
     journal.runs.look_again_at({new_ref(): now})
     journal.runs.mark_all([new_ref()], None)
     journal.doubts.count_send(a_step("charge", ref=new_ref(), status=StepStatus.WAITING))
+    lost = [a_step("charge", ref=new_ref(), status=one) for one in (StepStatus.WAITING, StepStatus.IN_DOUBT)]
+    journal.doubts.give_back(lost, now)
     journal.doubts.wish_is_over(a_step("charge", ref=new_ref(), status=StepStatus.SUCCEEDED, look_at=now))
     journal.runs.mark(new_ref(), None)
     given_up = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, options={"window": DAY}), "ship")
