@@ -48,7 +48,7 @@ def columns() -> dict[str, list[sa.Column[Any]]]:
             # When its idempotency key was first used: from then on its window runs.
             sa.Column("first_begun_at", sa.BigInteger),
             # Of its idempotency key: advances where the effect is known not to have happened.
-            sa.Column("generation", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+            sa.Column("generation", sa.Integer, nullable=False, server_default=sa.text("0")),
             # How often its message was sent, and its transaction lost, since a person last decided.
             sa.Column("sends", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
             sa.Column("losses", sa.SmallInteger, nullable=False, server_default=sa.text("0")),

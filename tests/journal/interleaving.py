@@ -8,9 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
 
+import psycopg
+import pymysql
 import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
+from durable_adapter.journal.database import _BEGIN
 from tests.servers import eventually
 
 T = TypeVar("T")
@@ -196,3 +199,27 @@ def statements(journal: Journal) -> Iterator[list[str]]:
         yield sent
     finally:
         sa.event.remove(engine, "before_cursor_execute", note)
+
+
+@contextlib.contextmanager
+def aborted_once(journal: Journal, meanwhile: Callable[[], object]) -> Iterator[None]:
+    """The database aborts the next transaction at its commit; before the second try of it, *meanwhile* happens elsewhere."""
+    deadlock: Exception = pymysql.err.OperationalError(1213, "deadlock found")
+    if journal.db.is_postgresql:
+        deadlock = psycopg.errors.DeadlockDetected("deadlock detected")
+    seen: list[str] = []
+
+    def statement(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement == "COMMIT" and not seen:
+            seen.append("aborted")
+            raise sa.exc.OperationalError(statement, None, deadlock)
+        if statement in _BEGIN.values() and seen == ["aborted"]:
+            seen.append("meanwhile")
+            meanwhile()
+
+    sa.event.listen(journal.db.engine, "before_cursor_execute", statement)
+    try:
+        yield
+    finally:
+        sa.event.remove(journal.db.engine, "before_cursor_execute", statement)
+    assert seen == ["aborted", "meanwhile"]

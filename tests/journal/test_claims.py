@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
-from durable_adapter.journal.claims import _told
+from durable_adapter.journal.claims import _seen, _told
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import CLAIMABLE, SECOND, Effect, Expected, Kind, Safety, Shape, StepStatus, Stored, new_token
 from tests.journal.interleaving import Interleaving, together
@@ -220,6 +220,7 @@ def test_a_claim_that_waited_for_another_ones_commit_is_lost(journal: Journal, m
             "b_safety": "protected",
             "b_window": None,
             **_told(None),
+            **_seen(None),
         }
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
@@ -392,7 +393,7 @@ def test_a_claim_that_is_committed_first_is_seen_by_the_rollback_that_waited_for
     def held_open(other: Journal) -> bool:
         hot = other.db.hot(other.claims._begin)
         values = {"b_ref": ref, "b_key": "ship", "b_token": "t", "b_worker": "w1", "b_timeout": None, "b_safety": "protected"}
-        values |= {"b_window": None, **_told(None)}
+        values |= {"b_window": None, **_told(None), **_seen(None)}
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
     sibling = meanwhile.stopped_after("UPDATE durable_step", held_open)
@@ -479,7 +480,7 @@ def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was
 
 def _held_open(other: Journal, ref: str, key: str, worker_id: str) -> bool:
     values = {"b_ref": ref, "b_key": key, "b_token": "t", "b_worker": worker_id, "b_timeout": None, "b_safety": "protected"}
-    values |= {"b_window": None, **_told(None)}
+    values |= {"b_window": None, **_told(None), **_seen(None)}
     return other.db.transaction(lambda conn: bool(other.db.hot(other.claims._begin).run(conn, values).rowcount))
 
 
@@ -663,3 +664,17 @@ def test_whoever_has_claimed_nothing_tells_no_providers_name(journal: Journal, s
     assert the(journal, ref, "charge").reference is None
     journal.claims.refer(ref, "charge", claim(journal, ref, "charge"), "ch_2")
     assert the(journal, ref, "charge").reference == "ch_2"
+
+
+@pytest.mark.parametrize("told", ["that it is declined", "nothing"])
+def test_a_claim_rests_on_the_row_that_was_read(journal: Journal, told: str) -> None:
+    """Between the read and the claim another attempt came and went, and perhaps the provider's key with it."""
+    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+    read = the(journal, ref, "charge")
+    token = claim(journal, ref, "charge")
+    effect = _DID_NOT if told == "that it is declined" else None
+    journal.ends.try_again(the(journal, ref, "charge"), token, 0, DECLINED, "declined", effect=effect)
+    claimed = journal.claims.begin(ref, "charge", new_token(), "w1", seen=read, safety=Safety.IDEMPOTENT)
+    assert not claimed
+    assert claimed.found == the(journal, ref, "charge"), "so that nobody reads it again"
+    assert journal.claims.begin(ref, "charge", new_token(), "w1", seen=claimed.found, safety=Safety.IDEMPOTENT)

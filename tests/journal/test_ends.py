@@ -752,3 +752,36 @@ def test_what_may_have_happened_twice_stays_so_however_the_other_attempt_ends(jo
     else:
         assert journal.ends.fail(the(journal, ref, "charge"), token, DECLINED, DID_NOT, decides=True).recorded
     assert the(journal, ref, "charge").marks == [Attention.TWICE]
+
+
+def test_a_key_under_which_an_earlier_attempt_may_have_acted_stays_whatever_was_read(journal: Journal) -> None:
+    """The attempt that is told to try again has read the row before an earlier one was known to have timed out."""
+    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+    read = the(journal, ref, "charge")
+    first = claim(journal, ref, "charge")
+    journal.ends.try_again(read, first, 0, TIMED_OUT, "timed out", effect=Effect.UNKNOWN)
+    began = the(journal, ref, "charge").first_begun_at
+    second = claim(journal, ref, "charge")
+    assert journal.ends.try_again(read, second, 0, DECLINED, "refused", effect=DID_NOT)
+    row = the(journal, ref, "charge")
+    assert (row.effect, row.generation, row.first_begun_at) == (Effect.UNKNOWN, 0, began)
+
+
+@pytest.mark.parametrize(("generation", "twice"), [(0, True), (None, True), (1, False)])
+def test_a_late_success_under_another_key_of_the_provider_may_be_a_second_one(
+    journal: Journal, generation: int | None, twice: bool
+) -> None:
+    ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+    row = held(journal, ref, "charge")
+    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
+    assert the(journal, ref, "charge").generation == 1
+    found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1", generation=generation)
+    assert found is not None
+    assert found.marks == ([Attention.TWICE] if twice else [])
+    succeeded = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
+    first = held(journal, succeeded, "charge")
+    journal.doubts.did_not_happen(first, who="me", why="not in the ledger")
+    succeed(journal, succeeded, "charge")
+    found = journal.ends.late(succeeded, "charge", first.token or "", ONE, "w1", generation=generation)
+    assert found is not None
+    assert found.marks == ([Attention.TWICE] if twice else [])

@@ -271,3 +271,20 @@ def test_an_end_that_was_stored_when_its_message_was_thrown_away_once_more_is_no
     journal.engine_ends.send_again(ref, "t-1")
     assert end(journal, ref, "t-1", at=stored) is Fate.GOES_ON
     assert end(journal, ref, "t-1", at=journal.time() + SECOND) is Fate.ENDED, "revoked anew"
+
+
+def test_a_run_ends_behind_a_member_that_was_ended_with_its_effect_unknown(journal: Journal) -> None:
+    """Its other branch went on, and is the last to end."""
+    steps = (
+        a_step("charge", task_id="t-1", safety=Safety.IDEMPOTENT, after=[], pending=0, completes_run=True),
+        a_step("mail", after=[], pending=0, completes_run=True),
+    )
+    ref = a_run(journal, *steps, open_steps=2)
+    token = claim(journal, ref, "charge")
+    journal.ends.try_again(the(journal, ref, "charge"), token, 0, TIMED_OUT, "timed out", effect=Effect.UNKNOWN)
+    assert journal.engine_ends.end(the(journal, ref, "charge"), "it was revoked")
+    assert (the(journal, ref, "charge").status, the_run(journal, ref).status) == (StepStatus.FAILED, WorkflowStatus.RUNNING)
+    succeed(journal, ref, "mail")
+    assert journal.runs.complete(ref)
+    run = the_run(journal, ref)
+    assert (run.status, run.attention) == (WorkflowStatus.CANCELLED, Attention.ENDED_BY_ENGINE)

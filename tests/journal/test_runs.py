@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from durable_adapter.journal import Journal
@@ -22,7 +24,8 @@ from durable_adapter.model import (
     new_ref,
     new_token,
 )
-from tests.journal.interleaving import Interleaving, together
+from tests.journal.conftest import OpenJournal
+from tests.journal.interleaving import Interleaving, aborted_once, together
 from tests.journal.making import (
     DECLINED,
     MINUTE,
@@ -746,3 +749,37 @@ def test_a_failure_that_happened_after_all_is_not_run_again(journal: Journal) ->
     row = the(journal, ref, "charge#1")
     assert (row.status, row.outcome) == (StepStatus.SUCCEEDED, ONE)
     assert the(journal, ref, "function").status is StepStatus.WAITING
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mariadb"])
+def test_a_member_that_joins_at_a_second_try_has_the_key_of_its_place(journal: Journal, elsewhere: OpenJournal) -> None:
+    """The place that the first try gave it is another's by then."""
+    ref = a_run(journal, a_step("charge", completes_run=True))
+    other = elsewhere()
+    first, second = a_step("", name="ship", ref=ref, task_id="t-1"), a_step("", name="ship", ref=ref, task_id="t-2")
+    with aborted_once(journal, lambda: other.runs.join(second, ["charge"])):
+        assert journal.runs.join(first, ["charge"]) is StepStatus.PLANNED
+    assert [(s.key, s.task_id) for s in journal.reads.steps(ref)[1:]] == [("2:ship", "t-2"), ("3:ship", "t-1")]
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mariadb"])
+def test_an_order_looks_again_where_its_first_try_was_rolled_back(journal: Journal, elsewhere: OpenJournal) -> None:
+    ref = a_run(journal, "charge")
+    other = elsewhere()
+    looks = []
+
+    class Changed(Exception):
+        pass
+
+    def look(_run: WorkflowRow | None, steps: Sequence[StepRow]) -> None:
+        looks.append(steps[0].status)
+        if steps[0].status is not StepStatus.PLANNED:
+            raise Changed
+
+    def act() -> object:
+        return journal.runs.cancel(ref, who="me", why="wrong order")
+
+    with pytest.raises(Changed), aborted_once(journal, lambda: claim(other, ref, "charge")):
+        journal.orders.carry_out(ref, look, act)
+    assert looks == [StepStatus.PLANNED, StepStatus.BEGUN]
+    assert the(journal, ref, "charge").status is StepStatus.BEGUN

@@ -31,6 +31,8 @@ from .rows import STEP_COLUMNS, step_row, step_values
 from .schema import literals, step, worker, workflow
 
 _P = sa.bindparam
+_GOES_FORWARD = sa.select(workflow.c.ref).where(workflow.c.ref == _P("ref"), workflow.c.status.in_(literals(FORWARD_WORKFLOWS)))
+_GOES_FORWARD_LOCKED = _GOES_FORWARD.with_for_update(read=True)
 
 
 def lives(worker_id: Any, *, locked: bool = True) -> Any:
@@ -52,9 +54,7 @@ def first_use() -> Any:
 
 def goes_forward(conn: Connection, ref: str, *, locked: bool) -> bool:
     """Whether a run goes forward. Locked for reading, it does so until the transaction ends."""
-    running = [status.value for status in FORWARD_WORKFLOWS]
-    query = sa.select(workflow.c.ref).where(workflow.c.ref == ref, workflow.c.status.in_(running))
-    return conn.execute(query.with_for_update(read=True) if locked else query).one_or_none() is not None
+    return conn.execute(_GOES_FORWARD_LOCKED if locked else _GOES_FORWARD, {"ref": ref}).one_or_none() is not None
 
 
 def _fits() -> list[Any]:
@@ -79,6 +79,11 @@ def _told(expected: Expected | None) -> dict[str, Any]:
         "b_name": expected.name, "b_kind": kind.value, "b_kind_too": kind_too.value, "b_completes": expected.completes_run,
         "b_print": own, "b_print_behind": behind,
     }  # fmt: skip
+
+
+def _seen(row: StepRow | None) -> dict[str, Any]:
+    """What a claim's caller has read of the step, as parameters of the claim."""
+    return {"b_seen_generation": row.generation if row else None, "b_seen_attempt": row.attempt if row else None}
 
 
 #: The columns that a time-out sets.
@@ -114,11 +119,14 @@ class Claims:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._look = sa.select(step).where(step.c.ref == _P("ref"), step.c.key == _P("key"))
+        self._look_locked = self._look.with_for_update()
         self._hear = self._hearing(db)
         self._begin = self._beginning(db, lives(_P("b_worker")))
         self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
         self._begin_new = self._beginning_new(db)
-        self._insert_planned = sa.insert(step).values({**{n: _P(n) for n in STEP_COLUMNS}, "created_at": db.now})
+        given: dict[str, Any] = {name: _P(name) for name in STEP_COLUMNS} | {"created_at": db.now}
+        self._insert_planned = sa.insert(step).values(given)
+        self._insert_begun = sa.insert(step).values(given | {"begun_at": db.now, "first_begun_at": db.now})
         self._begin_in_turn = self._beginning(db, lives(_P("b_worker")), step.c.pending == 0)
 
     @staticmethod
@@ -129,6 +137,7 @@ class Claims:
         the provider must still know the key.
         """
         window = _P("b_window", type_=sa.BigInteger)
+        generation, attempt = _P("b_seen_generation", type_=sa.Integer), _P("b_seen_attempt", type_=sa.Integer)
         begun_before = sa.case((sa.and_(step.c.attempt > 0, step.c.generation == 0), step.c.created_at))
         harmless = sa.or_(
             step.c.effect.is_(None),
@@ -147,6 +156,8 @@ class Claims:
                 step.c.status.in_(literals(CLAIMABLE)),
                 sa.or_(step.c.look_at.is_(None), step.c.look_at <= db.now),
                 harmless,
+                sa.or_(generation.is_(None), step.c.generation == generation),
+                sa.or_(attempt.is_(None), step.c.attempt == attempt),
                 *_fits(),
                 alive,
                 *conditions,
@@ -179,7 +190,8 @@ class Claims:
         given |= dict.fromkeys(_UNTIL, db.now + timeout)
         running = workflow.c.status.in_(literals(FORWARD_WORKFLOWS))
         rows = sa.select(*given.values()).select_from(workflow).where(workflow.c.ref == _P("ref"), running, lives(_P("b_worker")))
-        rows = rows.with_for_update(read=True, of=workflow)
+        # SQLAlchemy writes an OF for MySQL too, beside a LOCK IN SHARE MODE that takes none.
+        rows = rows.with_for_update(read=True, of=workflow if db.is_postgresql else None)
         match db.dialect_name:
             case "postgresql":
                 return postgresql.insert(step).from_select(list(given), rows).on_conflict_do_nothing()
@@ -247,6 +259,7 @@ class Claims:
         timeout: int | None = None,
         *,
         expected: Expected | None = None,
+        seen: StepRow | None = None,
         safety: Safety = Safety.PROTECTED,
         window: int | None = None,
         in_turn: bool = False,
@@ -260,6 +273,8 @@ class Claims:
             worker_id: whose it is.
             timeout: microseconds after which the attempt is in doubt.
             expected: what the message says; the row must say the same. None where there is no message.
+            seen: the row as the caller last read it, on which its decision rests: no attempt has been made since then, and
+                the provider's key is the same. None where nothing was read.
             safety: what the attempt is declared to be, which decides about it should it be in doubt.
             window: microseconds for which a provider remembers the key, of an idempotent step that was begun before.
             in_turn: only if nothing that it comes after is counted as open.
@@ -269,7 +284,7 @@ class Claims:
         """
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": timeout,
-            "b_safety": safety.value, "b_window": window, **_told(expected),
+            "b_safety": safety.value, "b_window": window, **_told(expected), **_seen(seen),
         }  # fmt: skip
         if self._db.execute(self._db.hot(self._begin_in_turn if in_turn else self._begin), values):
             return Claim(held=True)
@@ -356,7 +371,7 @@ class Claims:
         Returns:
             The row as it was before, with the claim written but not committed; None where it is not to be had.
         """
-        found = conn.execute(self._look.with_for_update(), {"ref": ref, "key": key}).one_or_none()
+        found = conn.execute(self._look_locked, {"ref": ref, "key": key}).one_or_none()
         if found is None:
             return None
         row = step_row(found)
@@ -364,7 +379,7 @@ class Claims:
             return row
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": None,
-            "b_safety": Safety.TRANSACTIONAL.value, "b_window": None, **_told(expected),
+            "b_safety": Safety.TRANSACTIONAL.value, "b_window": None, **_told(expected), **_seen(row),
         }  # fmt: skip
         taken = self._db.hot(self._begin_in_body).run(conn, values).rowcount
         if taken:
@@ -400,12 +415,8 @@ class Claims:
         """
         if not goes_forward(conn, row.ref, locked=False):
             return False
-        values = step_values(row)
-        values["attempt"] = 1
         try:
-            conn.execute(
-                sa.insert(step).values(**values, created_at=self._db.now, begun_at=self._db.now, first_begun_at=self._db.now)
-            )
+            self._db.hot(self._insert_begun).run(conn, step_values(row) | {"attempt": 1})
         except IntegrityError:
             return False
         return True

@@ -31,7 +31,7 @@ from ..model import (
 )
 from . import troubles
 from .database import Database
-from .ends import NEW_KEY, Ended
+from .ends import Ended, new_key
 from .events import Events
 from .losses import Doubtful, doubtful, put_in_doubt
 from .rows import readable, step_row
@@ -389,7 +389,7 @@ class Doubts:
                     "sent_at": None,
                     "sends": 0,
                     "losses": 0,
-                    **NEW_KEY,
+                    **new_key(),
                 }
             changed = conn.execute(
                 sa.update(step)

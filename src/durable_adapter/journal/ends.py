@@ -35,9 +35,22 @@ from .turns import Turns, count_down, count_end, needle
 from .undo import Decision, Undo
 
 _P = sa.bindparam
-#: What changes in the row of a step that is known not to have happened and is tried again: its provider sees a new key.
-NEW_KEY: dict[str, Any] = {"generation": step.c.generation + 1, "first_begun_at": None}
 _HELD_BY_TOKEN = (StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD)
+
+
+def new_key(*, unless: Any = None) -> dict[str, Any]:
+    """What changes in the row of a step that is known not to have happened and is tried again: its provider sees a new key.
+
+    Args:
+        unless: a condition on the row under which the key stays, because an earlier attempt may have had its effect under it.
+    """
+    if unless is None:
+        return {"generation": step.c.generation + 1, "first_begun_at": None}
+    stays = sa.and_(step.c.effect.is_not(None), unless)
+    return {
+        "generation": sa.case((stays, step.c.generation), else_=step.c.generation + 1),
+        "first_begun_at": sa.case((stays, step.c.first_begun_at)),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +382,7 @@ class Ends:
         kept = {} if arguments is None else {"arguments": arguments.data, "arguments_codec": arguments.codec}
         kept |= {} if print_ is None else {"fingerprint": print_}
         # The provider may remember the refusal under the old key. A body that asked to be run again goes on under its own.
-        anew = error is not None and effect is Effect.DID_NOT_HAPPEN and row.effect is not Effect.UNKNOWN
+        anew = new_key(unless=step.c.effect == Effect.UNKNOWN.value)
 
         def write(conn: Connection) -> bool:
             changed = conn.execute(
@@ -385,7 +398,7 @@ class Ends:
                     error=error,
                     effect=_all_attempts(effect),
                     attempt=step.c.attempt + (1 if token is None else 0),
-                    **(NEW_KEY if anew else {}),
+                    **(anew if error is not None and effect is Effect.DID_NOT_HAPPEN else {}),
                 )
             ).rowcount
             if not changed:
@@ -436,12 +449,22 @@ class Ends:
         """As a failure that comes too late is kept by `fail`, for one that would have put the step in doubt. One commit."""
         self._db.transaction(lambda conn: self._late_failure(conn, row, token, worker_id, why))
 
-    def late(self, ref: str, key: str, token: str, outcome: Stored, worker_id: str) -> StepRow | None:
+    def late(
+        self, ref: str, key: str, token: str, outcome: Stored, worker_id: str, *, generation: int | None = None
+    ) -> StepRow | None:
         """A success arrived under a token that no longer holds the step: keeps it, and shows it. One commit.
 
         It stops a new attempt that nobody has claimed yet. Where a verdict or another attempt says otherwise, the step
         is put in front of a person as *may have happened twice*; not where the verdict was that this very attempt had its
         effect. A compensation's undoes its target.
+
+        Args:
+            ref: the run.
+            key: the step.
+            token: the claim that no longer holds.
+            outcome: the encoded value.
+            worker_id: who ran the attempt.
+            generation: of the key under which its provider saw it; None where the attempt's row was not read.
 
         Returns:
             The step as it now stands.
@@ -463,7 +486,8 @@ class Ends:
             )  # fmt: skip
             if known and row.token == token:
                 return row  # a verdict said so before, perhaps with another value: it happened once
-            idempotent = row.safety is Safety.IDEMPOTENT
+            # The provider takes both for one only where both came under one key.
+            idempotent = row.safety is Safety.IDEMPOTENT and row.generation == (generation or 0)
             if idempotent and row.status is StepStatus.SUCCEEDED:
                 return row  # the provider took both for one, by their key: everybody gets what was recorded first
             values: dict[str, Any] = {}

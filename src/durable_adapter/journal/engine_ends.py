@@ -164,6 +164,11 @@ def is_ended_by_engine(row: StepRow) -> bool:
     return row.cause == Cause.ENDED_BY_ENGINE and row.status not in OPEN_STEPS
 
 
+def is_left_behind(member: StepRow) -> bool:
+    """Whether a canvas is done with a member: it succeeded, was left out, or its engine ended it."""
+    return member.status in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) or is_ended_by_engine(member)
+
+
 def after(row: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
     """What comes after a member of its run, directly or by way of others: in a chain and in a function, all that is left."""
     members = [s for s in steps if s.kind is not Kind.COMPENSATION and s.key != row.key]

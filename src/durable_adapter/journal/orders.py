@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -55,16 +55,15 @@ class Orders:
         Raises:
             JournalBusy: another transaction keeps a row of the run.
         """
-        committing = False
+        tried: list[tuple[Any, Any]] = []  # the run and its steps as each try left them
 
         def work(conn: Connection) -> Carried[T]:
-            nonlocal committing
-            run = self._undo.lock_run(conn, ref)
-            if not committing:  # else it was committed before, and only the answer was lost
-                look(run, self._undo.steps(conn, ref))
+            run, steps = self._undo.lock_run(conn, ref), self._undo.steps(conn, ref)
+            if (run, steps) not in tried:  # else a try was committed, and only its answer was lost
+                look(run, steps)
             result = act()
             carried = Carried(result, self._undo.lock_run(conn, ref), self._undo.steps(conn, ref))
-            committing = True
+            tried.append((carried.run, carried.steps))
             return carried
 
         with self._db.in_a_hurry():

@@ -36,7 +36,8 @@ from ..model import (
 )
 from . import troubles
 from .database import Database
-from .engine_ends import is_ended_by_engine
+from .ends import new_key
+from .engine_ends import is_ended_by_engine, is_left_behind
 from .events import Events
 from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, readable, step_row, step_values, workflow_row, workflow_values
 from .schema import event, step, workflow
@@ -149,8 +150,10 @@ class Runs:
             UnserialisableValue: its arguments are too large for this database.
         """
         self._db.check_size(row.message)
+        given_key = row.key  # a try that is rolled back leaves its own in the row
 
         def write(conn: Connection) -> StepStatus | None:
+            row.key = given_key
             # The parents' rows first: an end locks its step's row before its run's. Those that end later find this member.
             open_parents = self._open_of(conn, row.ref, parents)
             run = conn.execute(
@@ -642,11 +645,7 @@ class Runs:
                 )
             )
             anew = [s.key for s in failed if s.effect is Effect.DID_NOT_HAPPEN and s.attempt]
-            conn.execute(
-                sa.update(step)
-                .where(step.c.ref == ref, step.c.key.in_(anew))
-                .values(generation=step.c.generation + 1, first_begun_at=None)
-            )
+            conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key.in_(anew)).values(**new_key()))
             if run.status not in FORWARD_WORKFLOWS:  # else its function was told that it failed, and goes on from that
                 done = [s.key for s in named if happened_after_all(s)]
                 conn.execute(
@@ -688,7 +687,7 @@ class Runs:
             steps = [s for s in self._undo.steps(conn, ref) if s.kind is not Kind.COMPENSATION]
             if run is None or run.status is not WorkflowStatus.RUNNING or run.shape is not Shape.CANVAS or not steps:
                 return False
-            if any(s.status not in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) for s in steps):
+            if not all(is_left_behind(s) for s in steps):
                 return False
             self._complete(conn, ref, as_ended=any(is_ended_by_engine(s) for s in steps))
             return True

@@ -181,7 +181,7 @@ step = Table(
     Column("cause", _ascii(24)),
     Column("twice_at", BigInteger),
     Column("first_begun_at", BigInteger),
-    Column("generation", SmallInteger, nullable=False, server_default=text("0")),
+    Column("generation", Integer, nullable=False, server_default=text("0")),
     Column("sends", SmallInteger, nullable=False, server_default=text("0")),
     Column("losses", SmallInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("ref", "key"),

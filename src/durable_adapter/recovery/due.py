@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..errors import CannotSendAgain, DependencyFailed, MessageExpired, UnreadableRow, UnserialisableValue
+from ..journal.engine_ends import is_left_behind
 from ..model import (
     ALLOW_FAILURE,
     FORWARD_WORKFLOWS,
@@ -231,7 +232,7 @@ class Due:
     def _canvas(self, run: WorkflowRow, steps: list[StepRow]) -> None:
         """Finds where a canvas stands, and sends what was lost."""
         members = members_of(steps)
-        if all(s.status in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) for s in members):
+        if all(is_left_behind(s) for s in members):
             self._sweep.journal.runs.complete(run.ref)
             return
         done = partial(self._is_done, run)

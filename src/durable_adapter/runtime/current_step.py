@@ -40,6 +40,8 @@ class RunningStep:
         self.outbox: list[Callable[[], Any]] | None = None if session is None else []
         #: How many tasks the body has launched: part of their derived ids.
         self.launched = 0
+        #: Of its idempotency key; None until it is read, where the claim took a row that nobody had read.
+        self.generation = call.row.generation if call.row is not None else None if call.new_row is None else 0
         self._host = host
         self._call = call
         self._session = session
@@ -51,12 +53,12 @@ class RunningStep:
 
     def idempotency_key(self) -> str:
         """The step's key for its provider."""
-        facts, row = self._call.facts, self._call.row
-        generation = row.generation if row is not None else None if self._call.new_row is None else 0
-        if "workflow" not in facts or generation is None:
-            *facts["workflow"], generation = self._host.patient.reads.identity(self.ref, self.key)
+        facts = self._call.facts
+        if "workflow" not in facts or self.generation is None:
+            *facts["workflow"], now = self._host.patient.reads.identity(self.ref, self.key)
+            self.generation = now if self.generation is None else self.generation
         namespace, workflow, number = facts["workflow"]
-        return idempotency_key(namespace, workflow, number, self.ref, self.key, generation)
+        return idempotency_key(namespace, workflow, number, self.ref, self.key, self.generation)
 
     def session(self) -> Session:
         """The session of a transactional step."""

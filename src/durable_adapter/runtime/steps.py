@@ -153,7 +153,7 @@ def _run_claimed(host: Host, call: Call) -> Value | None:
             policy = call.policy
             claim = claims.begin(
                 call.ref, call.key, token, host.worker, policy.patience_us,
-                expected=call.expected(),
+                expected=call.expected(), seen=call.row,
                 safety=policy.safety, window=policy.window if policy.safety is Safety.IDEMPOTENT else None,
                 in_turn=call.turn is not None,
             )  # fmt: skip
@@ -237,10 +237,11 @@ def _attempt(host: Host, call: Call, token: str) -> Value | None:
         if wish.error is None:
             return _not_done_yet(host, call, token, wish, None)
         return _ended_in_error(host, call, token, wish.error, wish=wish)
-    return _succeeded(host, call, token, value)
+    return _succeeded(host, call, running, value)
 
 
-def _succeeded(host: Host, call: Call, token: str, value: Any) -> Value | None:
+def _succeeded(host: Host, call: Call, running: RunningStep, value: Any) -> Value | None:
+    token = running.token
     try:
         outcome = encode_for(host.patient, value, call.policy.codec)
     except UnserialisableValue as error:
@@ -249,7 +250,8 @@ def _succeeded(host: Host, call: Call, token: str, value: Any) -> Value | None:
     if ended.recorded:
         follow(host, call, ended)
         return Value(decode(outcome, call.policy))
-    call.row = host.patient.ends.late(call.ref, call.key, token, outcome, host.worker)
+    late = host.patient.ends.late
+    call.row = late(call.ref, call.key, token, outcome, host.worker, generation=running.generation)
     return None
 
 

@@ -172,6 +172,7 @@ def _attempt(host: Host, call: Call) -> Committed:
                     if locked is None or locked.token != token or locked.status not in CLAIMABLE:
                         raise NotMine(locked)
                     row = locked
+                running.generation = row.generation
                 call.attempts += 1
                 with running.current(), host.exposed():
                     try:
