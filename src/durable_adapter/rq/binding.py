@@ -27,9 +27,8 @@ from ..settings import Settings
 from . import ended, publishing, running
 from .engine import RQEngine
 from .places import db_of, prefix_of
-from .registry import NAMED, Registry
+from .registry import Registry, Wrapping
 from .versions import GROUPS, since
-from .wrapping import Wrapping
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -141,7 +140,7 @@ class Binding:
         BINDINGS.append(self)
         if self.connection is not None:
             INSTALLED[self.engine.name] = self.engine
-        self.wrapping.wrap(NAMED)
+        self.wrapping.wrap()
         self._patch(Job, "create", "stamps a marked job with its run", publishing.create)
         self._patch(Job, "to_dict", "commits a start before its job is written to Redis", publishing.to_dict)
         self._patch(
