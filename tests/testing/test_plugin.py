@@ -14,8 +14,8 @@ import pytest
 from celery import Celery
 
 from durable_adapter.celery import binding_of, install, uninstall
-from durable_adapter.celery.inprocess import app_in_use
 from durable_adapter.testing import TestJournal
+from durable_adapter.testing.celery import app_in_use
 from durable_adapter.testing.recorded import redirected
 from tests.testing.shop import Shop
 

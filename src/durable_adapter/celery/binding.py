@@ -16,7 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import __version__ as celery_version
 from celery import signals
@@ -45,9 +45,25 @@ if TYPE_CHECKING:
     from celery.app.task import Task
 
     from .ended import Heard, NotTaken
-    from .inprocess import InProcess
 
 logger = logging.getLogger("durable_adapter")
+
+
+class InProcess(Protocol):
+    """Runs an app's messages in this process instead of sending them, for a test."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is the test that runs now, and no task."""
+
+    def call_task(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs a durable task that the test calls as a function."""
+
+    def refuse_beside(self, name: str) -> None:
+        """Raises where a step is called in another thread than the one that runs a workflow function."""
+
+    def run_until_ready(self, result: Any) -> None:
+        """Runs messages until a result is ready, or raises where there is none before time passes or a person decides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def _in_place(
             return here.call_task(name, args, kwargs)
         if STEP.get() is None and name in binding.registry.steps:
             if here is not None:
-                here.here.refuse_beside(name)
+                here.refuse_beside(name)
             called_plainly(name)
         return original(*args, **kwargs)
     policy = binding.registry.steps.get(name)

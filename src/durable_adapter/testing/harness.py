@@ -120,7 +120,7 @@ class Driver(Protocol):
     def moments(self) -> list[int]:
         """When messages become due that the engine keeps itself."""
 
-    def mourn(self) -> None:
+    def record_death(self) -> None:
         """What the engine does when it sees that the process that ran its message was killed."""
 
 
@@ -290,7 +290,7 @@ class Harness:
             for driver, engine in zip(self.drivers, self._engines, strict=True):
                 driver.binding.host.stop()
                 driver.binding.host = self._new_host(driver.binding, engine)
-                driver.mourn()
+                driver.record_death()
             if waiting.again:
                 self.push(waiting.run)
         return True

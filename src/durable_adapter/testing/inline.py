@@ -70,5 +70,5 @@ class InProcess:
         """None, likewise."""
         return []
 
-    def mourn(self) -> None:
+    def record_death(self) -> None:
         """Nothing: what is left is in the journal."""

@@ -20,7 +20,7 @@ def durable_app() -> Any:
     """The Celery app whose tasks the test calls: the current one, where Celery is installed. Override it to name another."""
     if find_spec("celery") is None:
         return None
-    from ..celery.inprocess import app_in_use
+    from .celery import app_in_use
 
     return app_in_use()
 

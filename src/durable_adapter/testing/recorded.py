@@ -35,11 +35,11 @@ def redirected(url: str, *, app: Any = None, redis: Any = None) -> Iterator[Harn
     with contextlib.ExitStack() as hooks:
         drivers: list[Driver] = []
         if app is not None:
-            from ..celery.inprocess import hooked as hooked_celery
+            from .celery import hooked as hooked_celery
 
             drivers.append(hooks.enter_context(hooked_celery(app, url)))
         if redis is not None:
-            from ..rq.inprocess import hooked as hooked_rq
+            from .rq import hooked as hooked_rq
 
             drivers.append(hooks.enter_context(hooked_rq(redis, url)))
         drivers.append(hooks.enter_context(hooked_inline(url)))

@@ -1,4 +1,4 @@
-"""Jobs are kept in a Redis of the test's own memory and run in its process: RQ's part in the test journal.
+"""RQ's part in the test journal: jobs are kept in a Redis of the test's own memory and run in its process.
 
 RQ's queues, jobs, registries and its `SimpleWorker` are the real ones; whatever connection the code under test has, they talk
 to the test's Redis. RQ's own scheduler is replaced by the test's clock.
@@ -21,20 +21,20 @@ from rq.timeouts import BaseDeathPenalty
 
 from ..errors import Killed
 from ..model import SECOND
-from .binding import BINDINGS
-from .engine import RQEngine
-from .facts import times_tried
-from .jobs import fetched
-from .notes import PUT_ASIDE, count
-from .stamps import stamp_of
-from .versions import GROUPS, since
+from ..rq import install, uninstall
+from ..rq.binding import BINDINGS, Binding
+from ..rq.engine import RQEngine
+from ..rq.facts import times_tried
+from ..rq.jobs import fetched
+from ..rq.notes import PUT_ASIDE, count
+from ..rq.stamps import stamp_of
+from ..rq.versions import GROUPS, since
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from ..model import StepRow
-    from ..testing.harness import Harness, Patches
-    from .binding import Binding
+    from .harness import Harness, Patches
 
 
 def _groups() -> list[type[Any]]:
@@ -66,8 +66,6 @@ def hooked(connection: Redis, url: str) -> Iterator[InProcess]:
         connection: the test's Redis.
         url: SQLAlchemy URL of the test's journal.
     """
-    from . import install, uninstall
-
     found = BINDINGS[-1] if BINDINGS else None
     binding = found if found is not None else install(url)
     try:
@@ -93,7 +91,7 @@ class Worker(SimpleWorker):
     death_penalty_class = Unlimited
 
     #: What RQ does about a job whose horse was killed.
-    mourn: Callable[[], Any] | None = None
+    record_death: Callable[[], Any] | None = None
 
     def procline(self, message: str) -> None:
         """Nothing: the process has a name already."""
@@ -102,15 +100,15 @@ class Worker(SimpleWorker):
         if isinstance(exc_info[1], Killed):
             registry = queue.started_job_registry
             given = {"started_job_registry": registry, "exc_string": KILLED, "execution": execution}
-            self.mourn = lambda: SimpleWorker.handle_job_failure(self, job, queue, **given)
+            self.record_death = lambda: SimpleWorker.handle_job_failure(self, job, queue, **given)
             raise exc_info[1]
         return super()._finalize_failure(job, queue, execution, exc_info)
 
     def handle_job_failure(self, *args: Any, **kwargs: Any) -> Any:
         """RQ's, before 3.0 the first thing that it does about a failure."""
         error = sys.exc_info()[1]
-        if isinstance(error, Killed) and self.mourn is None:
-            self.mourn = lambda: SimpleWorker.handle_job_failure(self, *args, **{**kwargs, "exc_string": KILLED})
+        if isinstance(error, Killed) and self.record_death is None:
+            self.record_death = lambda: SimpleWorker.handle_job_failure(self, *args, **{**kwargs, "exc_string": KILLED})
             raise error
         return super().handle_job_failure(*args, **kwargs)
 
@@ -214,8 +212,8 @@ class InProcess:
             self._worker = worker
             worker.execute_job(*taken)
 
-    def mourn(self) -> None:
+    def record_death(self) -> None:
         """RQ decides what becomes of the job whose horse was killed."""
         worker, self._worker = self._worker, None
-        if worker is not None and worker.mourn is not None:
-            worker.mourn()
+        if worker is not None and worker.record_death is not None:
+            worker.record_death()

@@ -1,4 +1,4 @@
-"""An app's messages are kept by a test and run in its process, instead of being sent: Celery's part in the test journal.
+"""Celery's part in the test journal: an app's messages are kept and run in the test's process, instead of being sent.
 
 Celery's own messages, requests and tracers are the real ones; the broker and the result store are replaced.
 """
@@ -23,17 +23,17 @@ from kombu.message import Message
 from kombu.messaging import Producer
 from kombu.serialization import dumps, prepare_accept_content
 
+from ..celery import HeldTimeout, ended, install, uninstall
+from ..celery.active import ACTIVE
+from ..celery.binding import Binding
+from ..celery.engine import CeleryEngine
+from ..celery.results import held_reason
 from ..errors import NotFinished
-from . import ended
-from .active import ACTIVE
-from .engine import CeleryEngine
-from .results import HeldTimeout, held_reason
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from ..testing.harness import Harness, Patches
-    from .binding import Binding
+    from .harness import Harness, Patches
 
 
 def app_in_use() -> Celery:
@@ -49,8 +49,6 @@ def hooked(app: Celery, url: str) -> Iterator[InProcess]:
         app: the app.
         url: SQLAlchemy URL of the test's journal.
     """
-    from . import install, uninstall
-
     found = app.__dict__.get("durable_binding")
     binding = found if found is not None else install(app, journal=url)
     try:
@@ -139,13 +137,17 @@ class InProcess:
         """None, likewise."""
         return []
 
-    def mourn(self) -> None:
+    def record_death(self) -> None:
         """Nothing: the message, which nobody acknowledged, comes again."""
 
     @property
     def is_idle(self) -> bool:
         """Whether it is the test that runs now, and no task."""
         return self.here.is_idle
+
+    def refuse_beside(self, name: str) -> None:
+        """As the harness does."""
+        self.here.refuse_beside(name)
 
     def _apply(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """`.apply()` by the test of durable tasks and chains: published and run here, like any other call of them."""
