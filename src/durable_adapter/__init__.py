@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from .celery import handle, start
     from .codec import register
     from .current import external_reference, heartbeat, idempotency_key, last_heartbeat, session, sleep
-    from .decorators import step, workflow
+    from .declare.decorators import step, workflow
+    from .declare.effects import NeverConnected
+    from .declare.retry import RetryPolicy
+    from .declare.verdicts import Verdict, cannot_tell, did_not_happen, happened
     from .errors import DurableError
-    from .policy import NeverConnected, RetryPolicy, Verdict, cannot_tell, did_not_happen, happened
     from .runtime.alerts import on_attention, on_held
     from .runtime.attributes import attributes
 else:
@@ -51,15 +53,15 @@ else:
         __name__,
         {
             "DurableError": ".errors",
-            "NeverConnected": ".policy",
-            "RetryPolicy": ".policy",
-            "Verdict": ".policy",
+            "NeverConnected": ".declare.effects",
+            "RetryPolicy": ".declare.retry",
+            "Verdict": ".declare.verdicts",
             "attributes": ".runtime.attributes",
-            "cannot_tell": ".policy",
-            "did_not_happen": ".policy",
+            "cannot_tell": ".declare.verdicts",
+            "did_not_happen": ".declare.verdicts",
             "external_reference": ".current",
             "handle": ".celery",
-            "happened": ".policy",
+            "happened": ".declare.verdicts",
             "heartbeat": ".current",
             "idempotency_key": ".current",
             "last_heartbeat": ".current",
@@ -69,8 +71,8 @@ else:
             "session": ".current",
             "sleep": ".current",
             "start": ".celery",
-            "step": ".decorators",
-            "workflow": ".decorators",
+            "step": ".declare.decorators",
+            "workflow": ".declare.decorators",
         },
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from .policy import StepPolicy
+    from .declare.policy import StepPolicy
 
 
 class CurrentStep(Protocol):

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .current import FUNCTION
+from .declare.policy import StepPolicy
 from .errors import DeclarationError, InstallConflict, Left, NotFinished, NotInstalled, UnsupportedCanvas
 from .journal import Journal
 from .model import Kind, Mode, Shape, StepRow, StepStatus, WorkflowRow, new_ref
-from .policy import StepPolicy
 from .recovery import Sweeper
 from .runtime.alerts import explain
 from .runtime.calls import Call

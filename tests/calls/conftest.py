@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Kind, StepRow
-from durable_adapter.policy import StepPolicy
 from durable_adapter.recovery import Sweeper
 from durable_adapter.runtime.alerts import Held, on_held
 from durable_adapter.runtime.calls import Call

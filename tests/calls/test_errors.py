@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, Effect, StepStatus
-from durable_adapter.policy import StepPolicy
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_run, a_step, change, the
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import DeclarationError, JournalUnreachable, Left, NotInWorkflow, UnserialisableValue
 from durable_adapter.journal import Journal
 from durable_adapter.journal.doubts import NOT_OVER
 from durable_adapter.model import SECOND, Safety, StepRow, StepStatus
-from durable_adapter.policy import StepPolicy
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.shown import Values
 from durable_adapter.reconcile.story import read_story

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, StepStatus
-from durable_adapter.policy import StepPolicy
 from durable_adapter.runtime.alerts import Held
 from tests.calls.conftest import CallingEngine, Workplace, the_step
 from tests.journal.making import a_function, a_run, a_step, change, in_doubt, the

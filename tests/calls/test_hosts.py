@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
+from durable_adapter.declare.retry import RetryPolicy
 from durable_adapter.errors import JournalUnreachable, Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus
-from durable_adapter.policy import RetryPolicy, StepPolicy
 from durable_adapter.runtime.host import MISSED, Host
 from tests.calls.conftest import CallingEngine, Workplace
 from tests.journal.counting import cost

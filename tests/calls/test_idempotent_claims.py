@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Killed, Left, StepFailed
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, Effect, Event, Kind, Safety, StepStatus, WorkflowStatus
-from durable_adapter.policy import StepPolicy
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
 from durable_adapter.reconcile.looking import look_for_trouble
@@ -194,7 +194,7 @@ WORKER = """\
 import sys
 from durable_adapter.journal import Journal
 from durable_adapter.model import Kind
-from durable_adapter.policy import StepPolicy
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.runtime.calls import Call
 from durable_adapter.runtime.host import Host
 from durable_adapter.runtime.steps import run_step

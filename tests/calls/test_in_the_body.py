@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import JournalUnreachable, UnserialisableValue
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus, WorkflowRow
-from durable_adapter.policy import StepPolicy
 from durable_adapter.runtime import host as hosts
 from tests.calls.conftest import CallingEngine, Workplace
 from tests.journal.making import a_function, a_run, statuses, the

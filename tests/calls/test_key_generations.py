@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.journal import Journal
 from durable_adapter.model import Effect, Safety, StepStatus
-from durable_adapter.policy import StepPolicy
 from tests.calls.conftest import Workplace, the_step
 from tests.journal.making import a_function, a_run, a_step, in_doubt, the
 

@@ -6,9 +6,9 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.current import FUNCTION
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import DeclarationError, SameKeyTwice
 from durable_adapter.journal import Journal
-from durable_adapter.policy import StepPolicy
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_function, a_run, a_step, statuses, the
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left, UnserialisableValue
 from durable_adapter.journal import Journal, database
 from durable_adapter.model import Attention, StepStatus, new_ref
-from durable_adapter.policy import StepPolicy
 from tests.calls.conftest import Workplace
 from tests.journal.counting import cost
 from tests.journal.making import a_dispatch, a_function, a_run, a_step, a_workflow, statuses, the, the_run

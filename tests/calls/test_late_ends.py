@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
+from durable_adapter.declare.retry import RetryPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, Event, StepStatus
-from durable_adapter.policy import RetryPolicy, StepPolicy
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
 from durable_adapter.reconcile.looking import look_for_trouble

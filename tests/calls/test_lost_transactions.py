@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left, TransactionMisuse
 from durable_adapter.journal import Journal
 from durable_adapter.model import Effect, Safety, StepStatus
-from durable_adapter.policy import StepPolicy
 from durable_adapter.runtime import host as hosts
 from durable_adapter.runtime.alerts import Held
 from durable_adapter.runtime.transactions import MAX_LOSSES

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Kind, Safety
-from durable_adapter.policy import StepPolicy
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_dispatch, a_function, a_run, a_step, age, claim, the
 

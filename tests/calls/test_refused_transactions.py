@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import TransactionMisuse
 from durable_adapter.journal import Journal
 from durable_adapter.model import Effect, Safety, StepStatus
-from durable_adapter.policy import StepPolicy
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_function, a_run, a_step, statuses, the, the_run
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import MAX_TAKEOVERS, StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import SECOND, StepStatus
-from durable_adapter.policy import MAX_TAKEOVERS, StepPolicy
 from durable_adapter.runtime.alerts import Held
 from durable_adapter.runtime.doubt import MAX_PROBED, PROBE_AGAIN, PROBE_PATIENCE
 from tests.calls.conftest import Workplace

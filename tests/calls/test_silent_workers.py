@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.journal.doubts import AGAIN, SILENT
 from durable_adapter.model import SECOND, StepStatus
-from durable_adapter.policy import StepPolicy
 from durable_adapter.recovery import Sweeper
 from durable_adapter.runtime.alerts import Held
 from durable_adapter.runtime.doubt import SILENT_PATIENCE

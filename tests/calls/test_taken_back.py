@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Event, StepRow, StepStatus, WorkflowRow, WorkflowStatus, new_ref
-from durable_adapter.policy import StepPolicy
 from durable_adapter.reconcile.finding import Trouble
 from durable_adapter.reconcile.looking import look_for_trouble
 from durable_adapter.runtime.starting import start_run, started_before

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus
-from durable_adapter.policy import StepPolicy
 from durable_adapter.runtime.order import unmet
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_run, a_step, age, in_doubt, succeed, the

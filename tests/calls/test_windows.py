@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
+from durable_adapter.declare.policy import MAX_TAKEOVERS, StepPolicy
 from durable_adapter.errors import Killed, Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Effect, Kind, Safety, StepStatus, WorkflowStatus
-from durable_adapter.policy import MAX_TAKEOVERS, StepPolicy
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace, the_step
 from tests.journal.making import (

@@ -14,7 +14,7 @@ import pytest
 
 from durable_adapter.celery import binding_of, uninstall
 from durable_adapter.celery.binding import Binding
-from durable_adapter.policy import DECLARED
+from durable_adapter.declare.registry import DECLARED
 from tests.celery import shop as shop_module
 from tests.celery.ledger import DIRECTORY, Ledger
 from tests.celery.world import Runs, World, prepare

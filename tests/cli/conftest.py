@@ -22,8 +22,8 @@ import durable_adapter as durable
 import durable_adapter.celery
 from durable_adapter.celery.binding import Binding
 from durable_adapter.cli import command_line
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.journal import Journal
-from durable_adapter.policy import DECLARED
 from tests.journal.conftest import dialect, elsewhere, journal, migrated, url
 
 __all__ = ["dialect", "elsewhere", "journal", "migrated", "url"]

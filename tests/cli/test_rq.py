@@ -22,9 +22,9 @@ from sqlalchemy import make_url
 
 import durable_adapter.rq
 from durable_adapter.cli.checks.rq import _old_workers
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus
-from durable_adapter.policy import DECLARED
 from durable_adapter.rq import command
 from durable_adapter.rq.binding import BINDINGS
 from tests.cli.conftest import SIGNED, Cli, Shop

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left, UnreadableRow
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import step, worker, workflow
 from durable_adapter.model import SECOND, Kind, Safety, Shape, StepStatus, Stored, attempt_name
-from durable_adapter.policy import StepPolicy
 from durable_adapter.recovery import Sweeper
 from durable_adapter.runtime.calls import Call
 from durable_adapter.runtime.functions import run_function

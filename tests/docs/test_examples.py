@@ -13,11 +13,11 @@ import pytest
 
 from durable_adapter import errors, model
 from durable_adapter.celery.branches import GROUPS
-from durable_adapter.decorators import _STEP_OPTIONS, _WORKFLOW_OPTIONS
+from durable_adapter.declare.decorators import _STEP_OPTIONS, _WORKFLOW_OPTIONS
+from durable_adapter.declare.retry import RetryPolicy
 from durable_adapter.journal import Journal
 from durable_adapter.journal.migrations import migrate
 from durable_adapter.journal.schema import metadata
-from durable_adapter.policy import RetryPolicy
 from durable_adapter.settings import NAMES, Settings
 from tests.docs.pages import DOCS, ROOT, Block, blocks, pages
 

@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from durable_adapter.declare.policy import StepPolicy
+from durable_adapter.declare.retry import RetryPolicy
 from durable_adapter.model import Safety
-from durable_adapter.policy import RetryPolicy, StepPolicy
 
 
 class Declined(Exception):

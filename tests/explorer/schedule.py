@@ -19,9 +19,9 @@ import sqlalchemy as sa
 import durable_adapter as durable
 from durable_adapter import inline
 from durable_adapter.current import FUNCTION, STEP
+from durable_adapter.declare.policy import WorkflowPolicy
 from durable_adapter.errors import JournalUnreachable, Killed
 from durable_adapter.model import OPEN_WORKFLOWS, SECOND, Safety
-from durable_adapter.policy import WorkflowPolicy
 from durable_adapter.runtime.starting import AlreadyStarted, starting
 
 from .bank import Attempt, Bank

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import JournalUnreachable
 from durable_adapter.journal import Journal, outages
 from durable_adapter.journal.database import KEEPALIVE
 from durable_adapter.journal.schema import step, workflow
 from durable_adapter.model import Kind, Shape, StepStatus, Stored
-from durable_adapter.policy import StepPolicy
 from durable_adapter.runtime.calls import Call
 from durable_adapter.runtime.host import Host
 from durable_adapter.runtime.steps import run_step

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 import durable_adapter.rq as durable_rq
-from durable_adapter.policy import DECLARED
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.rq import registry
 from tests.celery.ledger import DIRECTORY, Ledger
 from tests.rq.shop import chains

@@ -15,8 +15,8 @@ from rq import Queue
 import durable_adapter.celery as durable_celery
 import durable_adapter.rq as durable_rq
 from durable_adapter import inline
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.model import Kind, StepRow, WorkflowRow
-from durable_adapter.policy import DECLARED
 from durable_adapter.runtime.marked import dotted_name
 from durable_adapter.testing import RecordedWorkflow, TestJournal
 from durable_adapter.testing.harness import Harness

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from durable_adapter.policy import DECLARED
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.testing import durable_journal, durable_redis, durable_template
 from tests.testing.shop import Shop
 

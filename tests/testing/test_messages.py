@@ -9,8 +9,8 @@ import pytest
 from celery import Celery, Task, chain
 
 import durable_adapter as durable
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.errors import Killed
-from durable_adapter.policy import DECLARED
 from durable_adapter.testing import TestJournal
 
 HOUR = 3600

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from celery import Celery, chain
 
 import durable_adapter as durable
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.errors import UnknownCodec, ValueUnreadable
 from durable_adapter.journal.schema import step
-from durable_adapter.policy import DECLARED
 from durable_adapter.runtime.plans import arguments_of, recorded, undo_call
 from durable_adapter.testing import TestJournal
 

@@ -12,8 +12,10 @@ from celery import Celery
 
 import durable_adapter as durable
 from durable_adapter.celery.registry import Registry
+from durable_adapter.declare.policy import StepPolicy, WorkflowPolicy
+from durable_adapter.declare.registry import DECLARED
+from durable_adapter.declare.retry import RetryPolicy
 from durable_adapter.errors import DeclarationError
-from durable_adapter.policy import DECLARED, RetryPolicy, StepPolicy, WorkflowPolicy
 from durable_adapter.runtime.marked import Named
 from durable_adapter.runtime.plans import compensation_options
 

@@ -11,9 +11,10 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.current import FUNCTION, STEP
-from durable_adapter.decorators import STEP_MARK, WORKFLOW_MARK
+from durable_adapter.declare.decorators import STEP_MARK, WORKFLOW_MARK
+from durable_adapter.declare.policy import StepPolicy
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.errors import DeclarationError, NotInWorkflow
-from durable_adapter.policy import DECLARED, StepPolicy
 
 
 @pytest.fixture(autouse=True)

@@ -25,9 +25,10 @@ from durable_adapter.celery.plans import (
 )
 from durable_adapter.celery.registry import Registry
 from durable_adapter.codec import JSON
+from durable_adapter.declare.policy import WorkflowPolicy
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.errors import DeclarationError, MessageExpired, UnserialisableValue
 from durable_adapter.model import SECOND, STAMP, Kind, Shape, StepRow, StepStatus, WorkflowRow, make_stamp
-from durable_adapter.policy import DECLARED, WorkflowPolicy
 from durable_adapter.runtime.functions import parameters_of
 from durable_adapter.runtime.plans import Member, decode_plan, encode_member, plain, plan_fingerprint, rows_for
 from durable_adapter.runtime.starting import template_id

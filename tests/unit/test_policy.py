@@ -11,25 +11,13 @@ from typing import Any
 
 import pytest
 
+from durable_adapter.declare.effects import NeverConnected, causes, nothing_left
+from durable_adapter.declare.policy import StepPolicy, WorkflowPolicy, template_fields
+from durable_adapter.declare.registry import DECLARED, Declarations
+from durable_adapter.declare.retry import RetryPolicy
+from durable_adapter.declare.verdicts import CannotTell, DidNotHappen, Happened, cannot_tell, did_not_happen, happened
 from durable_adapter.errors import DeclarationError
 from durable_adapter.model import SECOND, Safety
-from durable_adapter.policy import (
-    DECLARED,
-    CannotTell,
-    Declarations,
-    DidNotHappen,
-    Happened,
-    NeverConnected,
-    RetryPolicy,
-    StepPolicy,
-    WorkflowPolicy,
-    cannot_tell,
-    causes,
-    did_not_happen,
-    happened,
-    nothing_left,
-    template_fields,
-)
 
 
 class Declined(Exception):

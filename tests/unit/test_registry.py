@@ -10,8 +10,8 @@ from celery import Celery, shared_task
 
 import durable_adapter as durable
 from durable_adapter.celery.registry import Registry
+from durable_adapter.declare.registry import DECLARED
 from durable_adapter.errors import DeclarationError
-from durable_adapter.policy import DECLARED
 from durable_adapter.runtime.marked import PROTECTED, Named
 
 

@@ -12,8 +12,8 @@ from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
 from celery.states import FAILURE, REVOKED, SUCCESS
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from ..declare.policy import StepPolicy
 from ..model import SECOND, Kind, Shape, StepRow, WorkflowRow
-from ..policy import StepPolicy
 from ..runtime.engine import EngineEnd, EngineOutcome
 from ..runtime.plans import compensation_options
 from .plans import dispatched_message, message_for, undo_message

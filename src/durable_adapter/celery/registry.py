@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import NotRegistered
 from celery.local import PromiseProxy, Proxy
 
-from ..decorators import STEP_MARK, WORKFLOW_MARK
+from ..declare.decorators import STEP_MARK, WORKFLOW_MARK
+from ..declare.policy import StepPolicy, WorkflowPolicy
+from ..declare.registry import DECLARED
 from ..errors import DeclarationError
-from ..policy import DECLARED, StepPolicy, WorkflowPolicy
 from ..runtime.functions import compensation_name
 from ..runtime.marked import Marked
 from .plans import original_run, signature_call

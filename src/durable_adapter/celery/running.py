@@ -17,7 +17,7 @@ from celery.utils.saferepr import saferepr
 
 from ..codec import fingerprint
 from ..current import FUNCTION, STEP, called_plainly
-from ..decorators import as_called
+from ..declare.decorators import as_called
 from ..errors import Left, UnknownStamp, UnserialisableValue
 from ..model import (
     STAMP,

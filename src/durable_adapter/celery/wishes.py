@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject, Retry
 
+from ..declare.effects import is_refusal
 from ..errors import UnsupportedCanvas
-from ..policy import is_refusal
 from .active import ACTIVE
 from .limits import limits_here
 

@@ -24,7 +24,7 @@ from rq.registry import DeferredJobRegistry, ScheduledJobRegistry, StartedJobReg
 from rq.serializers import resolve_serializer
 from rq.utils import import_attribute
 
-from ..decorators import STEP_MARK, WORKFLOW_MARK
+from ..declare.decorators import STEP_MARK, WORKFLOW_MARK
 from ..errors import SettingError
 from ..runtime.engine import EngineOutcome
 from ..runtime.marked import loaded

@@ -23,9 +23,9 @@ from rq.registry import (
 )
 from rq.results import Result
 
+from ..declare.policy import StepPolicy
 from ..errors import NotInstalled
 from ..model import SECOND, Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
-from ..policy import StepPolicy
 from ..runtime.engine import EngineOutcome
 from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call

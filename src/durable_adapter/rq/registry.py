@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
-from ..decorators import is_own_wrapper, wrapped
+from ..declare.decorators import is_own_wrapper, wrapped
+from ..declare.policy import StepPolicy
 from ..errors import DeclarationError
-from ..policy import StepPolicy
 from ..runtime.marked import Named, refuse_a_name_in_a_class
 
 #: Functions that are marked by name, because nobody may edit them.

@@ -16,9 +16,9 @@ from rq.job import Job, Retry
 from rq.results import Result
 
 from ..current import FUNCTION, STEP
+from ..declare.retry import RetryPolicy
 from ..errors import CannotSuspend, Left, UnknownStamp, UnsupportedCanvas
 from ..model import ALLOW_FAILURE, SECOND, Kind, Safety, StepRow, StepStatus, WorkflowRow
-from ..policy import RetryPolicy
 from ..runtime.calls import Call, Wish
 from ..runtime.deliveries import adopted, awaited, kind_of, refused, unmarked_ended
 from ..runtime.functions import FunctionRun, run_function

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..declare.policy import StepPolicy
 from ..errors import InsideEventLoop
 from ..model import Expected, Kind, StepRow, WorkflowRow
-from ..policy import StepPolicy
 from .values import member_fingerprint
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..declare.policy import MAX_TAKEOVERS
+from ..declare.verdicts import CannotTell, DidNotHappen, Happened
 from ..errors import Left, UnserialisableValue
 from ..journal.doubts import AGAIN, SILENT
 from ..model import SECOND, Effect, Safety, StepRow
-from ..policy import MAX_TAKEOVERS, CannotTell, DidNotHappen, Happened
 from . import alerts
 from .calls import Call
 from .host import Host

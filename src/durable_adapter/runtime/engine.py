@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..declare.policy import StepPolicy
 from ..model import StepRow, WorkflowRow
-from ..policy import StepPolicy
 
 
 @dataclass(frozen=True, slots=True)

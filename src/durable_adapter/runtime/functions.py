@@ -14,9 +14,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .. import checking
 from ..codec import Stored, mask
 from ..current import FUNCTION, RUNNING, STEP
+from ..declare import checking
+from ..declare.effects import causes, is_refusal
+from ..declare.policy import StepPolicy, template_fields
 from ..errors import (
     CannotSuspend,
     DeclarationError,
@@ -44,7 +46,6 @@ from ..model import (
     is_storable,
     new_token,
 )
-from ..policy import StepPolicy, causes, is_refusal, template_fields
 from . import alerts
 from .attributes import carrying_nothing
 from .calls import Call, awaited, declines_nothing, refuse_inside_event_loop

@@ -9,9 +9,10 @@ from inspect import isclass
 from types import FunctionType
 from typing import Any, ClassVar
 
-from ..decorators import STEP_MARK, WORKFLOW_MARK, is_own_wrapper, no_methods
+from ..declare.decorators import STEP_MARK, WORKFLOW_MARK, is_own_wrapper, no_methods
+from ..declare.policy import StepPolicy, WorkflowPolicy
+from ..declare.registry import DECLARED
 from ..errors import DeclarationError
-from ..policy import DECLARED, StepPolicy, WorkflowPolicy
 from .functions import compensation_name
 
 #: How an unmarked compensation is treated: a protected step.

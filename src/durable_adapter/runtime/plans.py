@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..codec import JSON, PickleCodec, fingerprint
+from ..declare.policy import StepPolicy
 from ..errors import CannotSendAgain, DeclarationError, NotReadable, UnserialisableValue, ValueUnreadable
 from ..model import (
     NAME_LENGTH,
@@ -24,7 +25,6 @@ from ..model import (
     is_storable,
     member_key,
 )
-from ..policy import StepPolicy
 from .attributes import CARRIED, Attributes, storable
 from .functions import compensation_name, parameters_of
 from .marked import Marked

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..current import FUNCTION, STEP
+from ..declare.policy import template_fields
 from ..errors import DeclarationError, JournalError, JournalUnreachable, SameIdOtherArguments, WorkflowPruned
 from ..model import ID_LENGTH, Start, StepRow, WorkflowRow, derive, derive_ref, is_storable
-from ..policy import template_fields
 from .alerts import explain
 from .current_step import RunningStep
 from .functions import FunctionRun, parameters_of

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..codec import Stored
+from ..declare.effects import is_refusal
 from ..errors import IllegalTransition, Left, NotReadable, StepUndone, Suspended, UnserialisableValue
 from ..journal import Ended
 from ..model import (
@@ -27,7 +28,6 @@ from ..model import (
     StepStatus,
     new_token,
 )
-from ..policy import is_refusal
 from . import alerts
 from .calls import Call, Wish
 from .current_step import RunningStep

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..codec import JSON, Stored, decode_stored, encode_stored, fingerprint, get_codec
+from ..declare.policy import StepPolicy
 from ..errors import UnserialisableValue
 from ..failures import record_failure, restore_failure
-from ..policy import StepPolicy
 
 if TYPE_CHECKING:
     from ..journal import Journal

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..current import FUNCTION, OUTSIDE, beside
+from ..declare.policy import StepPolicy
 from ..errors import Killed, Left, NotFinished, NotInWorkflow
 from ..model import (
     OPEN_STEPS,
@@ -34,7 +35,6 @@ from ..model import (
     WorkflowStatus,
     new_ref,
 )
-from ..policy import StepPolicy
 from ..recovery import Sweeper
 from ..runtime.calls import Call
 from ..runtime.contexts import afresh

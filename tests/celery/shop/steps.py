@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import durable_adapter as durable
-from durable_adapter.policy import Verdict
+from durable_adapter.declare.verdicts import Verdict
 from durable_adapter.runtime.alerts import Held
 from tests.celery.ledger import ledger
 from tests.celery.shop import app

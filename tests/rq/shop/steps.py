@@ -11,7 +11,7 @@ from typing import Any
 from rq import Retry
 
 import durable_adapter as durable
-from durable_adapter.policy import Verdict
+from durable_adapter.declare.verdicts import Verdict
 from tests.celery.ledger import ledger
 
 

@@ -13,9 +13,9 @@ from datetime import timedelta
 from string import Formatter
 from typing import Any
 
-from .codec import get_codec
-from .errors import DeclarationError, UnknownCodec
-from .model import LABEL_LENGTH, NAME_LENGTH, UNDO, is_storable
+from ..codec import get_codec
+from ..errors import DeclarationError, UnknownCodec
+from ..model import LABEL_LENGTH, NAME_LENGTH, UNDO, is_storable
 
 #: The longest span that any option takes: what a database's whole numbers of microseconds hold many times over.
 LONGEST = timedelta(days=36_525)

@@ -6,162 +6,26 @@ Declarations touch no queue and no database; a binding reads them when it is ins
 
 from __future__ import annotations
 
-import random
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
+from ..errors import DeclarationError
+from ..model import SECOND, Safety
 from . import checking
-from .errors import REFUSALS, DeclarationError
-from .model import SECOND, Safety
+from .effects import NeverConnected, causes, is_refusal, no_answer, nothing_left
+from .retry import SAFE_RETRY, RetryPolicy
+from .verdicts import Verdict
 
 #: How long a provider is trusted to remember an idempotency key, from its first use: the claim of the first attempt.
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
+
 #: How often an idempotent step in doubt may be taken over by a new attempt before a person is asked.
 MAX_TAKEOVERS = 3
+
 #: How long after an attempt is over a probe's "did not happen" begins to count, where the step has no time-out.
 SETTLE = timedelta(seconds=60)
-
-#: Errors that are known to mean that nothing left the process: the connection was never made.
-NOTHING_LEFT: tuple[type[BaseException], ...] = (ConnectionRefusedError, socket.gaierror)
-#: Names of such errors in libraries that need not be installed: matched along the class's own bases.
-NOTHING_LEFT_NAMES = frozenset(
-    {
-        "requests.exceptions.ConnectTimeout",
-        "urllib3.exceptions.ConnectTimeoutError",
-        "urllib3.exceptions.NewConnectionError",
-        "urllib3.exceptions.NameResolutionError",
-        "httpx.ConnectTimeout",
-        "httpx.ConnectError",
-        "httpcore.ConnectTimeout",
-        "httpcore.ConnectError",
-        "aiohttp.client_exceptions.ClientConnectorError",
-    }
-)
-
-
-#: Errors that are known to mean that the answer to something is missing. Time-outs and lost connections are `OSError`s.
-NO_ANSWER: tuple[type[BaseException], ...] = (OSError, EOFError)
-NO_ANSWER_NAMES = frozenset(
-    {
-        "urllib3.exceptions.ReadTimeoutError",
-        "urllib3.exceptions.ProtocolError",
-        "httpx.TransportError",
-        "httpcore.NetworkError",
-        "httpcore.TimeoutException",
-        "httpcore.ProtocolError",
-        "aiohttp.client_exceptions.ClientConnectionError",
-        "aiohttp.client_exceptions.ClientPayloadError",
-        "tenacity.RetryError",  # raised from the last try's error, whatever the others ended in
-    }
-)
-
-
-class NeverConnected(Exception):
-    """Stands in `did_not_happen=` for every error that means that a connection was never made, whoever raises it.
-
-    Connection refused, name not found, connect time-out; of sockets, urllib, requests, urllib3, httpx and aiohttp. Only
-    for a step that talks to one provider once: in a body that charges and then publishes a message, a broker that
-    refuses the connection says nothing about the charge. Never raised by this library.
-    """
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When a step that may be repeated is tried again, as Temporal and stripe-style clients state it.
-
-    Args:
-        initial_interval: seconds (or timedelta) before the second attempt.
-        coefficient: factor by which each further interval grows.
-        maximum_interval: seconds (or timedelta) that no interval exceeds.
-        maximum_attempts: attempts in all, the first included; 0 means without end.
-        non_retryable: error types after which the step fails at once.
-        jitter: share of the interval, from 0 to 1, by which it is shortened at random.
-
-    Raises:
-        DeclarationError: a value is out of its range.
-
-    Example:
-        >>> RetryPolicy(initial_interval=2, maximum_attempts=5).delay(after_attempt=3)
-        8.0
-    """
-
-    initial_interval: float | timedelta = 1.0
-    coefficient: float = 2.0
-    maximum_interval: float | timedelta = 300.0
-    maximum_attempts: int = 3
-    non_retryable: tuple[type[BaseException], ...] = ()
-    jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        who, put = "RetryPolicy", object.__setattr__
-        for option in ("initial_interval", "maximum_interval"):
-            put(self, option, checking.seconds(who, option, getattr(self, option)))
-        put(self, "non_retryable", checking.error_types(who, "non_retryable", self.non_retryable))
-        checking.number(who, "coefficient", self.coefficient, least=1)
-        checking.whole(who, "maximum_attempts", self.maximum_attempts, "0 means without end")
-        checking.number(who, "jitter", self.jitter, least=0, most=1)
-
-    def allows(self, attempt: int, error: BaseException) -> bool:
-        """Whether another attempt may follow attempt number *attempt* that ended in *error*."""
-        if any(isinstance(cause, self.non_retryable) for cause in causes(error)):
-            return False
-        return not self.maximum_attempts or attempt < self.maximum_attempts
-
-    def delay(self, after_attempt: int) -> float:
-        """Seconds to wait after attempt number *after_attempt* (the first is 1)."""
-        initial, maximum = float(self.initial_interval), float(self.maximum_interval)  # type: ignore[arg-type]
-        try:
-            interval = min(maximum, initial * float(self.coefficient) ** max(after_attempt - 1, 0))
-        except OverflowError:
-            interval = maximum if initial else 0.0
-        return interval * (1 - self.jitter * random.random())  # noqa: S311 - spreading load, not a secret
-
-
-#: What a step that is safe to repeat does on an error whose effect is unknown, unless it says otherwise.
-SAFE_RETRY = RetryPolicy()
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """A verdict: the effect happened, and this is its value."""
-
-    value: Any = None
-    evidence: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DidNotHappen:
-    """A verdict: the effect did not happen."""
-
-    evidence: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CannotTell:
-    """A verdict that decides nothing: a person has to."""
-
-    evidence: str = ""
-
-
-Verdict = Happened | DidNotHappen | CannotTell
-
-
-def happened(value: Any = None, *, evidence: str = "") -> Happened:
-    """A probe's answer: the effect happened. *value* is what the step would have returned."""
-    return Happened(value, evidence)
-
-
-def did_not_happen(*, evidence: str = "") -> DidNotHappen:
-    """A probe's answer: the effect did not happen. It counts only when asked after the attempt was over and settled."""
-    return DidNotHappen(evidence)
-
-
-def cannot_tell(*, evidence: str = "") -> CannotTell:
-    """A probe's answer: the provider cannot say."""
-    return CannotTell(evidence)
 
 
 @dataclass(frozen=True)
@@ -376,80 +240,6 @@ class WorkflowPolicy:
         named = [("id", name) for name in checking.template_names(self.id or "")]
         checking.step_function(who, function)
         checking.parameters(who, function, named + [("attributes", name) for name in self.attributes])
-
-
-Declaration = StepPolicy | WorkflowPolicy
-
-
-@dataclass
-class Declared:
-    """A declaration beside the object that it is about. The object is never touched, only kept."""
-
-    target: Any
-    step: StepPolicy | None = None
-    workflow: WorkflowPolicy | None = None
-
-
-class Declarations:
-    """Every declaration of this process, in order. Bindings read it when installed, and again when it has changed."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, Declared] = {}
-        #: Grows with every change, so that a reader can tell cheaply that there is something new.
-        self.generation = 0
-
-    def add(self, target: Any, *, step: StepPolicy | None = None, workflow: WorkflowPolicy | None = None) -> None:
-        """Keeps a declaration beside *target*, replacing an earlier one of the same sort about the same object."""
-        entry = self._entries.get(id(target), Declared(target))
-        self._entries[id(target)] = replace(entry, step=step or entry.step, workflow=workflow or entry.workflow)
-        self.generation += 1
-
-    def __iter__(self) -> Iterator[Declared]:
-        return iter(list(self._entries.values()))
-
-
-#: The declarations of this process.
-DECLARED = Declarations()
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """*error* and what it wraps: an engine's `exc` attribute where that is an error, then `__cause__`."""
-    seen: set[int] = set()
-    queue: list[BaseException] = [error]
-    while queue:
-        current = queue.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        inner = (getattr(current, "exc", None), current.__cause__)
-        queue.extend(error for error in inner if isinstance(error, BaseException))
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether *error*, or what it wraps, is a refusal of this library's own: the same code would be refused again."""
-    return any(isinstance(cause, REFUSALS) for cause in causes(error))
-
-
-def no_answer(error: BaseException) -> bool:
-    """Whether *error* is of a kind that means that something was asked and its answer, or that of one try of several, is
-    not known: whatever it was raised from says no more about it.
-    """
-    return isinstance(error, NO_ANSWER) or _is_named(error, NO_ANSWER_NAMES)
-
-
-def _is_named(error: BaseException, names: frozenset[str]) -> bool:
-    return any(f"{base.__module__}.{base.__qualname__}" in names for base in type(error).__mro__)
-
-
-def nothing_left(error: BaseException) -> bool:
-    """Whether *error* is of a kind that means that a connection was never made."""
-    if isinstance(error, NOTHING_LEFT):
-        return True
-    if _is_named(error, NOTHING_LEFT_NAMES):
-        return True
-    reason = getattr(error, "reason", None)  # urllib.error.URLError keeps the socket's error here
-    return isinstance(reason, BaseException) and isinstance(reason, NOTHING_LEFT)
 
 
 def template_fields(template: str, arguments: Mapping[str, Any], subject: str) -> str:

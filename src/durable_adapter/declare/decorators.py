@@ -13,10 +13,13 @@ from datetime import timedelta
 from types import FunctionType, MethodType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from .current import FUNCTION, OUTSIDE, STEP, called_plainly
-from .errors import DeclarationError
-from .loops import standing_still
-from .policy import DECLARED, RetryPolicy, StepPolicy, Verdict, WorkflowPolicy
+from ..current import FUNCTION, OUTSIDE, STEP, called_plainly
+from ..errors import DeclarationError
+from ..loops import standing_still
+from .policy import StepPolicy, WorkflowPolicy
+from .registry import DECLARED
+from .retry import RetryPolicy
+from .verdicts import Verdict
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,0 +1,53 @@
+"""The nouns: statuses, kinds, rows and ids. Everything here is plain data; nothing touches a database or a queue.
+
+The other rooms import them from here; the files are for readers.
+"""
+
+from ..codec import Stored
+from .facts import REPEATABLE, Alert, Attention, Cause, Death, Effect, Event, Mode, Safety
+from .ids import (
+    DEFAULT_NAMESPACE,
+    ID_LENGTH,
+    KEY_LENGTH,
+    LABEL_LENGTH,
+    NAME_LENGTH,
+    NAMESPACE,
+    SLEEPS,
+    STAMP,
+    STAMP_VERSION,
+    TASK_ID_LENGTH,
+    UNDO,
+    attempt_name,
+    bounded_key,
+    call_key,
+    can_be_kept,
+    derive,
+    derive_ref,
+    idempotency_key,
+    is_member_key,
+    is_storable,
+    make_stamp,
+    member_key,
+    new_ref,
+    new_token,
+    read_stamp,
+    stored_text,
+    task_key,
+    undo_key,
+)
+from .kinds import Kind, Shape
+from .rows import ALLOW_FAILURE, ALSO_AFTER, SECOND, Expected, StepRow, WorkerRow, WorkflowRow
+from .status import (
+    BORN,
+    CLAIMABLE,
+    FORWARD_WORKFLOWS,
+    LEGAL,
+    NEVER_DUE,
+    OPEN_STEPS,
+    OPEN_WORKFLOWS,
+    UNSETTLED_STEPS,
+    Start,
+    StepStatus,
+    WorkflowStatus,
+    check_transition,
+)

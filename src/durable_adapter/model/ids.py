@@ -1,0 +1,184 @@
+"""References, keys and stamps: how each is made and read, and how long a text of the journal may be.
+
+The formats are frozen: a change would give every step another key, and every provider another idempotency key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid
+
+from ..errors import UnknownStamp
+
+#: Characters that a step's key may have in the journal.
+KEY_LENGTH = 400
+
+#: And the name of a step, a task, a workflow or a queue.
+NAME_LENGTH = 255
+
+#: And an engine's id of a task.
+TASK_ID_LENGTH = 155
+
+#: And the id of a workflow.
+ID_LENGTH = 200
+
+#: And what its users call a namespace, a version of their code, and the attribute that is an amount.
+LABEL_LENGTH = 64
+
+#: Whose workflows are, where nobody says so.
+DEFAULT_NAMESPACE = "default"
+
+#: Names the space in which every derived id of this library lives. Frozen: a change would make every key new.
+NAMESPACE = uuid.UUID("6f1d6c2e-7b0b-5f43-9a5c-0d0e5b1d4c11")
+
+#: The name of the stamp that carries a run through a broker. Frozen.
+STAMP = "durable_run"
+
+#: Version of the stamp's format. Frozen for the formats `1:<ref>` and `1:<ref>:<key>`.
+STAMP_VERSION = "1"
+
+#: What a run's `waiting_for` begins with where its function sleeps; the key of the sleep follows. Frozen.
+SLEEPS = "sleep:"
+_REF = re.compile("[0-9a-f]{32}")
+
+
+def new_ref() -> str:
+    """A new run reference: 32 hex digits that begin with the time, so that new rows sit together in the index."""
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{milliseconds:012x}7{os.urandom(10).hex()[:19]}"
+
+
+def new_token() -> str:
+    """A new fence for one claim: 16 random hex digits."""
+    return os.urandom(8).hex()
+
+
+def derive(*parts: object) -> str:
+    """An id that is the same for the same parts, in every process and for ever: uuid5 over their joined text."""
+    return str(uuid.uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts)))
+
+
+def derive_ref(*parts: object) -> str:
+    """Like `derive`, as a run reference (32 hex digits)."""
+    return derive(*parts).replace("-", "")
+
+
+def member_key(position: int, name: str) -> str:
+    """The key of a canvas member: its place in the plan, counted from 1, and its name. Frozen format.
+
+    Starting the same workflow id again, after a restore for example, gives its members the same keys.
+
+    Args:
+        position: its position in the plan, counted from 0.
+        name: the task's name.
+    """
+    return bounded_key(f"{position + 1}:{name}")
+
+
+def task_key(task_id: str, name: str) -> str:
+    """The key that a canvas member had in revision 0001: its message has a stamp without a key. Frozen format."""
+    return bounded_key(f"{task_id}/0/{name}")
+
+
+#: How the key of a canvas member begins. No name of a task may begin so, because the key of a dispatched call begins with it.
+_PLACE = re.compile(r"\d+:")
+
+
+def is_member_key(key: str) -> bool:
+    """Whether a key is that of a canvas member, by its form; those of revision 0001 included."""
+    return _PLACE.match(key) is not None or "/0/" in key
+
+
+def call_key(name: str, occurrence: int, given: str | None = None) -> str:
+    """The key of a call in a workflow function: its name and occurrence, or the key that the user gave. Frozen format."""
+    return f"{name}#{occurrence}" if given is None else f"{name}@{given}"
+
+
+#: What the key of every compensation begins with. Frozen.
+UNDO = "undo:"
+
+
+def undo_key(key: str) -> str:
+    """The key of the compensation that undoes the step *key*. Frozen format."""
+    return f"{UNDO}{key}"
+
+
+def idempotency_key(namespace: str, workflow: str, run: int, ref: str, key: str, generation: int = 0) -> str:
+    """The key that a provider sees for a step: stable across retries, other for each run (P4). Frozen formats.
+
+    A declared workflow is named by its id and run number. One that has no id of its own is named by its reference.
+
+    Args:
+        namespace: the run's namespace.
+        workflow: its declared id, or an empty text.
+        run: its number.
+        ref: its reference.
+        key: the step's key.
+        generation: how often the step is known not to have happened. A provider that remembers a refusal under the old key
+            would repeat it, so each of these begins a new key.
+    """
+    return derive("idempotency", namespace, workflow or ref, run, key, *([generation + 1] if generation else []))
+
+
+def make_stamp(ref: str, key: str | None = None) -> str:
+    """The text that names the run *ref* and the step *key* in a message. Those of revision 0001 may have no key."""
+    return f"{STAMP_VERSION}:{ref}" if key is None else f"{STAMP_VERSION}:{ref}:{key}"
+
+
+def read_stamp(stamp: object) -> tuple[str, str | None] | None:
+    """The run reference and the step key in a stamp; None where there is none.
+
+    Raises:
+        UnknownStamp: there is one of a form that this code does not know. It is not taken for none: the message belongs to a
+            run, which must not begin as another.
+    """
+    if isinstance(stamp, (list, tuple)):
+        stamp = stamp[0] if stamp else None
+    if stamp is None:
+        return None
+    version, _, rest = stamp.partition(":") if isinstance(stamp, str) else ("", "", "")
+    ref, _, key = rest.partition(":")
+    if version != STAMP_VERSION or not _REF.fullmatch(ref):
+        raise UnknownStamp(f"a message has the stamp {stamp!r:.80}, of a form that this version of durable-adapter does not know")
+    return ref, key or None
+
+
+def attempt_name(ref: str, key: str, token: str | None) -> str:
+    """How a beat names an attempt that it is running."""
+    return f"{ref} {token or ''} {key}"
+
+
+#: Control characters: C0, DEL, C1.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def bounded_key(key: str) -> str:
+    """*key*, or where it is longer than the journal's column its beginning and a hash of the whole."""
+    if len(key) <= KEY_LENGTH:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return f"{key[: KEY_LENGTH - 33]}~{digest}"
+
+
+def can_be_kept(text: str) -> bool:
+    """Whether every database can keep a text as it is: none keeps halves of surrogate pairs, and PostgreSQL no NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text may be an id, a key or a name: it can be kept, and holds no control character.
+
+    U+001F among them joins the parts from which keys are derived (`derive`): inside of a part it would forge another's.
+    """
+    return can_be_kept(text) and _CONTROLS.search(text) is None
+
+
+def stored_text(text: str) -> str:
+    """*text* without what a database cannot keep."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
