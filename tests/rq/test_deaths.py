@@ -17,7 +17,8 @@ from rq.job import JobStatus
 
 from durable_adapter.journal.runs import MAX_UNBEGUN
 from durable_adapter.model import StepStatus, WorkflowStatus
-from durable_adapter.rq import Worker
+from durable_adapter.rq import Worker, install
+from durable_adapter.rq.identity import place_of
 from durable_adapter.runtime.values import encode
 from tests.celery.ledger import Ledger
 from tests.rq.shop import functions, steps
@@ -49,6 +50,25 @@ class DiesBeforeItBegins(Worker):
         if self.connection.exists(deaths) and self.connection.decr(deaths) >= 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().main_work_horse(job, *args, **kwargs)
+
+
+class SweepsBehindADeath(Worker):
+    """It beats no more once it is told to stop, and is gone only after its sweeper has looked at the step of its dead horse."""
+
+    def request_stop(self, *args: Any, **kwargs: Any) -> Any:
+        install().host.beat = lambda: True  # type: ignore[method-assign]
+        return super().request_stop(*args, **kwargs)
+
+    def monitor_work_horse(self, job: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().monitor_work_horse(job, *args, **kwargs)
+        finally:
+            eventually(lambda: self._was_looked_at(job), SOON)
+
+    def _was_looked_at(self, job: Any) -> bool:
+        row = install().journal.claims.look(*place_of(job))
+        assert row is not None
+        return row.look_at is None or row.look_at > (row.over_at or row.look_at)
 
 
 def deaths_of(order: str) -> str:
@@ -236,11 +256,16 @@ def test_l_the_parent_is_killed_and_its_horse_goes_on(shop: Shop, ledger: Ledger
 
 
 @pytest.mark.parametrize("safety", SAFETIES)
-def test_m_a_worker_is_told_twice_to_stop(shop: Shop, ledger: Ledger, order: str, safety: str) -> None:
+@pytest.mark.parametrize("worker_class", [Worker, SweepsBehindADeath])
+def test_m_a_worker_is_told_twice_to_stop(
+    shop: Shop, ledger: Ledger, order: str, safety: str, worker_class: type[Worker]
+) -> None:
     """What a container's runtime does to a job that takes longer than its patience."""
     jobs = chain(shop, order, safety, "gate", retry=Retry(max=3))
-    with shop.worker() as worker:
+    with shop.worker(f"{worker_class.__module__}.{worker_class.__name__}") as worker:
         eventually(lambda: ledger.count(order, "at gate"), SOON)
+        rows = shop.journal.workers.alive
+        eventually(lambda: any(row.running for row in rows() if row.pid == worker.pid), SOON, "a beat that names the step")
 
         worker.kill(signal.SIGTERM)
         worker.wait_for_line("warm shut down requested")

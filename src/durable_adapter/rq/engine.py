@@ -37,7 +37,7 @@ from .jobs import fetched, made_again, serializer_kept
 from .notes import HANDED_BACK, PUT_ASIDE, count, once_more
 from .places import db_of, place_kept, queue_at
 from .publishing import sending_again
-from .rows import rows_of_starts
+from .rows import is_gone, rows_of_starts
 from .stamps import stamp_of
 from .versions import GROUPS, READY_REGISTRY, cannot_suspend, since
 
@@ -261,10 +261,11 @@ class RQEngine:
         status = status_of(job, refresh=True)
         if status is JobStatus.QUEUED and self._is_listed(job):
             return
-        if status is JobStatus.STARTED and step.status is not StepStatus.SUCCEEDED and self._is_running(step):
-            return  # one that succeeded is over, whatever the last beat of a worker said that died meanwhile
-        if status is JobStatus.STARTED and step.status is StepStatus.SUCCEEDED and self._is_at_its_end(job):
-            return
+        if status is JobStatus.STARTED:
+            # What succeeded, and what a worker saw die, is over, whatever the last beat says.
+            at_its_end = step.status is StepStatus.SUCCEEDED and self._is_at_its_end(job)
+            if at_its_end or (step.status is not StepStatus.SUCCEEDED and self._is_running(step) and not is_gone(job)):
+                return
         self.put_back(job)
 
     def put_back(self, job: Job) -> None:

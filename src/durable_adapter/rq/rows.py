@@ -39,6 +39,11 @@ def note_gone(job: Job) -> None:
         job.connection.hset(job.key, GONE, "1")
 
 
+def is_gone(job: Job) -> bool:
+    """Whether the process that a worker of ours started last for a job is known to be gone."""
+    return bool(job.connection.hget(job.key, GONE))
+
+
 def is_started_by_us(job: Job, connection: Redis) -> bool:
     """Whether it was a worker of ours that started a job last, so that the journal knows whether its body began."""
     return job.started_at is not None and _row_of(job, connection.hget(job.key, STARTED_BY)) is not None

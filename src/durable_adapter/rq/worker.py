@@ -303,9 +303,8 @@ class Horses(Durable):
         try:
             return super().monitor_work_horse(*args, **kwargs)  # type: ignore[misc]
         finally:
-            if self._durable_mourn("its horse ended while the step was running"):
-                note_gone(job)
-            elif self._durable_died_idle:  # only now: what RQ says of this death must not overtake the job's next message
+            if not self._durable_mourn("its horse ended while the step was running", gone=job) and self._durable_died_idle:
+                # Only now: what RQ says of this death must not overtake the job's next message.
                 self._durable_not_begun(job)
             self._durable_died_idle = False
 
@@ -320,13 +319,21 @@ class Horses(Durable):
             return
         self._durable_write_deaths([(f"{ref} {UNCLAIMED} {key}", "its horse died before the step began")])
 
-    def _durable_mourn(self, why: str) -> bool:
-        """Puts in doubt what a dead horse was running; returns whether it was running anything."""
+    def _durable_mourn(self, why: str, *, gone: Any = None) -> bool:
+        """Puts in doubt what a dead horse was running; returns whether it was running anything.
+
+        Args:
+            why: what is known, in words.
+            gone: its job, where RQ does nothing about the death: whoever reads of the doubt must find that nobody runs it.
+        """
         running = self._durable_running
         names = running.read() if running is not None else []
         if running is None or not names:
             return False
         running.write([])
+        if gone is not None:
+            with contextlib.suppress(RedisError):  # without it the next look waits until no beat names the step
+                note_gone(gone)
         self._durable_write_deaths([(name, why) for name in names])
         return True
 
