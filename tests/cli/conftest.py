@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from celery import Celery, _state
 from celery.signals import before_task_publish
 from click.testing import CliRunner, Result
@@ -24,7 +25,9 @@ from durable_adapter.celery.binding import Binding
 from durable_adapter.cli import command_line
 from durable_adapter.declare.registry import DECLARED
 from durable_adapter.journal import Journal
+from durable_adapter.journal.schema import worker
 from tests.journal.conftest import dialect, elsewhere, journal, migrated, url
+from tests.journal.making import a_worker
 
 __all__ = ["dialect", "elsewhere", "journal", "migrated", "url"]
 
@@ -91,8 +94,16 @@ class Cli:
 
 @pytest.fixture
 def cli(url: str, journal: Journal) -> Cli:
-    """The command line on an empty journal with one living worker, `w1`; once per dialect."""
+    """The command line on an empty journal with one living worker, `w1`, and one sweeper, `s0`; once per dialect."""
+    a_worker(journal, "s0", role="sweeper", engine="celery,rq,inline", queues=[], parent="parent of s0", pid=999)
     return Cli(url)
+
+
+@pytest.fixture
+def unswept(cli: Cli, journal: Journal) -> Journal:
+    """The journal of `cli` before it ever knew of a sweeper."""
+    journal.db.transaction(lambda conn: conn.execute(sa.delete(worker).where(worker.c.id == "s0")))
+    return journal
 
 
 @pytest.fixture

@@ -29,13 +29,6 @@ def checks(told: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {c["check"]: c for c in told["checks"]}
 
 
-@pytest.fixture
-def swept(journal: Journal) -> None:
-    """A sweeper is alive."""
-    a_worker(journal, "s1", role="sweeper")
-
-
-@pytest.mark.usefixtures("swept")
 def test_a_journal_in_order_is_clean(cli: Cli, journal: Journal, dialect: str) -> None:
     # A PostgreSQL that the tests start themselves does not wait for the disk: exactly that is then told.
     hasty = journal.reads.server().get("fsync") == "off"
@@ -61,6 +54,7 @@ def test_settings_are_shown_with_where_they_came_from_and_without_a_password(cli
     assert "postgresql+psycopg://ann:***@127.0.0.1:1/x" in text
 
 
+@pytest.mark.usefixtures("unswept")
 @on_sqlite
 def test_nobody_who_sweeps_is_unsafe(cli: Cli) -> None:
     found = checks(cli.json("doctor", code=1))["sweeper"]
@@ -159,7 +153,6 @@ def test_the_host_of_a_worker_whose_clock_is_off_is_named(
 
 
 @on_sqlite
-@pytest.mark.usefixtures("swept")
 def test_an_app_in_order(cli: Cli, make_shop: Callable[..., Shop]) -> None:
     shop = make_shop()
     found = of_app(cli, shop)
@@ -193,7 +186,6 @@ def test_an_app_in_order(cli: Cli, make_shop: Callable[..., Shop]) -> None:
         ({"broker_url": "filesystem://"}, "redelivery", "note", "does not deliver again what a dead worker had taken"),
     ],
 )  # fmt: skip
-@pytest.mark.usefixtures("swept")
 def test_a_setting_that_makes_it_slow_or_unsafe_is_told_with_its_cure(
     cli: Cli, make_shop: Callable[..., Shop], conf: dict[str, Any], name: str, level: str, told: str
 ) -> None:
@@ -254,7 +246,6 @@ def test_a_queue_with_planned_steps_that_never_had_a_worker_of_ours_is_unsafe(cl
 
 
 @on_sqlite
-@pytest.mark.usefixtures("swept")
 def test_what_workers_without_the_plugin_ran_is_told_with_their_queues(cli: Cli, journal: Journal) -> None:
     adopted = a_run(journal, a_step("ship", queue="docks"), a_step("label", queue="docks"))
     doubtful = a_run(journal, a_step("charge", queue="tills"))
@@ -278,7 +269,6 @@ def test_a_worker_that_does_not_say_what_it_serves_may_serve_any_queue(cli: Cli,
 
 
 @on_sqlite
-@pytest.mark.usefixtures("swept")
 def test_errbacks_under_a_hard_time_limit_are_named(cli: Cli, make_shop: Callable[..., Shop]) -> None:
     shop = make_shop(task_time_limit=60)
     charge, mail = shop.app.tasks["charge"], shop.app.tasks["mail"]
@@ -289,7 +279,6 @@ def test_errbacks_under_a_hard_time_limit_are_named(cli: Cli, make_shop: Callabl
 
 
 @on_sqlite
-@pytest.mark.usefixtures("swept")
 def test_a_task_that_is_not_hooked_is_unsafe(cli: Cli, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shop.binding, "unhooked", lambda: ["charge"])
     found = of_app(cli, shop)["hooks"]
@@ -320,7 +309,6 @@ def test_patches_lists_every_place(cli: Cli, shop: Shop) -> None:
 
 
 @on_sqlite
-@pytest.mark.usefixtures("swept")
 def test_the_text_names_level_check_and_cure(cli: Cli) -> None:
     text = cli("doctor", code=0).stdout
     assert f"OK      revision: {REVISION}, as" in text

@@ -29,7 +29,7 @@ def test_everything_unfinished_is_shown_first_and_put_in_doubt_when_it_is_ordere
     assert "order 1 held until `retry`" in lines
     assert "ship 1 runs again inside its window, else held" in lines
     assert "Nothing was changed. Add --apply, --by WHO and --why TEXT to do it." in told.stdout
-    assert "Still at work on this journal: here (pid 1). Stop the workers first" in told.stderr
+    assert "Still at work on this journal: here (pid 1), here (pid 999). Stop the workers first" in told.stderr
     assert [statuses(journal, ref) for ref in (chain, function, elsewhere, done)] == before
     told = cli(*RESTORED, *SIGNED, code=0)
     assert "Puts in doubt: 3 steps and 1 workflow function of 2 workflows." in told.stdout

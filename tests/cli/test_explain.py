@@ -336,7 +336,7 @@ def test_list_as_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", id="order-1", declared=True)
     held(journal, ref, "charge")
     told = cli.json("list", code=0)
-    assert list(told) == ["workflows", "more", "unreadable", "unswept"]
+    assert list(told) == ["workflows", "more", "unreadable", "unswept", "findings"]
     (row,) = told["workflows"]
     created = row.pop("created_at")
     assert created.endswith("+00:00")

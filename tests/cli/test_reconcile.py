@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import SECOND, Effect, Event, StepStatus, WorkflowStatus
+from durable_adapter.model import SECOND, Effect, Event, StepStatus
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.interleaving import statements
 from tests.journal.making import (
@@ -24,6 +23,7 @@ from tests.journal.making import (
     a_worker,
     age,
     change,
+    change_worker,
     claim,
     fail,
     held,
@@ -36,6 +36,7 @@ from tests.journal.making import (
 on_sqlite = pytest.mark.parametrize("dialect", ["sqlite"])
 
 
+@pytest.mark.usefixtures("unswept")
 @on_sqlite
 def test_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", id="order-1", declared=True)
@@ -45,10 +46,11 @@ def test_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
         "at", "looked_at", "swept_at", "unswept", "next_look_at", "counts", "at_stake", "more", "applied", "findings"
     ]  # fmt: skip
     assert {k: v for k, v in told.items() if k not in ("at", "next_look_at", "findings")} == {
-        "looked_at": 1, "swept_at": None, "unswept": [{"engine": "celery", "last_beat_at": None}], "counts": {"held": 1},
+        "looked_at": 1, "swept_at": None, "unswept": [{"engine": "celery", "last_beat_at": None}],
+        "counts": {"nobody_sweeps": 1, "held": 1},
         "at_stake": None, "more": False, "applied": None,
     }  # fmt: skip
-    (found,) = told["findings"]
+    _, found = told["findings"]
     assert list(found) == [
         "kind", "workflow", "ref", "name", "step", "key", "since", "certain", "uncertain", "amount", "command", "remedies", "safe"
     ]  # fmt: skip
@@ -131,66 +133,6 @@ def test_another_namespace_is_not_looked_into(cli: Cli, journal: Journal) -> Non
 
 
 @on_sqlite
-def test_nobody_who_sweeps_is_said_first(cli: Cli, journal: Journal) -> None:
-    told = cli("reconcile", code=0).stderr
-    assert told == "Nobody sweeps: none is known. Start a worker, or run `durable-adapter -A APP sweep`.\n"
-    a_worker(journal, "s1", role="sweeper")
-    assert cli("reconcile", code=0).stderr == ""
-
-
-REPORTS = {"reconcile": ("reconcile",), "list": ("list",), "explain": ("explain", "order-42")}
-
-
-def change_worker(journal: Journal, id: str, **values: Any) -> None:
-    """Changes a process's row behind the journal's back: the clock, mostly."""
-    journal.db.transaction(lambda conn: conn.execute(sa.update(worker).where(worker.c.id == id).values(**values)))
-
-
-@pytest.mark.parametrize("command", REPORTS)
-@pytest.mark.parametrize("end", ["stopped", "declared dead", "silent"])
-def test_since_when_nobody_sweeps_is_said_by_every_report(cli: Cli, journal: Journal, command: str, end: str) -> None:
-    ref = a_run(journal, "charge", id="order-42", declared=True)
-    a_worker(journal, "s1", role="sweeper")
-    words = REPORTS[command]
-    assert "Nobody sweeps" not in cli(*words).stderr
-    if end == "stopped":
-        journal.workers.stop("s1")
-    elif end == "declared dead":
-        assert journal.workers.stood_still("s1", 0, "it stood still")
-    change_worker(journal, "s1", beat_at=worker.c.beat_at - 300 * SECOND)
-    told = cli(*words).stderr
-    assert told.startswith("Nobody sweeps: the last beat of a sweeper was at 20")
-    assert " UTC (5 min " in told
-    assert "ago). Start a worker, or run `durable-adapter -A APP sweep`." in told
-    (idle,) = cli.json(*words)["unswept"]
-    assert idle["engine"] == "celery"
-    assert idle["last_beat_at"] is not None
-    assert the_run(journal, ref).status is WorkflowStatus.RUNNING
-
-
-@on_sqlite
-def test_a_sweeper_of_another_namespace_sweeps_nothing_here(cli: Cli, journal: Journal) -> None:
-    a_run(journal, "charge")
-    a_worker(journal, "s1", role="sweeper", namespace="elsewhere")
-    assert cli("reconcile", code=0).stderr.startswith("Nobody sweeps: none is known.")
-
-
-@on_sqlite
-def test_nothing_is_said_to_be_right_while_nobody_sweeps_and_the_next_look_is_told(cli: Cli, journal: Journal) -> None:
-    a_run(journal, "charge", id="order-42", declared=True)
-    told = cli("reconcile", code=0).stdout
-    assert "Nothing is wrong" not in told
-    assert "No findings yet: 1 unfinished workflow looked at. Nobody sweeps, so that what is lost stays lost." in told
-    assert "The next look at one is due 20" in told
-    explained = " ".join(cli("explain", "order-42", code=0).stdout.split())
-    assert "the next look at it is due 20" in explained
-    assert "), and nobody sweeps" in explained
-    a_worker(journal, "s1", role="sweeper")
-    assert "Nothing is wrong: 1 unfinished workflow looked at. The next look" in cli("reconcile", code=0).stdout
-    assert "nobody sweeps" not in cli("explain", "order-42", code=0).stdout
-
-
-@on_sqlite
 def test_a_process_that_has_missed_its_beats_is_not_said_to_live(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     claim(journal, ref, "charge")
@@ -236,7 +178,7 @@ def test_apply_mends_what_is_safe_and_leaves_the_rest_to_people(cli: Cli, journa
         (order,) = [e for e in journal.events.of(ref) if e["kind"] == Event.OPERATOR]
         assert (order["who"], order["why"]) == ("ann", "asked the bank")
     assert not [e for e in journal.events.of(refs["held"]) if e["kind"] == Event.OPERATOR]
-    assert [w.role for w in journal.workers.alive()] == ["worker"], "the sweeper of the command says that it ended"
+    assert sorted(w.id for w in journal.workers.alive()) == ["s0", "w1"], "the sweeper of the command says that it ended"
 
 
 def test_apply_without_an_app_makes_it_due_and_sends_nothing(cli: Cli, journal: Journal, shop: Shop) -> None:

@@ -41,7 +41,10 @@ from tests.journal.making import (
 
 on_sqlite = pytest.mark.parametrize("dialect", ["sqlite"])
 
-NOBODY = "No sweeper is alive: start a worker, or run `durable-adapter -A APP sweep`."
+NOBODY = (
+    "Nobody sweeps: no sweeper is known. Timers, deaths, doubt and lost messages wait. "
+    "Start a worker, or run this: `durable-adapter -A APP sweep`."
+)
 
 
 @on_sqlite
@@ -400,6 +403,7 @@ def test_the_bulk_limit_is_kept(cli: Cli, journal: Journal) -> None:
     assert len(told["changes"]) == 2
 
 
+@pytest.mark.usefixtures("unswept")
 @on_sqlite
 def test_json_tells_what_would_be_done_and_what_was(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", id="order-1", declared=True)
@@ -427,6 +431,7 @@ def test_json_tells_what_would_be_done_and_what_was(cli: Cli, journal: Journal) 
     assert told == {"applied": True, "changes": [{**change, **says}], "refused": [], "more": False, "next": None}
 
 
+@pytest.mark.usefixtures("unswept")
 @on_sqlite
 def test_a_verdict_says_who_sends_what_is_due_now(cli: Cli, journal: Journal, shop: Shop) -> None:
     refs = []

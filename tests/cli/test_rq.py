@@ -297,14 +297,16 @@ def test_a_command_for_an_engine_that_was_not_named_carries_its_option(cli: Cli,
     assert bakery.story() == {"run": "succeeded", "charge": "succeeded", "mail": "succeeded"}
 
 
+@pytest.mark.usefixtures("unswept")
 def test_without_its_engine_an_order_leaves_the_sending_to_its_own_sweepers(cli: Cli, bakery: Bakery) -> None:
     bakery.publish("ship")
     ref = bakery.aged()
     a_worker(bakery.journal, "s1", role="sweeper", engine="celery")
     told = cli("retry", ref, *SIGNED, code=0).stdout
-    assert "No sweeper is alive: start a worker (`rq worker -w durable_adapter.rq.Worker`), or run " in told
+    assert "Nobody sweeps for RQ: no sweeper is known. Timers, deaths, doubt and lost jobs wait. " in told
+    assert "Start a worker (`rq worker -w durable_adapter.rq.Worker`), or run this: " in told
     assert "`durable-adapter -u REDIS_URL sweep`" in told
-    assert "Nobody sweeps for RQ: none is known." in cli("reconcile").stderr
+    assert cli.findings()["nobody_sweeps"]["name"] == "rq"
 
 
 def test_printed_commands_tell_no_password_of_redis(cli: Cli, bakery: Bakery) -> None:
@@ -391,6 +393,7 @@ def a_real_worker(bakery: Bakery, start: StartProcess, *words: str, **env: str) 
     return process
 
 
+@pytest.mark.usefixtures("unswept")
 def test_doctor_tells_workers_without_the_plugin_from_those_with_it(
     cli: Cli, bakery: Bakery, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +514,7 @@ def test_commands_work_where_only_one_engine_or_neither_is_installed(
 ) -> None:
     bakery.publish("ship")
     ref = bakery.aged()
+    a_worker(bakery.journal, "s1", role="sweeper", engine="rq", queues=["bread"])
     neither = ["rq", "redis", "celery", "kombu"]
     for words in (("list",), ("explain", ref), ("reconcile",)):
         done = without(neither, *words, RQ_REDIS_URL=bakery.url)

@@ -20,7 +20,7 @@ from durable_adapter.cli.commands import list as listing
 from durable_adapter.journal import Journal
 from durable_adapter.runtime.alerts import explain
 from tests.cli.conftest import Cli
-from tests.journal.making import a_run, change, held, statuses
+from tests.journal.making import a_run, a_worker, change, held, statuses
 from tests.unit.test_printable import HOSTILE, is_safe
 
 on_sqlite = pytest.mark.parametrize("dialect", ["sqlite"])
@@ -143,6 +143,8 @@ def test_the_exit_codes_of_celerys_own_command_are_the_same(url: str, journal: J
         "durable_adapter.celery.install(app, journal=os.environ['JOURNAL'])\n"
     )
     celery = [str(BIN / "celery"), "-A", "bakery", "durable"]
+    assert run(*celery, "reconcile", cwd=tmp_path, JOURNAL=url).returncode == 1, "nobody sweeps"
+    a_worker(journal, "s1", role="sweeper")
     assert run(*celery, "reconcile", cwd=tmp_path, JOURNAL=url).returncode == 0
     held(journal, a_run(journal, "charge"), "charge")
     assert run(*celery, "reconcile", cwd=tmp_path, JOURNAL=url).returncode == 1

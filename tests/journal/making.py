@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from durable_adapter.journal import Journal
 from durable_adapter.journal.doubts import NOT_OVER
 from durable_adapter.journal.rows import step_row
-from durable_adapter.journal.schema import metadata, step, workflow
+from durable_adapter.journal.schema import metadata, step, worker, workflow
 from durable_adapter.model import (
     SECOND,
     Effect,
@@ -56,6 +56,11 @@ def a_worker(journal: Journal, id: str = "w1", **given: Any) -> str:
     }
     journal.workers.register(WorkerRow(id=id, **(row | given)))
     return id
+
+
+def change_worker(journal: Journal, id: str, **values: Any) -> None:
+    """Changes a process's row behind the journal's back: its beat, mostly."""
+    journal.db.transaction(lambda conn: conn.execute(sa.update(worker).where(worker.c.id == id).values(**values)))
 
 
 def a_step(key: str, **given: Any) -> StepRow:

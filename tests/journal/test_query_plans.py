@@ -536,7 +536,6 @@ def sweeping(journal: Journal) -> None:
     """What a sweeper asks at every turn, and what it takes; what has nothing due finds it out as cheaply."""
     now = journal.time()
     assert len(journal.workers.alive()) >= 30
-    journal.workers.sweepers_silent_for(["celery"])
     assert len(journal.doubts.of_the_dead(200)) == 200
     assert len(journal.doubts.begun_by_the_living(200)) == 200
     for at in (0, now):
@@ -544,7 +543,7 @@ def sweeping(journal: Journal) -> None:
             journal.doubts.take_due(at, 200, engines, namespace=namespace)
             journal.runs.take_due(at, 200, engines, namespace=namespace)
     assert set(journal.reads.queues_moved_to("default")) >= {("celery", "celery")}
-    assert journal.reads.listeners("default")
+    assert journal.workers.alive(namespace="default")
     journal.runs.look_again_at({new_ref(): now})
     journal.runs.mark_all([new_ref()], None)
     journal.doubts.count_send(a_step("charge", ref=new_ref(), status=StepStatus.WAITING))

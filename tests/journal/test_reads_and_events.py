@@ -120,7 +120,7 @@ def moved_past(journal: Journal, queue: str, at: int, engine: str = "celery", na
 
 
 def has_listened(journal: Journal, queue: str | None, at: int, *, engine: str, namespace: str) -> bool:
-    return any(process.has_listened(queue, at, engine=engine) for process in journal.reads.listeners(namespace))
+    return any(each.takes(engine, queue) and each.beat_at >= at for each in journal.workers.alive(namespace=namespace))
 
 
 def test_a_queue_has_moved_past_a_message_when_one_that_was_sent_later_has_begun(journal: Journal) -> None:

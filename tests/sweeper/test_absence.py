@@ -56,15 +56,15 @@ def after(clock: Clock, seconds: float, absence: Absence) -> None:
 def test_it_is_said_once_and_once_more_when_it_is_over(journal: Journal, absence: Absence, clock: Clock, said: Any) -> None:
     a_worker(journal, "s", role="sweeper")
     after(clock, LOOK_EVERY, absence)
-    silent(journal, 3 * STALE - 5)
+    silent(journal, STALE - 5)
     after(clock, LOOK_EVERY, absence)
     assert said() == []
-    silent(journal, 3 * STALE + 5)
+    silent(journal, STALE + 5)
     for _ in range(3):
         after(clock, LOOK_EVERY, absence)
     (line,) = said()
     assert line.startswith("nobody_sweeps journal=")
-    assert "the last one beat 18" in line
+    assert "the last one beat 6" in line
     assert "`durable-adapter sweep`" in line
     journal.workers.beat("s", [])
     for _ in range(3):
@@ -82,17 +82,31 @@ def test_where_there_never_was_one_it_is_said_a_minute_after_the_start(absence: 
     assert said() == [], "one that is started together with this worker has a minute"
     after(clock, 1, absence)
     (line,) = said()
-    assert "none has ever beaten" in line
+    assert "no sweeper is known" in line
 
 
-def test_a_sweeper_that_cannot_send_for_this_engine_does_not_count(journal: Journal, absence: Absence) -> None:
+def test_a_sweeper_that_cannot_send_for_this_engine_does_not_count(
+    journal: Journal, absence: Absence, clock: Clock, said: Any
+) -> None:
     a_worker(journal, "s1", role="sweeper", engine="rq")
     a_worker(journal, "s2", role="sweeper", engine="none")
-    assert journal.workers.sweepers_silent_for(["celery"]) is None
+    after(clock, LOOK_EVERY, absence)
+    assert "engines=celery" in said()[0]
     a_worker(journal, "s3", role="sweeper", engine="celery,rq")
-    found = journal.workers.sweepers_silent_for(["celery"])
-    assert found is not None
-    assert found < STALE
+    after(clock, LOOK_EVERY, absence)
+    assert "is swept again" in said()[0]
+
+
+def test_a_sweeper_that_beats_seldom_is_given_four_of_its_own_beats(
+    journal: Journal, absence: Absence, clock: Clock, said: Any
+) -> None:
+    a_worker(journal, "s", role="sweeper", beat_every=30 * SECOND)
+    silent(journal, 115)
+    after(clock, LOOK_EVERY, absence)
+    assert said() == []
+    silent(journal, 125)
+    after(clock, LOOK_EVERY, absence)
+    assert "nobody_sweeps" in said()[0]
 
 
 def test_it_is_one_small_read_a_minute(journal: Journal, absence: Absence, clock: Clock, cost: Any) -> None:
@@ -107,10 +121,10 @@ def test_it_is_one_small_read_a_minute(journal: Journal, absence: Absence, clock
 def test_a_journal_that_is_away_is_no_absence(
     journal: Journal, absence: Absence, clock: Clock, said: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_engines: Any, **_: Any) -> float:
+    def away() -> Any:
         raise JournalUnreachable("away")
 
-    monkeypatch.setattr(journal.workers, "sweepers_silent_for", away)
+    monkeypatch.setattr(journal.surveys, "around", away)
     after(clock, LOOK_EVERY, absence)
     assert said() == []
 

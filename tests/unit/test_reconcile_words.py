@@ -73,7 +73,7 @@ def a_process(**given: object) -> WorkerRow:
     ],
 )
 def test_the_fate_of_a_process(given: dict[str, object], told: str):
-    assert words.fate(a_process(**given), 60 * SECOND) == told
+    assert words.fate(a_process(**given), 60 * SECOND, 60 * SECOND) == told
 
 
 def test_a_process_is_named_by_host_and_pid_also_inside_a_recorded_reason():
@@ -81,7 +81,7 @@ def test_a_process_is_named_by_host_and_pid_also_inside_a_recorded_reason():
     assert words.process(row, row.id) == "web-7 (pid 4711)"
     assert words.process(None, "b" * 32) == "process bbbbbbbb"
     assert words.process(None, None) == "a process that is not recorded"
-    assert words.fate(None, 0) == "its row is gone from the journal"
+    assert words.fate(None, 0, 0) == "its row is gone from the journal"
     reason = f"its worker {'a' * 32} died; {'b' * 32} lives"
     assert words.with_places(reason, {row.id: row}) == f"its worker web-7 (pid 4711) died; {'b' * 32} lives"
 

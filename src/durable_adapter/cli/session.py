@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ..errors import DurableError, NotInstalled, NotResolvable, SettingError
+from ..model import SECOND
 from ..printable import shell_word, words_of
 from ..urls import has_secret
 from . import engines as named
@@ -25,6 +26,7 @@ from .output import Output
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..reconcile import Finding
     from ..reconcile.case import Witness
     from ..reconcile.commands import Caller
     from ..runtime.engine import Engine
@@ -135,6 +137,16 @@ class Session:
             return bool(self.binding.engine.knows(name))
         return True
 
+    @property
+    def stale(self) -> int:
+        """Microseconds of silence after which a worker may be declared dead."""
+        return int(self.settings.stale * SECOND)
+
+    def warn_of(self, blockers: Iterable[Finding]) -> None:
+        """Says what keeps everything from moving, and what to do about it."""
+        for found in blockers:
+            self.out.warn(found.told)
+
     def warn_of_silence(self) -> None:
         """Says that an engine could not be asked, where it was to be."""
         if self._rq is not None and self._rq.witness.silent is not None:
@@ -159,15 +171,14 @@ class Session:
     @property
     def caller(self) -> Caller:
         """How printed commands are called so that they reach the same journal."""
-        from ..reconcile.commands import Caller
+        from ..reconcile.commands import OPTIONS, Caller
 
         given = self.given
         words = [given.program]
         if given.app is not None:
             words += ["-A", shell_word(given.app)]
         if given.url is not None:
-            # With a password in it, it is for the environment: the printed command then takes it from there.
-            words += ["-u", f'"${named.URL_VARIABLE}"' if has_secret(given.url) else shell_word(given.url)]
+            words += ["-u", self._redis]
         for option, value in (("-c", given.config), ("-S", given.serializer)):
             if value is not None:
                 words += [option, shell_word(value)]
@@ -182,7 +193,27 @@ class Session:
         reached = {"celery"} if self.binding is not None else set()
         if named.names_rq(given):
             reached.add("rq")
-        return Caller(" ".join(words), frozenset(reached))
+        return Caller(" ".join(words), frozenset(reached), {**OPTIONS, **self._own_options})
+
+    @property
+    def _own_options(self) -> dict[str, str]:
+        """The options that name each engine here, as its own commands take them."""
+        given, own = self.given, {}
+        if given.app is not None:
+            own["celery"] = f"-A {shell_word(given.app)}"
+        elif given.program.startswith("celery -A "):
+            own["celery"] = given.program.removeprefix("celery ").removesuffix(" durable")
+        if given.config is not None:
+            own["rq"] = f"-c {shell_word(given.config)}"
+        if given.url is not None:
+            own["rq"] = f"-u {self._redis}"
+        return own
+
+    @property
+    def _redis(self) -> str:
+        """RQ's Redis as a printed command has it. With a password in it, it is taken from the environment."""
+        url = self.given.url or ""
+        return f'"${named.URL_VARIABLE}"' if has_secret(url) else shell_word(url)
 
     def close(self) -> None:
         """Lets go of the database, and of Redis."""

@@ -29,26 +29,6 @@ _P = sa.bindparam
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
-    """A living process with the plugin that takes messages.
-
-    Attributes:
-        engines: whose messages.
-        queues: from which queues; empty where it does not say, and may serve any.
-        beat_at: when it beat last.
-    """
-
-    engines: frozenset[str]
-    queues: frozenset[str]
-    beat_at: int
-
-    def has_listened(self, queue: str | None, since: int, *, engine: str) -> bool:
-        """Whether it has been listening on a queue of an engine since a time."""
-        serves = queue is None or not self.queues or queue in self.queues
-        return serves and engine in self.engines and self.beat_at >= since
-
-
-@dataclass(frozen=True, slots=True)
 class RefusedMessage:
     """A message that a worker refused.
 
@@ -217,24 +197,8 @@ class Reads:
         rows = self._db.select(query.group_by(begun.c.engine, begun.c.queue))
         return {(row.engine, row.queue): int(row.at) for row in rows}
 
-    def listeners(self, namespace: str) -> list[Listener]:
-        """Returns the living processes of a namespace with the plugin that take messages.
-
-        A worker that has begun nothing yet is known by the sweeper in its parent. One of an earlier release did not say
-        its namespace, and counts for each.
-        """
-        columns = (worker.c.queues, worker.c.role, worker.c.engine, worker.c.beat_at)
-        here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
-        found = []
-        for row in self._db.select(sa.select(*columns).where(worker.c.alive == 1, here)):
-            with contextlib.suppress(ValueError, RecursionError):  # whatever a damaged row is, it is no proof
-                queues = json.loads(row.queues)
-                if queues or row.role == "worker":
-                    found.append(Listener(frozenset(row.engine.split(",")), frozenset(queues), row.beat_at))
-        return found
-
     def ever_listened(self, namespace: str) -> list[tuple[str, str, list[str]]]:
-        """Returns the role, engine and queues of every process of a namespace, living or not; each combination once."""
+        """Returns the role, engines and queues of every process of a namespace, living or not; each combination once."""
         here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
         rows = self._db.select(sa.select(worker.c.role, worker.c.engine, worker.c.queues).where(here).distinct())
         found = []

@@ -60,8 +60,8 @@ class Surveys:
         )
         rows = self._db.select(query)
         found = [each for _, each in readable(worker_row, [row for row in rows if row.id is not None])]
-        living = [each for each in found if each.dead_at is None and each.stopped_at is None]
-        former = [each for each in reversed(found) if each.dead_at is not None or each.stopped_at is not None]
+        living = [each for each in found if not each.has_ended]
+        former = [each for each in reversed(found) if each.has_ended]
         return Around(str(rows[0].version_num) if rows else "", int(rows[0].now_at) if rows else 0, living, former)
 
     def named(self, namespace: str, id: str, *, limit: int = 10) -> tuple[list[WorkflowRow], list[WorkflowRow]]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import SECOND, UNSETTLED_STEPS, Death, Event, WorkerRow
+from ..model import UNSETTLED_STEPS, Death, Event, WorkerRow
 from .database import Database
 from .events import Events
 from .rows import readable, worker_row
@@ -156,21 +156,6 @@ class Workers:
             sa.select(worker).where(worker.c.alive == 1, *_of(namespace)).order_by(worker.c.beat_at).limit(limit)
         )
         return [found for _, found in readable(worker_row, rows)]
-
-    def sweepers_silent_for(self, engines: Collection[str], *, namespace: str | None = None) -> float | None:
-        """Returns for how many seconds every sweeper that can send for one of these engines has been silent.
-
-        Args:
-            engines: their names.
-            namespace: only its sweepers count, and those of earlier releases; None for all.
-
-        Returns:
-            The seconds; None where there is no such sweeper.
-        """
-        silence = (self._db.now - worker.c.beat_at).label("silence")
-        living = sa.select(worker.c.engine, silence).where(worker.c.alive == 1, worker.c.role == "sweeper", *_of(namespace))
-        rows = self._db.select(living.order_by(worker.c.beat_at.desc()).limit(1000))
-        return next((row.silence / SECOND for row in rows if set(row.engine.split(",")) & set(engines)), None)
 
     def get(self, worker_id: str) -> WorkerRow | None:
         """One process's row."""

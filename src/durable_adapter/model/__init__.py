@@ -36,7 +36,7 @@ from .ids import (
     undo_key,
 )
 from .kinds import Kind, Shape
-from .rows import ALLOW_FAILURE, ALSO_AFTER, SECOND, Expected, StepRow, WorkerRow, WorkflowRow
+from .rows import ALLOW_FAILURE, ALSO_AFTER, MISSED_BEATS, SECOND, Expected, StepRow, WorkerRow, WorkflowRow, takes
 from .status import (
     BORN,
     CLAIMABLE,

@@ -5,6 +5,7 @@ Times are integers: microseconds since 1970 in UTC, read from the database's clo
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,9 @@ from .status import CLAIMABLE, StepStatus, WorkflowStatus
 
 #: Microseconds in one second: the unit of every stored time.
 SECOND = 1_000_000
+
+#: How many of its own beats a process must have missed before its silence counts.
+MISSED_BEATS = 4
 
 #: What a step's options say of its order: members of other runs, or of its function, that it comes after as well, each as run
 #: and key.
@@ -196,3 +200,35 @@ class WorkerRow:
     beat_every: int | None = None
     #: Microseconds of the host's own clock at its last beat; None in rows of revision 0001.
     clock_at: int | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it stopped, or was declared dead."""
+        return self.dead_at is not None or self.stopped_at is not None
+
+    def is_silent(self, now: int, stale: int) -> bool:
+        """Whether it has not beaten for so long that a sweeper which watched it would declare it dead.
+
+        Args:
+            now: database time in microseconds.
+            stale: microseconds of silence after which a worker may be declared dead.
+        """
+        return now - self.beat_at > max(stale, MISSED_BEATS * (self.beat_every or 0))
+
+    def sweeps(self, engine: str) -> bool:
+        """Whether it is a sweeper that can send messages of an engine."""
+        return self.role == "sweeper" and engine in self.engine.split(",")
+
+    def takes(self, engine: str, queue: str | None) -> bool:
+        """Whether it takes messages of an engine from a queue; None stands for any queue."""
+        return takes(self.role, self.engine, self.queues, engine, queue)
+
+
+def takes(role: str, engines: str, queues: Collection[str], engine: str, queue: str | None) -> bool:
+    """Whether a process takes messages of an engine from a queue, by what its row says.
+
+    A worker that has begun nothing yet is known by the sweeper in its parent, which names the queues. A worker that names
+    no queue may take any.
+    """
+    listens = engine in engines.split(",") and (role == "worker" or bool(queues))
+    return listens and (queue is None or not queues or queue in queues)

@@ -50,7 +50,7 @@ class Look:
         living: every process that neither stopped nor died, by id.
         running: the steps (run, key) that living processes name in their beats.
         former: processes that are no longer alive and that open or marked steps name, by id.
-        sweepers: the sweepers of the namespace, those that are no longer alive too.
+        namespace: whose runs are looked at.
         caller: how printed commands are called.
         amount: the attribute that says what is at stake, where the asker named one.
         longer_than: microseconds; waiting for longer than this is reported.
@@ -64,7 +64,7 @@ class Look:
     living: Mapping[str, WorkerRow] = field(default_factory=dict)
     running: frozenset[Place] = frozenset()
     former: Mapping[str, WorkerRow] = field(default_factory=dict)
-    sweepers: tuple[WorkerRow, ...] = ()
+    namespace: str = "default"
     caller: Caller = field(default_factory=Caller)
     amount: str | None = None
     longer_than: int | None = None
@@ -81,14 +81,9 @@ def look_around(journal: Journal, around: Around | None = None, **asked: Any) ->
         living={worker.id: worker for worker in around.living},
         running=frozenset(_place(name) for worker in around.living for name in worker.running),
         former={worker.id: worker for worker in around.former},
-        sweepers=tuple(w for w in (*around.living, *around.former) if w.role == "sweeper" and _is_of(w, journal.namespace)),
+        namespace=journal.namespace,
         **asked,
     )
-
-
-def _is_of(worker: WorkerRow, namespace: str) -> bool:
-    """Whether a process is one of a namespace; one of an earlier release did not say, and counts for each."""
-    return worker.namespace is None or worker.namespace == namespace
 
 
 def _may_run(step: StepRow) -> bool:
@@ -144,7 +139,7 @@ class Case:
         worker = self.workers.get(step.worker or "")
         if worker is None:  # one that registered after the workers were read began after that, too
             return (step.begun_at or 0) < self.look.now
-        return worker.dead_at is not None or worker.stopped_at is not None
+        return worker.has_ended
 
     def is_forgotten(self, step: StepRow) -> bool:
         """Whether the last two beats of the living worker that began a step do not name it."""
@@ -160,7 +155,7 @@ class Case:
 
     def its_fate(self, step: StepRow) -> str:
         """What became of that process."""
-        return fate(self.workers.get(step.worker or ""), self.look.now)
+        return fate(self.workers.get(step.worker or ""), self.look.now, self.look.stale)
 
     def told(self, text: str | None) -> str:
         """A recorded reason, with processes by their names."""

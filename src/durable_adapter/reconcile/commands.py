@@ -5,8 +5,8 @@ No printed command decides anything: what would change something is printed with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..model import StepRow, WorkflowRow
 from ..printable import shell_word
@@ -29,10 +29,12 @@ class Caller:
     Attributes:
         program: the command with its options, such as `durable-adapter -A shop` or `celery -A shop durable`.
         engines: the names of the engines that those options reach.
+        options: the options that name each engine, as its own commands take them, by engine.
     """
 
     program: str = "durable-adapter"
     engines: frozenset[str] = frozenset()
+    options: Mapping[str, str] = field(default_factory=lambda: OPTIONS)
 
     def command(self, *words: str, ids: Sequence[str] = (), sends: Collection[str] = ()) -> str:
         """A command that changes nothing by itself.
@@ -51,6 +53,12 @@ class Caller:
             return self.command("sweep", *words, sends=engines)
         seconds = words[words.index("--for") + 1] if "--for" in words else ""
         return f"durable_adapter.inline.work({seconds})"
+
+    def worker(self, engine: str, queue: str) -> str:
+        """The command that starts a worker with the plugin on a queue."""
+        if engine == "celery":
+            return f"celery {self.options[engine]} worker -Q {shell_word(queue)}"
+        return f"rq worker -w durable_adapter.rq.Worker {self.options['rq']} {shell_word(queue)}"
 
     def change(self, *words: str, ids: Sequence[str] = (), sends: Collection[str] = ()) -> str:
         """A command that shows a change, with the person's name and the place of their reason.

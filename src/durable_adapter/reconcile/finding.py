@@ -13,6 +13,8 @@ from .words import iso
 class Trouble(enum.StrEnum):
     """The kinds of finding, the gravest first: lists are in this order."""
 
+    NOBODY_SWEEPS = "nobody_sweeps"
+    UNSERVED_QUEUE = "unserved_queue"
     TWICE = "may_have_happened_twice"
     HELD = "held"
     VALUE_MISSING = "value_missing"
@@ -35,6 +37,8 @@ class Trouble(enum.StrEnum):
 
 #: One line a kind, for headings and `--help`.
 MEANING: dict[Trouble, str] = {
+    Trouble.NOBODY_SWEEPS: "no sweeper is alive: what is lost, due or in doubt is looked after by nobody",
+    Trouble.UNSERVED_QUEUE: "unfinished work waits on a queue that no living worker serves",
     Trouble.TWICE: "an attempt succeeded after its outcome had been decided otherwise",
     Trouble.HELD: "a step may have happened, and only a person can say",
     Trouble.VALUE_MISSING: "a step happened, but what it returned could not be recorded",
@@ -71,13 +75,14 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One partial execution.
+    """One partial execution, or what keeps everything from moving.
 
     Attributes:
         kind: what sort of trouble.
-        workflow: what commands call the workflow: its declared id, else the run's reference.
-        ref: the run's reference.
-        name: the workflow's name.
+        workflow: what commands call the workflow: its declared id, else the run's reference; empty where no single run is
+            concerned.
+        ref: the run's reference; empty likewise.
+        name: the workflow's name; else that of the engine or the queue.
         step: the step's name, where one step is concerned.
         key: that step's key.
         since: since when, in microseconds.
@@ -108,6 +113,11 @@ class Finding:
     started: int | None = None
 
     @property
+    def told(self) -> str:
+        """What is certain, and how it is mended, on one line: for what keeps everything from moving."""
+        return " ".join([self.certain, *(f"{r.when[:1].upper()}{r.when[1:]}: `{r.command}`." for r in self.remedies[:1])])
+
+    @property
     def command(self) -> str:
         """The command that mends it."""
         return self.remedies[0].command if self.remedies else ""
@@ -116,8 +126,8 @@ class Finding:
         """The finding as JSON."""
         return {
             "kind": self.kind.value,
-            "workflow": self.workflow,
-            "ref": self.ref,
+            "workflow": self.workflow or None,
+            "ref": self.ref or None,
             "name": self.name,
             "step": self.step,
             "key": self.key,

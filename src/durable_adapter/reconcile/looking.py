@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..errors import UnreadableRow
 from ..model import SECOND
+from .blockers import Blockers
 from .case import Case, Look, Witness, look_around
 from .commands import Caller
 from .finding import Finding, Trouble
 from .run_findings import RUN_FINDINGS, refused
 from .step_findings import STEP_FINDINGS
-from .sweeping import Unswept, unswept
 
 if TYPE_CHECKING:
     from ..journal import Journal
     from ..journal.surveys import Around
-    from ..model import WorkerRow
+    from ..recovery.absence import Unswept
 
 logger = logging.getLogger("durable_adapter")
 
@@ -36,29 +36,31 @@ class Found:
     """What a look found.
 
     Attributes:
-        findings: the gravest first, of one kind the oldest first.
+        findings: what is wrong with single runs, the gravest first, of one kind the oldest first.
+        blockers: what keeps everything from moving, whichever kinds were asked for.
+        kinds: the kinds that were asked for; all where empty.
         runs: how many unfinished or marked runs were looked at.
         more: there is more than the limit allowed to report.
         at: when it was looked, in microseconds of the database's clock.
-        swept: when a sweeper of each engine beat last.
-        engines: the engines of those runs.
-        unswept: those of them, or of those that were asked about, for which nobody sweeps.
+        swept_at: when any living sweeper beat last; None where none is alive.
+        unswept: the engines for which nobody sweeps.
         next_look_at: when the next look at one of those runs is due.
     """
 
     findings: list[Finding] = field(default_factory=list)
+    blockers: list[Finding] = field(default_factory=list)
+    kinds: Collection[Trouble] = ()
     runs: int = 0
     more: bool = False
     at: int = 0
-    swept: dict[str, int] = field(default_factory=dict)
-    engines: set[str] = field(default_factory=set)
+    swept_at: int | None = None
     unswept: list[Unswept] = field(default_factory=list)
     next_look_at: int | None = None
 
     @property
-    def swept_at(self) -> int | None:
-        """When any sweeper beat last; None where none is alive."""
-        return max(self.swept.values(), default=None)
+    def all_findings(self) -> list[Finding]:
+        """What keeps everything from moving, if that was asked for, and then what is wrong with single runs."""
+        return [*(finding for finding in self.blockers if not self.kinds or finding.kind in self.kinds), *self.findings]
 
 
 def look_for_trouble(
@@ -94,7 +96,7 @@ def look_for_trouble(
         limit: how many findings at the most.
         progress: told, now and then, how many runs have been looked at.
         around: what holds for every run, where it was read already.
-        engines: whether somebody sweeps for them is asked where nothing is unfinished.
+        engines: whether somebody sweeps for them is judged where nothing is unfinished; any sweeper is enough where empty.
     """
     look = look_around(
         journal,
@@ -106,10 +108,12 @@ def look_for_trouble(
         knows=knows,
         witnesses=witnesses or {},
     )
-    found = Found(at=look.now, swept=last_swept(look.living.values()))
+    beats = [worker.beat_at for worker in look.living.values() if worker.role == "sweeper"]
+    found = Found(kinds=kinds, at=look.now, swept_at=max(beats, default=None))
+    blockers = Blockers()
     wanted = (
         finding
-        for finding in chain(_of_refused(journal, look, namespace), _of_runs(journal, look, namespace, found, progress))
+        for finding in chain(_of_refused(journal, look, namespace), _of_runs(journal, look, namespace, found, blockers, progress))
         if (not kinds or finding.kind in kinds) and (since is None or (finding.since or 0) >= since)
     )
     for finding in wanted:
@@ -117,23 +121,16 @@ def look_for_trouble(
             found.more = True
             break
         found.findings.append(finding)
-    found.unswept = unswept(look, found.engines or engines)
+    found.unswept = blockers.unswept(look, engines)
+    found.blockers = blockers.findings(look, found.unswept)
     rank = {kind: number for number, kind in enumerate(Trouble)}
     found.findings.sort(key=lambda f: (rank[f.kind], f.since or 0, f.ref))
     return found
 
 
-def last_swept(living: Iterable[WorkerRow]) -> dict[str, int]:
-    """When a living sweeper of each engine beat last, by engine."""
-    swept: dict[str, int] = {}
-    for worker in living:
-        if worker.role == "sweeper":
-            for engine in worker.engine.split(","):
-                swept[engine] = max(worker.beat_at, swept.get(engine, 0))
-    return swept
-
-
-def _of_runs(journal: Journal, look: Look, namespace: str, found: Found, progress: Callable[[int], None]) -> Iterator[Finding]:
+def _of_runs(
+    journal: Journal, look: Look, namespace: str, found: Found, blockers: Blockers, progress: Callable[[int], None]
+) -> Iterator[Finding]:
     # Not those that sleep until a time that has not come, unless asked.
     asleep = look.longer_than is not None or look.knows is not None
     after = ""
@@ -143,9 +140,9 @@ def _of_runs(journal: Journal, look: Look, namespace: str, found: Found, progres
             if case.run.namespace != namespace:
                 continue
             found.runs += 1
-            found.engines.add(case.run.engine)
-            looks = [at for at in (found.next_look_at, case.next_look_at) if at is not None]
-            found.next_look_at = min(looks, default=None)
+            if case.next_look_at is not None:
+                found.next_look_at = min(found.next_look_at or case.next_look_at, case.next_look_at)
+            blockers.add(case.run, case.steps)
             yield from _contained(case)
         yield from _of_unreadable(journal, unreadable, namespace)
         progress(found.runs)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..model import SECOND
+from .blockers import idle_engines, nobody_sweeps
+from .case import look_around
 from .commands import Caller
-from .looking import last_swept
 from .mending import sweep_until_done
 from .words import plural, span, tongue
 
@@ -52,11 +54,12 @@ class Sending:
 
     def _told(self, engine: str) -> str:
         if engine not in self._engines:
-            beat = last_swept(self._journal.workers.alive(namespace=self._journal.namespace)).get(engine)
-            if beat is None:
-                sweep = self._caller.sweep(engines=[engine])
-                return f"No sweeper is alive: start {tongue(engine).worker}, or run `{sweep}`."
-            return f"The sweepers take it from here; the last one beat {span(self._journal.time() - beat)} ago."
+            look = look_around(self._journal, caller=self._caller, stale=int(self._stale * SECOND))
+            idle = next(nobody_sweeps(look, idle_engines(look, [engine])), None)
+            if idle is not None:
+                return idle.told
+            beat = max(worker.beat_at for worker in look.living.values() if worker.sweeps(engine))
+            return f"The sweepers take it from here; the last one beat {span(look.now - beat)} ago."
         try:
             reports = sweep_until_done(self._journal, list(self._engines.values()), stale=self._stale)
         except Exception as error:

@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..model import OPEN_STEPS, Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
+from ..model import Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
+from .blockers import Blockers
 from .case import Case, Look, Witness, look_around
 from .commands import Caller
 from .finding import Finding
 from .looking import findings_of
-from .sweeping import Unswept, unswept
 
 if TYPE_CHECKING:
     from ..journal import Journal
     from ..journal.surveys import Around
+    from ..recovery.absence import Unswept
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Story:
         findings: what is wrong with it now.
         now: when it was read.
         look: what holds around it.
-        unswept: its engine, where it is unfinished and nobody sweeps for that.
+        unswept: its engines for which nobody sweeps, where it is unfinished.
+        blockers: what keeps it from moving, whatever is wrong with itself.
         next_look_at: when a sweeper looks at it the next time.
         said: what the run's engine holds of each step's message now, by key; empty where it cannot be asked.
     """
@@ -45,6 +47,7 @@ class Story:
     findings: list[Finding]
     look: Look
     unswept: list[Unswept]
+    blockers: list[Finding]
     next_look_at: int | None
     said: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,6 +55,11 @@ class Story:
     def now(self) -> int:
         """When it was read."""
         return self.look.now
+
+    @property
+    def all_findings(self) -> list[Finding]:
+        """What keeps it from moving, and then what is wrong with itself."""
+        return [*self.blockers, *self.findings]
 
     @property
     def members(self) -> list[StepRow]:
@@ -76,9 +84,11 @@ def read_story(
     known = {**look.former, **look.living}
     workers = {**known, **journal.reads.workers(sorted(named - known.keys()))}
     case = Case(run, steps, workers, look)
-    engines = {case.engine(s) for s in steps if s.status in OPEN_STEPS} | {run.engine}
-    idle = unswept(look, engines) if case.next_look_at is not None else []
-    return Story(run, steps, events, workers, list(findings_of(case)), look, idle, case.next_look_at, _said(case))
+    blockers = Blockers()
+    blockers.add(run, steps)
+    idle = blockers.unswept(look)
+    found, blocking = list(findings_of(case)), blockers.findings(look, idle)
+    return Story(run, steps, events, workers, found, look, idle, blocking, case.next_look_at, _said(case))
 
 
 def _said(case: Case) -> dict[str, str]:

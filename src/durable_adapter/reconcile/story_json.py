@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model import StepRow
+from .blockers import unswept_shown
 from .shown import Values
 from .story import Story
 from .telling import Telling
@@ -55,8 +56,8 @@ def shown(story: Story, values: Values) -> dict[str, Any]:
             for e in story.events
         ],
         "next_look_at": iso(story.next_look_at),
-        "unswept": [each.shown() for each in story.unswept],
-        "findings": [f.shown() for f in story.findings],
+        "unswept": unswept_shown(story.unswept),
+        "findings": [f.shown() for f in story.all_findings],
         "next": [{"when": r.when, "command": r.command} for r in told.remedies],
     }
 

@@ -108,7 +108,7 @@ class Telling:
     @property
     def remedies(self) -> list[Remedy]:
         """What can be done: what mends the findings; else, for a run that ended short of its end, how to take it up again."""
-        found = [remedy for finding in self.story.findings for remedy in finding.remedies]
+        found = [remedy for finding in self.story.all_findings for remedy in finding.remedies]
         if found or not self.story.steps:
             return found
         word, caller = workflow_word(self.story.run), self.story.look.caller
@@ -225,7 +225,7 @@ class Telling:
         if step.worker is not None and step.kind is not Kind.SLEEP:
             where = f"on {self._where(step)}"
             if step.status in (StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD):
-                where += f"; {fate(self.story.workers.get(step.worker), self.story.now)}"
+                where += f"; {fate(self.story.workers.get(step.worker), self.story.now, self.story.look.stale)}"
             parts.append(where)
         return " " + ", ".join(parts) if parts else ""
 

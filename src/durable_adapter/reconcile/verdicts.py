@@ -155,7 +155,7 @@ class Judge:
         match step.status:
             case StepStatus.BEGUN:
                 worker = self._journal.workers.get(step.worker or "")
-                dead = worker is None or worker.dead_at is not None or worker.stopped_at is not None
+                dead = worker is None or worker.has_ended
                 sweep = self._caller.sweep("--once", engines=[step.engine or run.engine])
                 what = f"its process is gone; the next sweep puts it in doubt (`{sweep}`)." if dead else "it ends by itself."
                 return f"attempt {step.attempt} is running on {process(worker, step.worker)}, and {what}"
@@ -372,7 +372,7 @@ def _needed(engine: str) -> str:
 
 
 def _still_runs(worker: WorkerRow | None, step: StepRow) -> bool:
-    if worker is None or worker.dead_at is not None or worker.stopped_at is not None:
+    if worker is None or worker.has_ended:
         return False
     return attempt_name(step.ref, step.key, step.token) in {*worker.running, *worker.previously_running}
 

@@ -25,6 +25,7 @@ class Tongue:
         broker: where messages wait.
         option: what names the engine on the command line.
         worker: how a worker with the plugin is started.
+        sweeps_for: stands behind "nobody sweeps", where that is not said of Celery.
         engine: its name.
     """
 
@@ -34,6 +35,7 @@ class Tongue:
     broker: str = "the broker"
     option: str = "-A"
     worker: str = "a worker"
+    sweeps_for: str = ""
     engine: str = "Celery"
 
 
@@ -45,6 +47,7 @@ _TONGUES = {
         broker="Redis",
         option="-u",
         worker="a worker (`rq worker -w durable_adapter.rq.Worker`)",
+        sweeps_for=" for RQ",
         engine="RQ",
     ),
     INLINE: Tongue(
@@ -57,11 +60,6 @@ _TONGUES = {
         engine="the program",
     ),
 }
-
-
-#: Beats of its own that a process may miss before it is called silent, and microseconds that it always may be.
-MISSED = 4
-SILENT = 60 * SECOND
 
 
 def tongue(engine: str | None) -> Tongue:
@@ -134,8 +132,8 @@ def process(worker: WorkerRow | None, worker_id: str | None) -> str:
     return f"{worker.host} (pid {worker.pid})"
 
 
-def fate(worker: WorkerRow | None, now: int) -> str:
-    """What is known of a process now: a clause to follow its name."""
+def fate(worker: WorkerRow | None, now: int, stale: int) -> str:
+    """What is known of a process now: a clause to follow its name. *stale* is when its silence counts, in microseconds."""
     if worker is None:
         return "its row is gone from the journal"
     if worker.dead_at is not None:
@@ -146,14 +144,9 @@ def fate(worker: WorkerRow | None, now: int) -> str:
         return f"{how} at {moment(worker.dead_at)}"
     if worker.stopped_at is not None:
         return f"it stopped at {moment(worker.stopped_at)}"
-    if is_silent(worker, now):
+    if worker.is_silent(now, stale):
         return f"it has not beaten for {span(now - worker.beat_at)}, and nobody has declared it dead"
     return f"it lives: its last beat was {span(now - worker.beat_at)} ago"
-
-
-def is_silent(worker: WorkerRow, now: int) -> bool:
-    """Whether a process that is not known to be dead has missed more of its own beats than a living one misses."""
-    return now - worker.beat_at > max(MISSED * (worker.beat_every or 0), SILENT)
 
 
 def with_places(text: str, workers: Mapping[str, WorkerRow]) -> str:

@@ -7,9 +7,20 @@ notices that nobody sweeps. This room knows bindings only by the `Engine` protoc
 
 from __future__ import annotations
 
-from .absence import Absence
-from .sweep import Report
-from .sweeper import Sweeper
-from .thread import SweeperThread
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
 
 __all__ = ["Absence", "Report", "Sweeper", "SweeperThread"]
+
+if TYPE_CHECKING:
+    from .absence import Absence
+    from .sweep import Report
+    from .sweeper import Sweeper
+    from .thread import SweeperThread
+else:
+    #: Where each name comes from, once it is asked for: reports use this room's rules alone.
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {"Absence": ".absence", "Report": ".sweep", "Sweeper": ".sweeper", "SweeperThread": ".thread"},
+    )

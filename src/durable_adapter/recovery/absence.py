@@ -1,34 +1,67 @@
-"""Notices that nobody sweeps: what a worker says that does not sweep itself.
+"""Whether somebody sweeps for each engine: one rule for a worker's log, for reports and for `doctor`.
 
-Without a sweeper nothing that was missed is made good, and nothing else would tell before somebody misses it.
+Without a sweeper nothing that was missed is made good. `Absence` says so in the log of a worker that does not sweep itself.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ..errors import JournalError
+from ..model import SECOND
 
 if TYPE_CHECKING:
     from ..journal import Journal
+    from ..model import WorkerRow
 
 logger = logging.getLogger("durable_adapter")
 
 #: Seconds between two looks, and before the first: one small read each.
 LOOK_EVERY: Final = 60.0
-#: How many times `stale` a sweeper may be silent before it counts as absent: a slow one is none.
-PATIENCE: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Unswept:
+    """An engine for which nobody sweeps.
+
+    Attributes:
+        engine: its name.
+        last: when a sweeper for it beat last, in microseconds; None where the journal knows of none.
+    """
+
+    engine: str
+    last: int | None
+
+
+def unswept(workers: Iterable[WorkerRow], engines: Iterable[str], *, namespace: str, now: int, stale: int) -> list[Unswept]:
+    """Returns those of some engines for which no sweeper of a namespace lives and beats.
+
+    Args:
+        workers: the processes that are known; those of an earlier release, which do not say their namespace, count for each.
+        engines: the names of the engines.
+        namespace: whose workflows are to be swept.
+        now: database time in microseconds.
+        stale: microseconds of silence after which a worker may be declared dead.
+    """
+    here = [worker for worker in workers if worker.namespace in (None, namespace)]
+    found = []
+    for engine in sorted(set(engines)):
+        sweepers = [worker for worker in here if worker.sweeps(engine)]
+        if all(sweeper.has_ended or sweeper.is_silent(now, stale) for sweeper in sweepers):
+            found.append(Unswept(engine, max((sweeper.beat_at for sweeper in sweepers), default=None)))
+    return found
 
 
 class Absence:
-    """Says once that no sweeper of some engines beats, and once that one does again.
+    """Says once that nobody sweeps for an engine, and once that somebody does again.
 
     Args:
         journal: the journal.
-        engines: tells their names at each look; a sweeper counts that can send for any of them.
+        engines: tells the names of the engines at each look.
         stale: seconds of silence after which a worker may be declared dead.
         monotonic: the clock by which it looks; tests pass their own.
     """
@@ -43,31 +76,34 @@ class Absence:
     ) -> None:
         self._journal = journal
         self._engines = engines
-        self._patience = PATIENCE * stale
+        self._stale = int(stale * SECOND)
         self._monotonic = monotonic
         self._looks_at = monotonic() + LOOK_EVERY
         self.is_told = False
 
     def look(self) -> None:
-        """Looks if it is time for that. A journal that is away is somebody else's to tell of."""
+        """Looks if it is time for that. An outage of the journal is logged elsewhere."""
         if self._monotonic() < self._looks_at:
             return
         self._looks_at = self._monotonic() + LOOK_EVERY
         try:
-            silent_for = self._journal.workers.sweepers_silent_for(self._engines(), namespace=self._journal.namespace)
+            around = self._journal.surveys.around()
         except JournalError as error:
             logger.debug("whether anybody sweeps is not known: %s", error)
             return
-        absent = silent_for is None or silent_for > self._patience
-        if absent and not self.is_told:
-            since = "none has ever beaten" if silent_for is None else f"the last one beat {silent_for:.0f} s ago"
+        workers, namespace = [*around.living, *around.former], self._journal.namespace
+        found = unswept(workers, self._engines(), namespace=namespace, now=around.now, stale=self._stale)
+        if found and not self.is_told:
+            last = max((each.last for each in found if each.last is not None), default=None)
+            since = "no sweeper is known" if last is None else f"the last one beat {(around.now - last) / SECOND:.0f} s ago"
             logger.warning(
-                "nobody_sweeps journal=%s msg=%r",
+                "nobody_sweeps journal=%s engines=%s msg=%r",
                 self._journal.db.safe_url,
+                ",".join(each.engine for each in found),
                 f"Nobody sweeps it: {since}, and this worker does not (sweeper=False). Retries and sleeping "
                 "workflows that are due, lost messages and dead workers are not looked after. Run `durable-adapter sweep` with "
                 "-A (RQ: -u), or let a worker sweep.",
             )
-        elif self.is_told and not absent:
+        elif self.is_told and not found:
             logger.warning("swept_again journal=%s msg=%r", self._journal.db.safe_url, "The journal is swept again.")
-        self.is_told = absent
+        self.is_told = bool(found)

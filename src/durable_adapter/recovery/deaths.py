@@ -9,11 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ..model import SECOND, Death, StepRow, WorkerRow
+from ..model import MISSED_BEATS, SECOND, Death, StepRow, WorkerRow
 from .sweep import Sweep
 
-#: How many of its own beats a worker must have missed before it is declared dead.
-BEATS = 4
 #: How many attempts of the dead one sweep puts in doubt at the most.
 BATCH = 200
 
@@ -28,8 +26,8 @@ class Deaths:
     """What one sweeper has seen of the others' beats; it remembers between sweeps.
 
     Args:
-        stale: seconds for which a beat counter must stand still under this sweeper's own eyes, or longer: `BEATS` of that
-            worker's beats.
+        stale: seconds for which a beat counter must stand still under this sweeper's own eyes, or longer: `MISSED_BEATS` of
+            that worker's beats.
         beat: seconds between two beats of a worker of an earlier release, whose row does not say so.
         monotonic: the clock by which it watches; tests pass their own.
     """
@@ -70,7 +68,7 @@ class Deaths:
     def _patience(self, worker: WorkerRow) -> float:
         """Returns for how many seconds a worker must have been silent: several of its own beats at least."""
         beat = self._beat if worker.beat_every is None else worker.beat_every / SECOND
-        return max(self._stale, BEATS * beat)
+        return max(self._stale, MISSED_BEATS * beat)
 
     def doubt_the_dead(self, sweep: Sweep) -> None:
         """Puts in doubt what dead and stopped workers had begun."""

@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..errors import DurableError, MessageExpired, UnserialisableValue
-from ..model import SECOND, Cause, Effect, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..model import SECOND, Cause, Effect, Kind, Safety, StepRow, StepStatus, WorkerRow, WorkflowRow
 from ..runtime.engine import Engine, EngineEnd, EngineOutcome, engine_of
 from ..runtime.engine_ends import Fate, end_step
 from ..runtime.values import encode_for, write_failure
 from .sweep import Sweep
-
-if TYPE_CHECKING:
-    from ..journal.reads import Listener
 
 #: How long an engine's own failure must have stood before it counts as somebody else's: a worker of ours that Celery gave
 #: up before the body began says so itself, a moment later.
@@ -206,7 +203,7 @@ class LostMessages:
         self, run: WorkflowRow, step: StepRow, engine: Engine, since: int, *, again: int, gone: bool
     ) -> str | None:
         """Why what took a guarded step's message may have run it without the plugin; None where nothing says so."""
-        if gone and not any(process.has_listened(step.queue, since, engine=engine.name) for process in self._listeners):
+        if gone and not any(each.takes(engine.name, step.queue) and each.beat_at >= since for each in self._living):
             return "its message is gone, and no worker with the plugin has listened on its queue since it was sent"
         if again >= SENT_AGAIN:
             return VANISHED
@@ -242,9 +239,9 @@ class LostMessages:
         return journal.reads.queues_moved_to(journal.namespace)
 
     @cached_property
-    def _listeners(self) -> list[Listener]:
+    def _living(self) -> list[WorkerRow]:
         journal = self._sweep.journal
-        return journal.reads.listeners(journal.namespace)
+        return journal.workers.alive(namespace=journal.namespace)
 
     def _is_empty(self, engine: Engine, queue: str | None) -> bool | None:
         """Whether a queue was seen empty in this sweep: what had been sent to it before is not in it, whatever is sent now."""

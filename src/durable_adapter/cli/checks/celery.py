@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...model import Mode
 from .check import Check, failed, note, ok, slow, unsafe
-from .journal import listens
 
 if TYPE_CHECKING:
     from ...journal import Journal
@@ -236,9 +235,7 @@ def _queues(app: Any, marked: list[Any], journal: Journal | None) -> Iterator[Ch
     """Queues that marked tasks go to, and that no living worker with the plugin serves."""
     if journal is None or not marked:
         return
-    served = [
-        w.queues for w in journal.workers.alive(namespace=journal.namespace) if listens(w.role, w.engine, w.queues, "celery")
-    ]
+    served = [w.queues for w in journal.workers.alive(namespace=journal.namespace) if w.takes("celery", None)]
     if any(not queues for queues in served):
         return  # a process that does not say what it serves may serve anything
     known = {queue for queues in served for queue in queues}

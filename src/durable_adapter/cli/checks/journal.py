@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import JournalAhead, JournalError, JournalUnmigrated, UnreadableRow
-from ...model import SECOND, Event, Kind, StepStatus
+from ...model import SECOND, Event, takes
+from ...reconcile.blockers import Queues, add_to_queues
 from ...reconcile.commands import INLINE
 from ...reconcile.words import plural, since, span, tongue
+from ...recovery.absence import unswept
 from .check import Check, failed, note, ok, slow, unsafe
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ HOST_SKEW = 30 * SECOND
 FAR = 20.0
 #: Unfinished runs that are looked through for the engines that somebody has to sweep for, and for the queues they wait on.
 RUNS = 500
-#: The kinds of step that a message of their own begins, and a worker with the plugin has to take.
-SENT = frozenset({Kind.STEP, Kind.FUNCTION, Kind.DISPATCH, Kind.COMPENSATION})
 #: How far back it is told that workers without the plugin ran something.
 RECENT = 7 * 86_400 * SECOND
 #: Share of the database's connections that living workers may need.
@@ -39,7 +39,10 @@ CROWDED = 0.8
 
 
 def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str], caller: Caller) -> Iterator[Check]:
-    """The journal's database. Stops at the first thing without which nothing else can be looked at."""
+    """Checks the journal's database, and first whether anybody sweeps and serves the queues.
+
+    It stops at the first thing without which nothing else can be looked at.
+    """
     where = journal.db.safe_url
     try:
         journal.check()
@@ -52,19 +55,19 @@ def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str],
     except JournalError as error:
         yield failed("journal", str(error), "check the URL, the network and the database")
         return
-    yield ok("journal", f"{where} answers")
-    yield ok("revision", f"{journal.revision()}, as this version of durable-adapter needs it")
-    yield from _server(journal.reads.server())
-    yield from _clock(journal)
     every = journal.workers.alive()
     living = [w for w in every if w.namespace in (None, journal.namespace)]
     now = journal.time()
     unfinished = {run.engine for run in journal.reads.unfinished(limit=RUNS)}
     for engine in sorted({*engines, *unfinished, *(w.engine for w in living if w.role == "worker")}) or ["celery"]:
-        yield _sweeper(living, now, settings, engine, caller)
+        yield _sweeper(living, now, settings, journal.namespace, engine, caller)
+    yield from _planned_queues(journal, living, now)
+    yield ok("journal", f"{where} answers")
+    yield ok("revision", f"{journal.revision()}, as this version of durable-adapter needs it")
+    yield from _server(journal.reads.server())
+    yield from _clock(journal)
     yield from _workers(living, now, settings)
     yield from _clocks_of_hosts(every)
-    yield from _planned_queues(journal, living, now)
     yield from _ran_elsewhere(journal, now)
     yield from _unreadable(journal, now)
     yield from _connections(journal.reads.server(), every, settings)
@@ -138,21 +141,22 @@ def _clock(journal: Journal) -> Iterator[Check]:
         yield ok("latency", f"one round trip takes {best * 1000:.1f} ms")
 
 
-def _sweeper(living: list[WorkerRow], now: int, settings: Settings, engine: str, caller: Caller) -> Check:
+def _sweeper(living: list[WorkerRow], now: int, settings: Settings, namespace: str, engine: str, caller: Caller) -> Check:
     """Whether somebody sweeps for one engine: a sweeper leaves alone what it cannot send."""
     name = "sweeper" if engine == "celery" else f"{engine}_sweeper"
-    words = tongue(engine)
-    beats = [w.beat_at for w in living if w.role == "sweeper" and engine in w.engine.split(",")]
-    sweep = caller.sweep(engines=[engine])
+    words, sweep = tongue(engine), caller.sweep(engines=[engine])
+    beats = [w.beat_at for w in living if w.sweeps(engine)]
+    idle = unswept(living, [engine], namespace=namespace, now=now, stale=int(settings.stale * SECOND))
     if engine == INLINE:
         cure = f"start {words.worker}; `{sweep}` in it runs what is due"
-        return ok(name, f"{len(beats)} alive") if beats else note(name, "what runs inline goes on when its program does", cure)
+        return note(name, "what runs inline goes on when its program does", cure) if idle else ok(name, f"{len(beats)} alive")
     cure = f"start {words.worker} (each has a sweeper), or run `{sweep}` as a service"
     if not beats:
-        whose = " for RQ" if engine == "rq" else ""
-        return unsafe(name, f"no sweeper is alive{whose}: timers, deaths, doubt and lost {words.message}s wait", cure)
+        return unsafe(
+            name, f"no sweeper is alive{words.sweeps_for}: timers, deaths, doubt and lost {words.message}s wait", cure
+        )  # fmt: skip
     silence = (now - max(beats)) / SECOND
-    if silence > settings.stale:
+    if idle:
         return unsafe(name, f"the last sweeper beat {silence:.0f} s ago", cure)
     return ok(name, f"{len(beats)} alive, the last beat {silence:.0f} s ago")
 
@@ -203,19 +207,13 @@ def _at(workers: Iterable[WorkerRow]) -> str:
     return "; ".join(f"{count} on {host} ({queues})" for (host, queues), count in sorted(places.items()))
 
 
-def listens(role: str, engine: str, queues: Sequence[str], wanted: str) -> bool:
-    """Whether a process takes messages of an engine. One that has begun nothing yet is known by the sweeper in its parent."""
-    return wanted in engine.split(",") and (role == "worker" or bool(queues))
-
-
 def _planned_queues(journal: Journal, living: list[WorkerRow], now: int) -> Iterator[Check]:
     """Queues on which planned steps wait: workers are to be rolled out before producers."""
     waiting = _waiting(journal, now)
     if not waiting:
         return
     ever = journal.reads.ever_listened(journal.namespace)
-    alive = [(w.role, w.engine, w.queues) for w in living]
-    never = {place: steps for place, steps in waiting.items() if not _served(ever, *place)}
+    never = {place: steps for place, steps in waiting.items() if not any(takes(*process, *place) for process in ever)}
     if never:
         yield unsafe(
             "planned_queues",
@@ -223,7 +221,7 @@ def _planned_queues(journal: Journal, living: list[WorkerRow], now: int) -> Iter
             "the plugin that takes them runs them unrecorded",
             "start workers with the plugin on these queues, and none without it: workers are rolled out before producers",
         )
-    idle = {place: steps for place, steps in waiting.items() if place not in never and not _served(alive, *place)}
+    idle = {place: steps for place, steps in waiting.items() if place not in never and not any(w.takes(*place) for w in living)}
     if idle:
         yield slow(
             "idle_queues", f"planned steps wait on queues where no living worker with the plugin listens: {_places(idle)}",
@@ -267,27 +265,21 @@ def _unreadable(journal: Journal, now: int) -> Iterator[Check]:
         )
 
 
-def _waiting(journal: Journal, now: int) -> dict[tuple[str, str], list[str]]:
-    """The names of planned steps, by engine and queue; of the first unfinished runs."""
+def _waiting(journal: Journal, now: int) -> Queues:
+    """The steps that wait on queues, of the first unfinished runs."""
     reads = journal.reads
     refs = [ref for _, ref in reads.unfinished_refs(journal.namespace, now, limit=RUNS, asleep=True)]
-    runs, found = reads.slim_runs(refs), defaultdict[tuple[str, str], list[str]](list)
+    runs, found = reads.slim_runs(refs), Queues()
     for ref, steps in reads.slim_steps(refs).items():
-        for step in steps:
-            if step.status is StepStatus.PLANNED and step.kind in SENT and step.queue and ref in runs:
-                found[step.engine or runs[ref].engine, step.queue].append(step.name)
+        if ref in runs:
+            add_to_queues(found, runs[ref], steps)
     return found
 
 
-def _served(processes: Iterable[tuple[str, str, Sequence[str]]], engine: str, queue: str) -> bool:
-    """Whether one of some processes listens on a queue; one that does not say what it serves may serve any."""
-    return any(listens(role, its, queues, engine) and (not queues or queue in queues) for role, its, queues in processes)
-
-
-def _places(waiting: dict[tuple[str, str], list[str]]) -> str:
+def _places(waiting: Queues) -> str:
     return "; ".join(
-        f"{queue} ({plural(len(names), 'step')} on {engine}, such as {min(names)})"
-        for (engine, queue), names in sorted(waiting.items())
+        f"{queue} ({plural(len(each.names), 'step')} on {engine}, such as {min(each.names)})"
+        for (engine, queue), each in sorted(waiting.items())
     )
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...model import SECOND
 from ..session import CLEAN, FINDINGS, Session, durable_command
 
 if TYPE_CHECKING:
@@ -40,8 +39,7 @@ def command(session: Session, id: str, show_values: bool) -> int:
     around = journal.around()
     found = find_run(journal, session.namespace, id)
     values = Values(show=show_values, parameters=session.values_by_name)
-    stale = int(session.settings.stale * SECOND)
-    story = read_story(journal, found.run, caller=session.caller, stale=stale, witnesses=session.witnesses, around=around)
+    story = read_story(journal, found.run, caller=session.caller, stale=session.stale, witnesses=session.witnesses, around=around)
     session.warn_of_silence()
     if session.out.as_json:
         session.out.json(shown(story, values) | {"others": found.others})
@@ -49,15 +47,14 @@ def command(session: Session, id: str, show_values: bool) -> int:
         _print(session, story, Telling(story, values))
         if found.others:
             session.out.say(f"\nThe same task id names other runs too: {', '.join(found.others)}")
-    return FINDINGS if story.findings else CLEAN
+    return FINDINGS if story.all_findings else CLEAN
 
 
 def _print(session: Session, story: Story, telling: Telling) -> None:
     from ...reconcile.words import moment
 
     out = session.out
-    for idle in story.unswept:
-        out.warn(idle.told(session.caller, story.now))
+    session.warn_of(story.blockers)
     out.say(telling.title, bold=True)
     out.paragraph(telling.state, "  ", fg="red" if story.findings else None)
     for line in telling.facts:
@@ -74,7 +71,7 @@ def _print(session: Session, story: Story, telling: Telling) -> None:
         out.paragraph(event.says, f"  {moment(event.at)}  ", " " * 27)
         if event.why:
             out.paragraph(event.why, " " * 29)
-    for finding in story.findings:
+    for finding in story.all_findings:
         out.say(f"\nWrong: {finding.kind.value.replace('_', ' ')}", bold=True, fg="red")
         out.paragraph(finding.certain, "  certain:  ", "            ")
         if finding.uncertain:

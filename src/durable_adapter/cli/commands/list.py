@@ -63,8 +63,8 @@ def command(
     session: Session, statuses: tuple[WorkflowStatus, ...], name: str | None, since: When | None, unfinished: bool, limit: int
 ) -> int:
     """List workflows, newest first."""
+    from ...reconcile.blockers import Blockers, unswept_shown
     from ...reconcile.case import look_around
-    from ...reconcile.sweeping import unswept
 
     journal = session.journal
     around = journal.around()
@@ -84,15 +84,21 @@ def command(
     looked_into = [run.ref for run in runs if run.look_at is not None or run.attention is not None]
     steps = journal.reads.slim_steps(looked_into, unreadable=unreadable)
     shown = [_shown(run, steps.get(run.ref, [])) for run in runs]
+    look = look_around(journal, around, caller=session.caller, stale=session.stale)
+    blockers = Blockers()
+    for run in runs:
+        blockers.add(run, steps.get(run.ref, []))
+    idle = blockers.unswept(look, [])
+    findings = blockers.findings(look, idle)
+    session.warn_of(findings)
     for error in unreadable:
         session.out.warn(str(error))
-    engines = {run.engine for run in runs if run.look_at is not None}
-    idle = unswept(look_around(journal, around), engines)
-    for each in idle:
-        session.out.warn(each.told(session.caller, now))
     if session.out.as_json:
         left = [{"id": e.id, "ref": e.ref, "key": e.key, "why": e.why} for e in unreadable]
-        session.out.json({"workflows": shown, "more": more, "unreadable": left, "unswept": [each.shown() for each in idle]})
+        found = [finding.shown() for finding in findings]
+        session.out.json(
+            {"workflows": shown, "more": more, "unreadable": left, "unswept": unswept_shown(idle), "findings": found}
+        )
         return CLEAN
     _print(session, runs, shown, now, more=more)
     return CLEAN

@@ -104,7 +104,7 @@ def command(
             witnesses=witnesses,
             limit=limit,
             around=around,
-            engines=list(engines) or ["celery"],
+            engines=list(engines),
             progress=lambda runs: session.out.progress(f"{runs:,} workflows looked at"),
         )
 
@@ -120,29 +120,30 @@ def command(
         session.out.json(_shown(found, mended))
     else:
         _print(session, journal, found, mended, each=each)
-    return FINDINGS if found.findings else CLEAN
+    return FINDINGS if found.all_findings else CLEAN
 
 
 def _shown(found: Found, mended: Mended | None) -> dict[str, Any]:
     from collections import Counter
 
     from ...reconcile import at_stake
+    from ...reconcile.blockers import unswept_shown
     from ...reconcile.words import iso
 
-    stake = at_stake(found.findings)
+    findings, stake = found.all_findings, at_stake(found.findings)
     return {
         "at": iso(found.at),
         "looked_at": found.runs,
         "swept_at": iso(found.swept_at),
-        "unswept": [each.shown() for each in found.unswept],
+        "unswept": unswept_shown(found.unswept),
         "next_look_at": iso(found.next_look_at),
-        "counts": dict(Counter(f.kind.value for f in found.findings)),
+        "counts": dict(Counter(f.kind.value for f in findings)),
         "at_stake": None if stake is None else str(stake),
         "more": found.more,
         "applied": None
         if mended is None
         else {"due": mended.due, "ended": mended.ended, "swept": mended.total(), "errors": mended.errors},
-        "findings": [f.shown() for f in found.findings],
+        "findings": [f.shown() for f in findings],
     }
 
 
@@ -150,18 +151,18 @@ def _print(session: Session, journal: Journal, found: Found, mended: Mended | No
     from ...reconcile.words import plural, since
 
     out = session.out
-    for idle in found.unswept:
-        out.warn(idle.told(session.caller, found.at))
+    findings = found.all_findings
+    blockers = [finding for finding in found.blockers if finding in findings]
+    session.warn_of(finding for finding in found.blockers if finding not in findings)
     if mended is not None:
         _print_mended(session, mended)
-    if not found.findings:
+    if not findings:
         looked = f"{plural(found.runs, 'unfinished workflow')} looked at"
         due = f" The next look at one is due {since(found.next_look_at, found.at)}." if found.next_look_at is not None else ""
-        if found.unswept and found.runs:
-            out.say(f"No findings yet: {looked}. Nobody sweeps, so that what is lost stays lost.{due}", fg="yellow")
-        else:
-            out.say(f"Nothing is wrong: {looked}.{due}", fg="green")
+        out.say(f"Nothing is wrong: {looked}.{due}", fg="green")
         return
+    for finding in blockers:
+        _print_finding(session, finding, found.at)
     for group in grouped(found.findings):
         if each or group.is_small:
             for finding in group.findings:
@@ -191,7 +192,8 @@ def _print_finding(session: Session, finding: Finding, now: int) -> None:
     out = session.out
     step = f" · {finding.step}" if finding.step else ""
     money = f" · {finding.amount} at stake" if finding.amount is not None else ""
-    out.say(f"{finding.kind.value.replace('_', ' ').upper()}  {finding.workflow}{step}{money}", bold=True)
+    what = finding.workflow or finding.name
+    out.say(f"{finding.kind.value.replace('_', ' ').upper()}  {what}{step}{money}", bold=True)
     if finding.since is not None:
         out.say(f"  since      {since(finding.since, now)}")
     out.paragraph(finding.certain, "  certain    ")
@@ -238,8 +240,9 @@ def _print_summary(session: Session, found: Found) -> None:
     from ...reconcile.words import plural
 
     out = session.out
-    counts = Counter(f.kind for f in found.findings)
-    out.say(f"{plural(len(found.findings), 'finding')} in {plural(len({f.ref for f in found.findings}), 'workflow')}", bold=True)
+    findings = found.all_findings
+    counts, refs = Counter(f.kind for f in findings), {f.ref for f in found.findings}
+    out.say(plural(len(findings), "finding") + (f" in {plural(len(refs), 'workflow')}" if refs else ""), bold=True)
     for trouble, count in counts.items():
         out.say(f"  {count:>6}  {trouble.value.replace('_', ' ')}: {MEANING[trouble]}")
     stake = at_stake(found.findings)
