@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from rq.job import JobStatus
 
 from durable_adapter.journal.runs import MAX_UNBEGUN
 from durable_adapter.model import StepStatus, WorkflowStatus
-from durable_adapter.rq import Worker, install
+from durable_adapter.rq import Worker, install, worker
 from durable_adapter.rq.identity import place_of
 from durable_adapter.runtime.values import encode
 from tests.celery.ledger import Ledger
@@ -159,6 +160,27 @@ def test_horses_that_die_before_the_step_begins_leave_no_doubt(shop: Shop, ledge
     charge = shop.steps(jobs[0])[0]
     assert (charge.attempt, charge.losses) == (1, 3)
     assert "in_doubt" not in shop.events(jobs[0])
+
+
+def test_the_death_of_a_horse_is_written_once_by_two_threads(shop: Shop, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = Worker([shop.queue], connection=shop.redis)
+    charge = shop.steps(chain(shop, order)[0])[0]
+    dead._durable_lost = [(f"{charge.ref} - {charge.key}", "its horse died")]
+    dead._durable_writing = threading.Lock()
+    sweeping = threading.Thread(target=dead._durable_bury, args=(shop.binding,))
+    written: list[str] = []
+
+    def write(*_args: Any, **_options: Any) -> bool:
+        written.append(threading.current_thread().name)
+        if len(written) == 1:
+            sweeping.start()
+            sweeping.join(0.5)
+        return True
+
+    monkeypatch.setattr(worker, "attempt_lost", write)
+    assert dead._durable_bury(shop.binding)
+    sweeping.join(SOON)
+    assert written == [threading.current_thread().name]
 
 
 def test_a_function_whose_horses_die_before_it_begins_goes_on(shop: Shop, ledger: Ledger, order: str) -> None:

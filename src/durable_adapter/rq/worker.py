@@ -119,6 +119,7 @@ class Durable:
     _durable_thread: SweeperThread | None = None
     _durable_running: Running | None = None
     _durable_lost: list[tuple[str, str]]
+    _durable_writing: threading.Lock
     _durable_leftovers: Leftovers | None = None
     _durable_looks_at = 0.0
 
@@ -135,7 +136,7 @@ class Durable:
         prepare_transactions(binding.registry)  # before a horse is forked
         binding.journal.compile_hot()
         _ = binding.journal.db.engine  # made before there is a thread, so that no horse is forked while one makes it
-        self._durable_lost = []
+        self._durable_lost, self._durable_writing = [], threading.Lock()
         self._durable_begin(binding)
         settings = binding.settings
         sweeper = Sweeper(
@@ -192,16 +193,16 @@ class Durable:
             logger.warning("what RQ keeps of jobs that nobody runs was not looked at: %s", error)
 
     def _durable_bury(self, binding: Binding) -> bool:
-        """Puts in doubt what a dead horse had begun; again and again until the journal has it."""
+        """Puts in doubt what a dead horse had begun; again and again until the journal has it, and once."""
         wanted = False
-        for lost in list(self._durable_lost):
-            name, why = lost
-            ref, token, key = name.split(" ", 2)
-            row = binding.journal.claims.look(ref, key)
-            if row is not None:
-                wanted |= attempt_lost(binding.journal, row, token, why, who=binding.host.parent)
-            with contextlib.suppress(ValueError):  # the sweeper's thread and RQ's loop may be here at once
-                self._durable_lost.remove(lost)
+        with self._durable_writing:  # the sweeper's thread and RQ's loop may be here at once
+            while self._durable_lost:
+                name, why = self._durable_lost[0]
+                ref, token, key = name.split(" ", 2)
+                row = binding.journal.claims.look(ref, key)
+                if row is not None:
+                    wanted |= attempt_lost(binding.journal, row, token, why, who=binding.host.parent)
+                del self._durable_lost[0]
         return wanted
 
     def handle_exception(self, job: Any, *exc_info: Any) -> Any:
