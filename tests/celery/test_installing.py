@@ -19,8 +19,8 @@ from celery.worker.consumer import consumer
 
 import durable_adapter as durable
 from durable_adapter.celery import binding_of, install, uninstall
-from durable_adapter.celery.binding import _SHARED
-from durable_adapter.celery.branches import BINDINGS
+from durable_adapter.celery.binding import Binding
+from durable_adapter.celery.hooks import SHARED
 from durable_adapter.errors import InstallConflict, NotInstalled, SettingError
 
 pytestmark = pytest.mark.usefixtures("declarations", "alone")
@@ -29,20 +29,20 @@ pytestmark = pytest.mark.usefixtures("declarations", "alone")
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No other app of this test process is hooked meanwhile."""
-    others, shared = list(BINDINGS), dict(_SHARED)
+    others, shared = list(Binding.installed), dict(SHARED)
     for (owner, name), (_, original) in shared.items():
         setattr(owner, name, original)
-    BINDINGS.clear()
-    _SHARED.clear()
+    Binding.installed.clear()
+    SHARED.clear()
     yield
     monkeypatch.undo()
-    for (owner, name), (_, original) in _SHARED.items():
+    for (owner, name), (_, original) in SHARED.items():
         setattr(owner, name, original)
-    _SHARED.clear()
-    _SHARED.update(shared)
+    SHARED.clear()
+    SHARED.update(shared)
     for (owner, name), (patch, _) in shared.items():
         setattr(owner, name, patch)
-    BINDINGS[:] = others
+    Binding.installed[:] = others
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_a_failing_task_fails_as_before_and_its_effect_is_recorded_as_unknown(sh
 
 def test_a_message_without_a_run_becomes_one_at_first_touch(shop: Runs, ledger: Ledger, order: str) -> None:
     """A producer without the plugin, or a message from before the deploy."""
-    result = shop.binding.publishing.original("tests.celery.shop.steps.charge", (order,), {})
+    result = shop.binding.send_task("tests.celery.shop.steps.charge", (order,), {})
     assert result.get(timeout=SOON) == f"ch-{order}"
     run = shop.of(result)
     assert run.status is WorkflowStatus.SUCCEEDED
@@ -98,7 +98,7 @@ def test_a_message_without_a_run_becomes_one_at_first_touch(shop: Runs, ledger: 
 
 def test_a_retried_message_without_a_run_is_in_doubt_and_held(shop: Runs, ledger: Ledger, order: str) -> None:
     """Its first delivery may have run where there was no plugin."""
-    result = shop.binding.publishing.original("tests.celery.shop.steps.charge", (order,), {}, retries=1)
+    result = shop.binding.send_task("tests.celery.shop.steps.charge", (order,), {}, retries=1)
     eventually(lambda: shop.find(result), SOON)
     held = shop.step_is(shop.of(result), "charge", StepStatus.HELD)
     assert "sent without the plugin" in (held.doubt or "")
@@ -108,7 +108,7 @@ def test_a_retried_message_without_a_run_is_in_doubt_and_held(shop: Runs, ledger
 def test_a_message_whose_run_the_journal_does_not_have_is_refused_and_reported(shop: Runs, ledger: Ledger, order: str) -> None:
     ref = new_ref()
     stamp = {"stamped_headers": [STAMP], STAMP: make_stamp(ref)}
-    shop.binding.publishing.original("tests.celery.shop.steps.charge", (order,), {}, **stamp)
+    shop.binding.send_task("tests.celery.shop.steps.charge", (order,), {}, **stamp)
     eventually(lambda: shop.events(ref) == ["refused"], SOON)
     assert "which this journal does not have" in shop.why(ref)
     (refusal,) = shop.journal.events.of(ref)

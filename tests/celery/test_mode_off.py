@@ -86,6 +86,6 @@ def test_a_message_of_a_run_that_is_over_is_a_memo_hit_on_workers_that_are_off(
 def test_a_message_without_a_run_stays_without_one_on_workers_that_are_off(
     off: World, idle_shop: Runs, ledger: Ledger, order: str
 ) -> None:
-    result = idle_shop.binding.publishing.original("tests.celery.shop.steps.charge", (order,), {}, queue=off.queue)
+    result = idle_shop.binding.send_task("tests.celery.shop.steps.charge", (order,), {}, queue=off.queue)
     assert result.get(timeout=SOON) == f"ch-{order}"
     assert idle_shop.find(result) is None

@@ -36,7 +36,7 @@ def test_a_refusal_is_not_tried_again_where_the_body_asks_for_it(shop: Runs, led
 def test_a_member_that_adds_to_its_chord_is_refused(shop: Runs, ledger: Ledger, order: str) -> None:
     """The chord comes from a producer without the plugin: its member is adopted."""
     chord = habits.unmarked_note.si(order)
-    result = shop.binding.publishing.original(
+    result = shop.binding.send_task(
         habits.adds_to_its_chord.name, (order,), group_id=f"group-{order}", chord=dict(chord.set(task_id=f"body-{order}"))
     )
     with pytest.raises(UnsupportedCanvas, match=r"adds .*unmarked_note to the chord"):

@@ -154,7 +154,7 @@ def test_an_adopted_message_that_is_sent_again_is_the_same_message_with_our_stam
     idle_shop: Runs, wire: Wire, order: str, options: dict[str, Any]
 ) -> None:
     """Sent by a producer without the plugin, adopted, and sent again: a chord member still names its chord."""
-    idle_shop.binding.publishing.original(
+    idle_shop.binding.send_task(
         chains.reserve.name, (order,), task_id=f"adopted-{order}", **{"ignore_result": False, **body_of(wire, options)}
     )
     message = wire.message()

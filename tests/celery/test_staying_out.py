@@ -13,7 +13,7 @@ from celery.exceptions import TimeoutError as CeleryTimeout
 
 import durable_adapter as durable
 from durable_adapter.celery import HeldTimeout, binding_of, install, uninstall
-from durable_adapter.celery.states import HELD
+from durable_adapter.celery.results import HELD
 from durable_adapter.errors import NotInstalled, SettingError
 from tests.celery.world import World
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from durable_adapter.celery import ended
 from durable_adapter.journal.schema import step
 from durable_adapter.model import STAMP, Cause, StepStatus, WorkflowRow, WorkflowStatus, make_stamp
 from tests.celery.shop import endings
@@ -28,8 +27,8 @@ def thrown_away(shop: Runs, run: WorkflowRow, task_id: str, said: dict[str, Any]
     """A worker's parent hears that its message was thrown away, and writes that down."""
     headers = {"id": task_id, "retries": said.get("retries", 0), "stamps": {STAMP: make_stamp(run.ref, shop.steps(run)[0].key)}}
     delivery = {"routing_key": "celery", "redelivered": said.get("redelivered", False)}
-    ended.hear_not_taken(shop.binding, SimpleNamespace(headers=headers, delivery_info=delivery), "does not know the task")
-    ended.write(shop.binding)
+    shop.binding.discards.note_not_taken(SimpleNamespace(headers=headers, delivery_info=delivery), "does not know the task")
+    shop.binding.discards.record()
 
 
 @pytest.mark.parametrize("said", CAME_BEFORE)
@@ -68,8 +67,8 @@ def test_a_step_whose_process_was_killed_by_a_revoke_before_it_began_is_never_se
 ) -> None:
     run, task_id = planned(idle_shop, task, f"nobody-{order}", "effect", order)
     revoked = SimpleNamespace(id=task_id, task=task.name, stamps={STAMP: make_stamp(run.ref, idle_shop.steps(run)[0].key)})
-    ended.hear(idle_shop.binding, revoked, terminated=True, expired=False)
-    ended.write(idle_shop.binding)
+    idle_shop.binding.discards.note_end(revoked, terminated=True, expired=False)
+    idle_shop.binding.discards.record()
     (row,) = idle_shop.steps(run)
     assert (row.status, row.cause) == (StepStatus.CANCELLED, Cause.ENDED_BY_ENGINE)
     assert idle_shop.of(task_id).status is WorkflowStatus.CANCELLED
@@ -87,11 +86,11 @@ def test_an_end_that_cannot_be_written_is_logged_and_stops_no_other(
     idle_shop.journal.db.transaction(lambda conn: conn.execute(damaged.values(status="newer")))
     try:
         for request in requests:
-            ended.hear(idle_shop.binding, request, terminated=False, expired=False)
-        ended.write(idle_shop.binding)
-        assert not idle_shop.binding.ended
+            idle_shop.binding.discards.note_end(request, terminated=False, expired=False)
+        idle_shop.binding.discards.record()
+        assert not idle_shop.binding.discards
         assert idle_shop.of(runs[1][1]).status is WorkflowStatus.CANCELLED
         assert f"end_not_written task={runs[0][1]}" in caplog.text
     finally:
-        idle_shop.binding.ended.clear()
+        idle_shop.binding.discards.clear()
         idle_shop.journal.db.transaction(lambda conn: conn.execute(damaged.values(status="planned")))

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 import durable_adapter.celery
+from durable_adapter.celery.worker import check
 from durable_adapter.errors import JournalUnmigrated
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import REVISION, REVISIONS, VERSION_TABLE
@@ -89,7 +90,7 @@ def test_a_start_and_a_worker_whose_journals_file_is_not_there_fail_and_make_non
     missing = tmp_path / "jurnal.db"
     shop = make_shop(install=False)
     binding = durable_adapter.celery.install(shop.app, journal=f"sqlite:///{missing}")
-    for operation in (lambda: shop.app.tasks["charge"].delay("42"), binding.check_worker):
+    for operation in (lambda: shop.app.tasks["charge"].delay("42"), lambda: check(binding)):
         with pytest.raises(JournalUnmigrated, match=r"jurnal\.db does not exist, and nothing was made"):
             operation()
     assert (missing.exists(), shop.sent) == (False, [])

@@ -74,7 +74,7 @@ def plainly(durable_journal: TestJournal, name: str, *args: Any, **options: Any)
     """A producer without the plugin publishes."""
     binding = durable_journal._here.drivers[0].binding
     binding.ensure_hooked()
-    binding.publishing.original(name, args, {}, **options)
+    binding.send_task(name, args, {}, **options)
 
 
 def test_a_later_member_waits_as_long_as_it_was_to_wait_also_when_the_one_before_it_was_recovered(

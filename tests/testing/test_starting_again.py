@@ -39,15 +39,15 @@ def test_a_start_that_the_broker_answered_with_an_error_is_made_again(
     def ship(paid: str) -> str:
         return f"sh_{paid}"
 
-    publishing = durable_journal._here.drivers[0].binding.publishing
-    sends, failures = publishing.original, [ConnectionError("the broker is away")]
+    binding = durable_journal._here.drivers[0].binding
+    sends, failures = binding.send_task, [ConnectionError("the broker is away")]
 
     def original(*args: Any, **options: Any) -> Any:
         if failures:
             raise failures.pop()
         return sends(*args, **options)
 
-    monkeypatch.setattr(publishing, "original", original)
+    monkeypatch.setattr(binding, "send_task", original)
     with pytest.raises(ConnectionError):
         durable.start("order-42", chain(charge.s("42"), ship.s()), app=app)
     result = durable.start("order-42", chain(charge.s("42"), ship.s()), app=app)

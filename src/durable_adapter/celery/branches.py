@@ -11,17 +11,12 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.utils.functional import _regen
 
 from ..errors import UnsupportedCanvas
-
-if TYPE_CHECKING:
-    from .binding import Binding
-
-#: The bindings of this process, for the canvas classes that all apps share.
-BINDINGS: list[Binding] = []
+from .binding import Binding
 
 GROUPS = (
     "{what} has durable members, and groups and chords are not durable yet. {sent} Until they are, publish the members as "
@@ -82,7 +77,7 @@ def _publishing(options: Mapping[str, Any], what: str, *parts: Any) -> Iterator[
     Raises:
         UnsupportedCanvas: something that is known of it already is durable.
     """
-    bindings = [binding for binding in BINDINGS if _guards(binding)]
+    bindings = [binding for binding in Binding.installed if _guards(binding)]
     # Celery itself names parent and root where it publishes what follows a task: a link, an errback, the rest of a chain. Each
     # member is then a run of its own. To refuse it there would be too late.
     follows = options.get("parent_id") is not None and options.get("root_id") is not None

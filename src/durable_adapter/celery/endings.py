@@ -16,17 +16,17 @@ from kombu.utils.json import dumps
 
 from ..errors import JournalError, StepFailed, UnserialisableValue
 from ..model import Effect, Kind, StepRow, StepStatus
+from ..runtime.deliveries import unmarked_ended
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import end_step
 from ..runtime.values import encode_for, write_failure
-from .plans import NO_MESSAGE, tail_members
-from .publishing import place_of
+from .binding import Binding
+from .plans import NO_MESSAGE, place_of, tail_members
 
 if TYPE_CHECKING:
     from celery.app.task import Context, Task
 
     from ..runtime.calls import Call
-    from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
 
@@ -91,14 +91,32 @@ def note_follows(request: Context) -> None:
         request.__dict__[_FOLLOWS] = (request.chain, request.chain[-1])
 
 
-def before_run(binding: Binding, task: Task) -> None:
+def unmarked_end(binding: Binding, task: Any, value: Any = None, error: BaseException | None = None) -> None:
+    """Records the end of an unmarked member of a durable chain."""
+    request, name = getattr(task, "request", None), getattr(task, "name", "")
+    place = place_of(request)
+    if place is not None and not binding.registry.is_marked(name):
+        unmarked_ended(binding.host, *place, name, value=value, error=error)
+
+
+def succeeded(binding: Binding, sender: Any = None, result: Any = None, **_: Any) -> None:
+    """Celery's signal `task_success`."""
+    unmarked_end(binding, sender, result)
+
+
+def failed(binding: Binding, sender: Any = None, exception: Any = None, **_: Any) -> None:
+    """Celery's signal `task_failure`."""
+    unmarked_end(binding, sender, error=exception)
+
+
+def before_run(binding: Binding, sender: Any = None, **_: Any) -> None:
     """Celery begins a delivery: one of an unmarked member that comes again is counted, because nobody else tells of it."""
-    request = getattr(task, "request", None)
+    request = getattr(sender, "request", None)
     place = place_of(request)
     if request is None or place is None:
         return
     note_follows(request)
-    if not (request.delivery_info or {}).get("redelivered") or binding.registry.is_marked(task.name):
+    if not (request.delivery_info or {}).get("redelivered") or binding.registry.is_marked(sender.name):
         return
     try:
         binding.journal.engine_ends.begins_again(place[0], str(request.id))
@@ -106,12 +124,12 @@ def before_run(binding: Binding, task: Task) -> None:
         logger.warning("that unmarked task %s was delivered again is not recorded: %s", request.id, error)
 
 
-def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
+def after_run(binding: Binding, sender: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
     """Celery is done with a delivery: where the body of a step was never reached, its end is recorded all the same.
 
     `Task.before_start` and a task's own `__call__` may end it: raise `Ignore` or `Reject`, fail, or answer by themselves.
     """
-    request = getattr(task, "request", None)
+    request = getattr(sender, "request", None)
     place = place_of(request)
     if request is None or place is None:
         return
@@ -122,12 +140,12 @@ def after_run(binding: Binding, task: Task, state: Any, retval: Any) -> None:
         return
     if state not in (SUCCESS, FAILURE, IGNORED, REJECTED) or (state == REJECTED and getattr(retval, "requeue", False)):
         return
-    if not binding.registry.is_marked(task.name):
+    if not binding.registry.is_marked(sender.name):
         if state in (IGNORED, REJECTED):  # of these Celery tells nobody else
-            binding.publishing.unmarked_ended(task, error=retval)
+            unmarked_end(binding, sender, error=retval)
         return
     try:
-        _record(binding, task, place[0], str(request.id), state, retval)
+        _record(binding, sender, place[0], str(request.id), state, retval)
     except JournalError as error:
         logger.warning("the end of task %s, whose body was not called, is not recorded: %s", request.id, error)
 

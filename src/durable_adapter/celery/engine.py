@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.exceptions import InvalidTaskError, NotRegistered, TaskRevokedError
 from celery.states import FAILURE, REVOKED, SUCCESS
@@ -16,12 +16,10 @@ from ..declare.policy import StepPolicy
 from ..model import SECOND, Kind, Shape, StepRow, WorkflowRow
 from ..runtime.engine import EngineEnd, EngineOutcome
 from ..runtime.plans import compensation_options
+from .binding import Binding
 from .plans import dispatched_message, message_for, undo_message
-from .states import HELD
+from .results import HELD
 from .tasks import task_named
-
-if TYPE_CHECKING:
-    from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
 
@@ -48,7 +46,16 @@ class CeleryEngine:
             name, args, kwargs, options = dispatched_message(run, step, steps)
         else:
             name, args, kwargs, options = message_for(marked, run, step, steps)
-        self._binding.publish(name, args, kwargs, options)
+        self._publish(name, args, kwargs, options)
+
+    def _publish(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
+        """Sends a message as it is, past our own hook, and with the options that the task's own `apply_async` adds."""
+        task = task_named(self._binding.app, name)
+        extra = {"task_type": task} if task is not None else {}
+        if task is not None:
+            options = {**{k: v for k, v in task._get_exec_options().items() if v is not None}, **options}
+            options.setdefault("ignore_result", task.ignore_result)
+        self._binding.send_task(name, tuple(args or ()), kwargs, add_to_parent=False, **extra, **options)
 
     def queue_is_empty(self, queue: str | None) -> bool | None:
         """Whether the broker holds no message in a queue now; None where the transport cannot say."""

@@ -17,7 +17,7 @@ from ..runtime.order import members_of
 from ..runtime.starting import AlreadyStarted, check_id, check_same_start, found_by_id, starting
 from .binding import Binding
 from .installing import binding_of
-from .publishing import signature_fingerprint
+from .publishing import is_durable, signature_fingerprint
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -47,7 +47,7 @@ def start(workflow_id: str, signature: Signature, *, app: Celery | None = None) 
             "result or a task"
         )
     binding = binding_of(app or signature.app)
-    if not binding.is_off and not binding.publishing.is_durable(signature, draw=True):
+    if not binding.is_off and not is_durable(binding, signature, draw=True):
         raise DeclarationError(
             f"durable.start({workflow_id!r}, ...): no task in this signature is durable. Mark the ones with effects with "
             "@durable.step. Nothing was sent."

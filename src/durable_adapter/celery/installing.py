@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from celery import VERSION, current_app
+from celery import VERSION, current_app, signals
 
 from ..errors import InstallConflict, NotInstalled
 from ..settings import Settings, load
-from .binding import Binding, check_same
+from . import hooks
+from .binding import Binding
+from .engine import CeleryEngine
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -53,7 +55,7 @@ def install(app: Celery, journal: str | None = None, **options: Any) -> Binding:
 
     existing: Binding | None = app.__dict__.get(_ATTRIBUTE)
     if existing is not None:
-        check_same(existing, read_settings())
+        existing.refuse_others(read_settings(), room="celery", where="on this app", undo="uninstall(app)")
         return existing
     if app.configured or app._config_source is None:
         read_settings().url()
@@ -61,9 +63,23 @@ def install(app: Celery, journal: str | None = None, **options: Any) -> Binding:
         raise InstallConflict(
             f"durable-adapter needs Celery {'.'.join(map(str, OLDEST))} or newer; this is {'.'.join(map(str, VERSION[:3]))}"
         )
-    binding = Binding(app, read_settings)
-    binding.install()
+    binding = Binding(app, read_settings, CeleryEngine, hooks.hook_task)
+    hooks.install(binding)
     return binding
+
+
+def hook_copy(app: Celery) -> None:
+    """Celery made a pickled copy of an app, and calls this while it does: the copy is hooked as soon as it is complete."""
+
+    def install_on_copy(**_: Any) -> None:
+        carried = app.conf.get(hooks.CARRIED)
+        if carried is None:
+            return
+        binding = install(app, **carried["settings"])
+        # The parent records the deaths of its children under this name.
+        binding.parent = binding.host.parent = carried["parent"]
+
+    signals.import_modules.connect(install_on_copy, sender=app, weak=False)
 
 
 def _engine_settings(app: Celery) -> Callable[[str], Any]:

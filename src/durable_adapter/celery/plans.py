@@ -10,8 +10,8 @@ from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
 
 from ..codec import JSON
-from ..errors import MessageExpired
-from ..model import SECOND, STAMP, Kind, StepRow, StepStatus, WorkflowRow, make_stamp
+from ..errors import MessageExpired, UnknownStamp
+from ..model import SECOND, STAMP, Kind, StepRow, StepStatus, WorkflowRow, make_stamp, read_stamp, task_key
 from ..runtime.order import members_of
 from ..runtime.plans import Member, arguments_of, plain, step_before, stored_member, undo_call
 from .tasks import task_named
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ..runtime.marked import Marked
 
+#: Set on the request of an adopted delivery: its run and its key.
+PLACE = "_durable_place"
 #: Properties of a message that a publication may name, and that Celery hands on as they are.
 PROPERTIES = ("delivery_mode", "message_id", "app_id", "user_id", "type")
 #: What is kept beside the options of a member that is a canvas of its own (a group, a chord): which one. It is none of them.
@@ -170,6 +172,20 @@ def queue_of(app: Celery, name: str, args: Any, kwargs: Any, options: Mapping[st
     routed = app.amqp.router.route({}, name, tuple(args or ()), dict(kwargs or {}), task)
     found = routed.get("queue")
     return str(getattr(found, "name", found)) if found is not None else None
+
+
+def place_of(request: Any) -> tuple[str, str] | None:
+    """The run and key of a delivery: by its stamp, or because it was adopted; None where it belongs to no run."""
+    if request is None:
+        return None
+    try:
+        stamp = read_stamp((getattr(request, "stamps", None) or {}).get(STAMP))
+    except UnknownStamp:
+        return None  # it was refused, and ran nothing
+    if stamp is None:
+        adopted: tuple[str, str] | None = getattr(request, "__dict__", {}).get(PLACE)
+        return adopted
+    return stamp[0], stamp[1] or task_key(request.id, request.task or "")
 
 
 def original_run(app: Celery, name: str) -> Any:

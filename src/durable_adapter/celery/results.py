@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.exceptions import TimeoutError as CeleryTimeout
 
 from ..current import FUNCTION, STEP
 from ..runtime.alerts import explain
 from ..runtime.functions import FunctionRun
-from .states import HELD
-
-if TYPE_CHECKING:
-    from .binding import Binding
-
+from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
+
+#: The Celery state of a step that waits for a person. Never ready: `get()` keeps waiting.
+HELD = "HELD"
 
 
 class HeldTimeout(CeleryTimeout):

@@ -36,15 +36,13 @@ from ..runtime.deliveries import adopted, awaited, kind_of, refused
 from ..runtime.functions import run_function
 from ..runtime.steps import run_step
 from . import endings
-from .active import ActiveTask, active
-from .limits import Limits, limited
-from .plans import KEPT, PROPERTIES, member_of, stamped_chain, stamps_of, tail_members
-from .states import HELD
+from .attempts import ActiveTask, Limits, current
+from .binding import Binding
+from .plans import KEPT, PLACE, PROPERTIES, member_of, stamped_chain, stamps_of, tail_members
+from .results import HELD
 
 if TYPE_CHECKING:
     from celery.app.task import Context, Task
-
-    from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
 
@@ -102,7 +100,7 @@ def _in_place(
     if policy is None:
         return original(*args, **kwargs)
     limits = Limits(task)
-    with limited(limits):
+    with current(limits):
         value = function.call_step(policy, policy.name or name, original, args, kwargs, declines=limits.declines)
     return as_called(original, value)
 
@@ -148,7 +146,7 @@ def _delivered(
         tail = [member_key(place, sig["task"]) for place, sig in enumerate(reversed(request.chain), start=1)]
         request.chain = stamped_chain(request.chain, call.ref, tail)
         endings.note_follows(request)
-    request.__dict__["_durable_place"] = (call.ref, call.key)
+    request.__dict__[PLACE] = (call.ref, call.key)
     request.__dict__[endings.REACHED] = True
     try:
         value = run_function(binding.host, call) if kind is Kind.FUNCTION else run_step(binding.host, call)
@@ -192,7 +190,7 @@ def _body(
         had_chain, as_it_was = list(request.chain or ()), endings.seen(request.chain)
         delivery.begin()
         limits.declined, limits.most = False, None
-        with active(delivery), limited(limits):
+        with current(limits, delivery):
             value = awaited(original(*args, **kwargs))
         if delivery.send is not None:
             delivery.before_sending = functools.partial(_store_meanwhile, task, request, value)

@@ -6,23 +6,20 @@ watches which processes the pool has reaped, and writes their deaths at once.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from celery import bootsteps, signals
+from celery import bootsteps
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 
-from ..errors import DurableError, JournalError
+from ..errors import DurableError, InstallConflict, JournalError, JournalUnreachable
 from ..model import StepStatus
-from ..recovery import Sweeper, SweeperThread
+from ..recovery import SweeperThread
 from ..runtime import outages
-from ..runtime.engine import installed_beside
 from ..runtime.transactions import prepare_transactions
-from . import ended
-
-if TYPE_CHECKING:
-    from .binding import Binding
+from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
 
@@ -44,23 +41,14 @@ class SweeperStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         """Starts the thread."""
         binding: Binding = worker.app.durable_binding
-        settings = binding.settings
-        sweeper = Sweeper(
-            binding.journal,
-            lambda: installed_beside(binding.engine),
-            stale=settings.stale,
-            beat=settings.beat,
-            retention=settings.retention,
-            queues=lambda: binding.queues,
-        )
 
         def watch() -> bool:
-            buried = self._bury(binding, worker)
+            recorded = self._record_deaths(binding, worker)
             self._return_unbegun(binding)
-            ended.write(binding)
-            return buried
+            binding.discards.record()
+            return recorded
 
-        self.thread = SweeperThread(sweeper, every=settings.sweep_every if settings.sweeper else None, watch=watch)
+        self.thread = SweeperThread.beside(binding, watch)
         self.thread.start()
 
     def stop(self, worker: Any) -> None:
@@ -73,8 +61,8 @@ class SweeperStep(bootsteps.StartStopStep):
         if self.thread is not None:
             self.thread.stop()
 
-    def _bury(self, binding: Binding, worker: Any) -> bool:
-        """Writes the deaths of this worker's own children: those that its pool has reaped since the last look."""
+    def _record_deaths(self, binding: Binding, worker: Any) -> bool:
+        """Records the deaths of this worker's own children: those that its pool has reaped since the last look."""
         # Copied at once: the pool's own thread takes processes out of this list while we look.
         living = {process.pid for process in list(getattr(getattr(worker.pool, "_pool", None), "_pool", None) or ())}
         missing = self.children - living
@@ -87,7 +75,7 @@ class SweeperStep(bootsteps.StartStopStep):
                 binding.journal.workers.child_died(binding.parent, pid, why)
             except JournalError as error:
                 outages.away(binding.journal, error)
-                logger.debug("the death of child %s is not written yet: %s", pid, error)
+                logger.debug("the death of child %s is not recorded yet: %s", pid, error)
                 return False
             del self.dead[pid]
             if not self.dead:
@@ -123,66 +111,87 @@ def before_the_fork(binding: Binding, worker: Any) -> None:
         gc.freeze()
 
 
-def install(binding: Binding) -> None:
-    """Adds the bootstep and listens to the worker's life."""
-    app = binding.app
-    app.durable_binding = binding
-    steps = app.steps["worker"]
-    steps.add(SweeperStep)
+def check(binding: Binding) -> None:
+    """Makes sure, when a worker starts, that the journal is there and that every marked task is hooked.
 
-    def undo() -> None:
-        steps.discard(SweeperStep)
-        app.__dict__.pop("durable_binding", None)
+    Raises:
+        JournalError: the journal is not migrated, or newer than this code; not where nothing is marked.
+        NotInstalled: something is marked, and no journal is named anywhere.
+        InstallConflict: a task cannot be hooked, and `strict` is set; else that task alone is refused.
+    """
+    binding.hook_tasks()
+    if not binding.registry.marks_anything:
+        return  # a worker that needs no journal does not wait for one
+    with contextlib.suppress(JournalUnreachable):
+        binding.journal.check()
+    missing = binding.unhooked()
+    if not missing:
+        return
+    text = f"these durable tasks cannot be hooked in this worker and would run unprotected: {', '.join(missing)}"
+    if binding.settings.strict:
+        raise InstallConflict(text)
+    logger.error("%s. This worker refuses them: it takes them for unregistered tasks", text)
+    for name in missing:
+        binding.app._tasks.unregister(name)
 
-    binding.patched(
-        "app.steps['worker']",
-        "runs the sweeper in the worker's parent, and hears of children's deaths",
-        undo,
-        guard="Celery's documented way to extend a worker; a pool without a list of processes reports no deaths",
-    )
 
-    def after_setup(instance: Any = None, **_: Any) -> None:
-        if instance is not None and instance.app is app:
-            binding.queues = sorted(app.amqp.queues.consume_from)
-            try:
-                binding.check_worker()
-            except DurableError as error:
-                # A signal's receiver can only stop a worker that must not run by leaving the process.
-                logger.critical("this worker does not start: %s", error)
-                raise SystemExit(1) from error
-            if binding.registry.marks_anything:
-                before_the_fork(binding, instance)
+# Receivers of Celery's signals; `hooks` says which listens to what.
 
-    def process_init(**_: Any) -> None:
+
+def modules_imported(binding: Binding, **_: Any) -> None:
+    """Task modules were imported, or lazy tasks made: what is marked among them is hooked."""
+    if binding.app.finalized:
         binding.hook_tasks()
 
-    def given_up(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-        # In the parent alone: a lost child or a hard time limit, after which the message is gone and a failure stored.
-        if isinstance(exception, (WorkerLostError, TimeLimitExceeded)) and binding.registry.is_marked(sender.name):
-            binding.given_up.append(task_id)
 
-    def revoked(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
-        if request is not None:
-            ended.hear(binding, request, terminated=terminated, expired=expired)
+def set_up(binding: Binding, instance: Any = None, **_: Any) -> None:
+    """A worker is about to start."""
+    if instance is None or instance.app is not binding.app:
+        return
+    binding.queues = sorted(binding.app.amqp.queues.consume_from)
+    try:
+        check(binding)
+    except DurableError as error:
+        # A signal's receiver can only stop a worker that must not run by leaving the process.
+        logger.critical("this worker does not start: %s", error)
+        raise SystemExit(1) from error
+    if binding.registry.marks_anything:
+        before_the_fork(binding, instance)
 
-    def unknown(message: Any = None, name: Any = None, **_: Any) -> None:
-        ended.hear_not_taken(binding, message, f"does not know the task {name}")
 
-    def rejected(message: Any = None, exc: Any = None, **_: Any) -> None:
-        ended.hear_not_taken(binding, message, f"cannot read its message ({type(exc).__name__ if exc else 'unknown format'})")
+def process_begins(binding: Binding, **_: Any) -> None:
+    """A child of the pool begins."""
+    binding.hook_tasks()
 
-    def shutting_down(**_: Any) -> None:
-        binding.stop_children()
 
-    def process_shutdown(**_: Any) -> None:
-        binding.host.stop()
+def process_ends(binding: Binding, **_: Any) -> None:
+    """This worker, or this child of its pool, ends."""
+    binding.host.stop()
 
-    binding.listen(signals.celeryd_after_setup, after_setup)
-    binding.listen(signals.worker_process_init, process_init)
-    binding.listen(signals.task_failure, given_up)
-    binding.listen(signals.task_revoked, revoked)
-    binding.listen(signals.task_unknown, unknown)
-    binding.listen(signals.task_rejected, rejected)
-    binding.listen(signals.worker_shutting_down, shutting_down)
-    binding.listen(signals.worker_process_shutdown, process_shutdown)
-    binding.listen(signals.worker_shutdown, process_shutdown)
+
+def shutting_down(binding: Binding, **_: Any) -> None:
+    """A warm shutdown has begun."""
+    binding.stop_children()
+
+
+def given_up(binding: Binding, sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
+    """In the parent alone: a lost child or a hard time limit, after which the message is gone and a failure stored."""
+    if isinstance(exception, (WorkerLostError, TimeLimitExceeded)) and binding.registry.is_marked(sender.name):
+        binding.given_up.append(task_id)
+
+
+def revoked(binding: Binding, request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
+    """A task was revoked, or its message has expired."""
+    if request is not None:
+        binding.discards.note_end(request, terminated=terminated, expired=expired)
+
+
+def unknown(binding: Binding, message: Any = None, name: Any = None, **_: Any) -> None:
+    """A message names a task that this worker does not have."""
+    binding.discards.note_not_taken(message, f"does not know the task {name}")
+
+
+def rejected(binding: Binding, message: Any = None, exc: Any = None, **_: Any) -> None:
+    """A message cannot be read."""
+    why = type(exc).__name__ if exc else "unknown format"
+    binding.discards.note_not_taken(message, f"cannot read its message ({why})")

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 
 from ..errors import JournalError
+from ..runtime.binding import BaseBinding
+from ..runtime.engine import installed_beside
 from .sweeper import Sweeper
 
 logger = logging.getLogger("durable_adapter")
@@ -36,6 +38,20 @@ class SweeperThread:
         #: A death was written while a sweep was under way.
         self._wanted = False
         self._thread = threading.Thread(target=self._loop, name="durable-sweeper", daemon=True)
+
+    @classmethod
+    def beside(cls, binding: BaseBinding, watch: Callable[[], bool]) -> SweeperThread:
+        """The thread of a binding's worker, by its settings."""
+        settings = binding.settings
+        sweeper = Sweeper(
+            binding.journal,
+            lambda: installed_beside(binding.engine),
+            stale=settings.stale,
+            beat=settings.beat,
+            retention=settings.retention,
+            queues=lambda: binding.queues,
+        )
+        return cls(sweeper, every=settings.sweep_every if settings.sweeper else None, watch=watch)
 
     def start(self) -> None:
         """Starts the thread."""

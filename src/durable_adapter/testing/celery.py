@@ -23,10 +23,11 @@ from kombu.message import Message
 from kombu.messaging import Producer
 from kombu.serialization import dumps, prepare_accept_content
 
-from ..celery import HeldTimeout, ended, install, uninstall
-from ..celery.active import ACTIVE
+from ..celery import HeldTimeout, install, uninstall
+from ..celery.attempts import ACTIVE
 from ..celery.binding import Binding
 from ..celery.engine import CeleryEngine
+from ..celery.publishing import is_durable, send
 from ..celery.results import held_reason
 from ..errors import NotFinished
 
@@ -123,7 +124,7 @@ class InProcess:
         app.finalize()
         binding.ensure_hooked()
         put.attribute(binding, "in_process", self)
-        put.attribute(binding.publishing, "producer", _Producer(self._take, accept))
+        put.attribute(binding, "producer", _Producer(self._take, accept))
         put.attribute(app, "_backend_cache", CacheBackend(app=app, url="memory://"))
         put.attribute(app.conf, "task_always_eager", False)
         put.attribute(task_module.Task, "apply", self._apply(task_module.Task.apply))
@@ -154,7 +155,7 @@ class InProcess:
 
         def apply(target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
             signature = target.s() if isinstance(target, task_module.Task) else target
-            ours = self.is_idle and signature.app is self.app and self.binding.publishing.is_durable(signature)
+            ours = self.is_idle and signature.app is self.app and is_durable(self.binding, signature)
             if not ours:
                 return original(target, args, kwargs, **options)
             throw = options.pop("throw", None)
@@ -197,7 +198,7 @@ class InProcess:
         self._delivered[id(message)] = message
         request = Request(message, app=self.app, hostname="in process")
         if request.revoked():
-            ended.write(self.binding)
+            self.binding.discards.record()
             return
         _, _, embed = message.payload
         task = request.task
@@ -212,7 +213,7 @@ class InProcess:
         Raises:
             NotFinished: it has no outcome yet, because it waits for something.
         """
-        return self.binding.publishing.send(name, args, kwargs, {}).get()
+        return send(self.binding, name, args, kwargs, {}).get()
 
     def run_until_ready(self, result: Any) -> None:
         """What `get()` does first: runs what is due, and does not wait for what is not.
