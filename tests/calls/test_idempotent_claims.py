@@ -17,10 +17,11 @@ from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Killed, Left, StepFailed
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, Effect, Event, Kind, Safety, StepStatus, WorkflowStatus
+from durable_adapter.reconcile.changes import Operator
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
 from durable_adapter.reconcile.looking import look_for_trouble
-from durable_adapter.reconcile.orders import Orders
+from durable_adapter.reconcile.orders import acknowledge
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace
 from tests.journal.making import (
@@ -306,10 +307,10 @@ class TestTwice:
     @pytest.mark.parametrize("whole_run", [True, False])
     def test_acknowledging_clears_it(self, journal: Journal, whole_run: bool) -> None:
         ref = self.rolled_back(journal)
-        orders = Orders(journal, engines={}, who="ann", why="the second charge was refunded by hand", caller=Caller())
+        operator = Operator(journal, engines={}, who="ann", why="the second charge was refunded by hand", caller=Caller())
         steps = journal.reads.steps(ref)
         charge = next(s for s in steps if s.key == "charge")
-        assert orders.acknowledge(the_run(journal, ref), steps, None if whole_run else charge).carry_out().done
+        assert acknowledge(operator, the_run(journal, ref), steps, None if whole_run else charge).carry_out().done
         row = the(journal, ref, "charge")
         assert (row.status, row.twice_at, row.marks) == (StepStatus.UNDONE, None, [])
         assert the_run(journal, ref).attention is None

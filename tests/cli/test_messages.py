@@ -219,7 +219,7 @@ def test_options_hold_before_the_command_and_behind_it(cli: Cli, journal: Journa
 @on_sqlite
 def test_printed_commands_reach_the_same_journal_and_tell_no_password(url: str, journal: Journal, nowhere: Cli) -> None:
     held(journal, a_run(journal, "charge"), "charge")
-    found = nowhere.json("reconcile", "--journal", url)["findings"][0]
+    found = nowhere.json("reconcile", "--kind", "held", "--journal", url)["findings"][0]
     assert found["command"].startswith(f"durable-adapter --journal {url} resolve ")
     assert nowhere.run_printed(found["command"]).exit_code == 0
 

@@ -9,8 +9,9 @@ import pytest
 
 from durable_adapter.journal import Journal
 from durable_adapter.model import SECOND, Effect, Event, Kind, Safety, StepStatus, WorkflowStatus
+from durable_adapter.reconcile import orders
+from durable_adapter.reconcile.changes import Operator
 from durable_adapter.reconcile.commands import Caller
-from durable_adapter.reconcile.orders import Orders
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.making import (
     DECLINED,
@@ -233,8 +234,8 @@ def test_retry_in_bulk_goes_on_with_everything_that_failed_at_a_step(cli: Cli, j
 def test_an_order_that_comes_too_late_changes_nothing_and_says_so(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     run, steps = the_run(journal, ref), journal.reads.steps(ref)
-    orders = Orders(journal, who="ann", why="so", engines={}, caller=Caller())
-    cancel, retry = orders.cancel(run, steps), orders.retry(run, steps)
+    operator = Operator(journal, who="ann", why="so", engines={}, caller=Caller())
+    cancel, retry = orders.cancel(operator, run, steps), orders.retry(operator, run, steps)
     succeed(journal, ref, "charge")
     fail(journal, ref, "ship")
     for change_ in (cancel, retry):
@@ -314,7 +315,7 @@ def test_rollback_stops_at_a_pivot_that_is_passed_while_the_operator_decides(jou
     ref = a_run(journal, a_step("reserve", compensation="refund"), a_step("capture", pivot=True), "mail")
     succeed(journal, ref, "reserve")
     run, steps = the_run(journal, ref), journal.reads.steps(ref)
-    order = Orders(journal, who="ann", why="so", engines={}, caller=Caller()).rollback(run, steps)
+    order = orders.rollback(Operator(journal, who="ann", why="so", engines={}, caller=Caller()), run, steps)
     succeed(journal, ref, "capture")
     outcome = order.carry_out()
     assert (outcome.done, outcome.says) == (False, "Nothing was changed: while you were deciding, its pivot was passed.")
@@ -343,8 +344,8 @@ def test_rollback_of_what_failed_does_not_point_to_cancel_which_refuses_it(cli: 
 def test_an_order_that_comes_too_late_points_to_an_id_that_begins_with_a_dash(journal: Journal) -> None:
     ref = a_run(journal, a_step("reserve", compensation="refund"), "charge", id="-42", declared=True)
     succeed(journal, ref, "reserve")
-    orders = Orders(journal, who="ann", why="a test order", engines={}, caller=Caller())
-    made = orders.rollback(the_run(journal, ref), journal.reads.steps(ref))
+    operator = Operator(journal, who="ann", why="a test order", engines={}, caller=Caller())
+    made = orders.rollback(operator, the_run(journal, ref), journal.reads.steps(ref))
     journal.undo.begin(ref, who="bob", why="the customer withdrew")
     assert "See `durable-adapter explain -- -42`." in made.carry_out().next
 

@@ -24,11 +24,11 @@ from durable_adapter.model import (
     StepStatus,
     WorkflowStatus,
 )
-from durable_adapter.reconcile.changes import Change
+from durable_adapter.reconcile import orders
+from durable_adapter.reconcile.changes import Change, Operator
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.foresight import Order, Outlook, Verb, foresee
-from durable_adapter.reconcile.orders import Orders
-from durable_adapter.reconcile.verdicts import Judge, Verdict, decidable
+from durable_adapter.reconcile.verdicts import Verdict, decidable, decide
 from tests.cli.conftest import SIGNED, Cli
 from tests.journal.conftest import OpenJournal
 from tests.journal.making import (
@@ -260,14 +260,14 @@ SITUATIONS = [
 
 def verdict(journal: Journal, ref: str, said: Verdict) -> Change:
     run, steps = the_run(journal, ref), journal.reads.steps(ref)
-    judge = Judge(journal, who="ann", why="asked the bank", engines={}, caller=Caller())
+    operator = Operator(journal, who="ann", why="asked the bank", engines={}, caller=Caller())
     (row,) = decidable(run, steps) or [next(s for s in steps if s.status is not StepStatus.SUCCEEDED)]
-    return judge.verdict(run, steps, row, said, ONE if said is Verdict.HAPPENED else None)
+    return decide(operator, run, steps, row, said, ONE if said is Verdict.HAPPENED else None)
 
 
 def order(journal: Journal, ref: str, verb: str) -> Change:
-    orders = Orders(journal, who="ann", why="asked the bank", engines={}, caller=Caller())
-    made: Change = getattr(orders, verb)(the_run(journal, ref), journal.reads.steps(ref))
+    operator = Operator(journal, who="ann", why="asked the bank", engines={}, caller=Caller())
+    made: Change = getattr(orders, verb)(operator, the_run(journal, ref), journal.reads.steps(ref))
     return made
 
 
@@ -483,9 +483,9 @@ def test_of_three_people_one_decides_and_the_others_are_told_by_whom_and_when(jo
     ref = step_held(journal)
     mine, hers = ORDERS["did not happen"](journal, ref), ORDERS["rollback"](journal, ref)
     other = elsewhere()
-    judge = Judge(other, who="bob", why="the bank has it", engines={}, caller=Caller())
+    operator = Operator(other, who="bob", why="the bank has it", engines={}, caller=Caller())
     row = the(other, ref, "charge")
-    assert judge.verdict(the_run(other, ref), other.reads.steps(ref), row, Verdict.HAPPENED, ONE).carry_out().done
+    assert decide(operator, the_run(other, ref), other.reads.steps(ref), row, Verdict.HAPPENED, ONE).carry_out().done
     for late in (mine, hers):
         outcome = late.carry_out()
         assert not outcome.done

@@ -12,8 +12,9 @@ from durable_adapter.codec import JSON
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import Effect, Event, Kind, Shape, StepStatus, attempt_name
+from durable_adapter.reconcile.changes import Operator
 from durable_adapter.reconcile.commands import Caller
-from durable_adapter.reconcile.verdicts import Judge, Verdict
+from durable_adapter.reconcile.verdicts import Verdict, decide
 from durable_adapter.runtime.values import encode, read_failure
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.conftest import OpenJournal
@@ -267,7 +268,7 @@ def test_of_two_operators_one_decides_and_the_other_is_told_what(journal: Journa
     held(journal, ref, "charge")
     run, steps = the_run(journal, ref), journal.reads.steps(ref)
     changes = [
-        Judge(elsewhere(), who=who, why="so", engines={}, caller=Caller()).verdict(run, steps, steps[0], verdict, ONE)
+        decide(Operator(elsewhere(), who=who, why="so", engines={}, caller=Caller()), run, steps, steps[0], verdict, ONE)
         for who, verdict in (("ann", Verdict.DID_NOT_HAPPEN), ("bob", Verdict.HAPPENED))
     ]
     outcomes = together(*(change.carry_out for change in changes))
@@ -317,13 +318,13 @@ def test_a_verdict_that_comes_too_late_says_what_the_step_became(
     ref = a_run(journal, "charge", "ship")
     held(journal, ref, "charge")
     run, steps = the_run(journal, ref), journal.reads.steps(ref)
-    judge = Judge(journal, who="ann", why="so", engines={}, caller=Caller())
-    change = judge.verdict(run, steps, steps[0], verdict, encode(None))
+    operator = Operator(journal, who="ann", why="so", engines={}, caller=Caller())
+    change = decide(operator, run, steps, steps[0], verdict, encode(None))
     what(journal, ref)
     before = the(journal, ref, "charge")
     outcome = change.carry_out()
     assert outcome.done is False
-    assert f"Nothing was recorded: while you were deciding, charge was decided otherwise: {told}" in outcome.says
+    assert f"Nothing was changed: while you were deciding, charge was decided otherwise: {told}" in outcome.says
     assert the(journal, ref, "charge") == before
 
 
@@ -457,7 +458,7 @@ def test_a_verdict_says_who_sends_what_is_due_now(cli: Cli, journal: Journal, sh
 @on_sqlite
 def test_acknowledging_needs_something_to_acknowledge(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge")
-    assert f"nothing about {ref} is marked for a person." in refusal(cli, ref, "--acknowledge")
+    assert f"{ref} has nothing that is marked for a person." in refusal(cli, ref, "--acknowledge")
     held_ref = a_function(journal)
     journal.doubts.hold_drift(the(journal, held_ref, "function"), "it changed")
     assert "waits for a verdict; acknowledging would not give one" in refusal(cli, held_ref, "--acknowledge")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from durable_adapter.errors import JournalUnreachable, NotResolvable
 from durable_adapter.model import Kind
+from durable_adapter.reconcile import changes, orders
 from durable_adapter.reconcile.commands import Caller
-from durable_adapter.reconcile.orders import Orders
-from durable_adapter.reconcile.verdicts import Judge, Verdict, decidable
+from durable_adapter.reconcile.verdicts import Verdict, decidable, decide
 from durable_adapter.runtime.values import encode
 
 if TYPE_CHECKING:
@@ -53,18 +53,17 @@ class Operator:
         engine = schedule.client.engine
         # With an app at hand or without one, as on call.
         engines = {engine.name: engine} if chance.random() < 0.5 else {}
-        given = {"who": "operator", "why": "explored", "engines": engines, "caller": Caller()}
-        orders, judge = Orders(journal, **given), Judge(journal, **given)
+        operator = changes.Operator(journal, who="operator", why="explored", engines=engines, caller=Caller())
         try:
             match self.command:
                 case "rollback":
-                    change = orders.rollback(run, steps)
+                    change = orders.rollback(operator, run, steps)
                 case "cancel":
-                    change = orders.cancel(run, steps)
+                    change = orders.cancel(operator, run, steps)
                 case "retry":
                     failed = [s for s in steps if s.status == "failed" and s.kind is not Kind.FUNCTION]
                     one = chance.choice(failed) if failed and chance.random() < 0.3 else None
-                    change = orders.retry(run, steps, one)
+                    change = orders.retry(operator, run, steps, one)
                 case _:
                     waiting = decidable(run, steps)
                     if not waiting:
@@ -79,7 +78,7 @@ class Operator:
                         verdict = Verdict.FAILED
                     value = encode({"name": step.name}) if says else None
                     schedule.say(f"will say that {step.name} {verdict.value}")
-                    change = judge.verdict(run, steps, step, verdict, value)
+                    change = decide(operator, run, steps, step, verdict, value)
             schedule.say(f"would {change.would}")
             outcome = change.carry_out()
             if self.command == "retry" and outcome.done:

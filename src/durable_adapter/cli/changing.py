@@ -20,9 +20,11 @@ from .session import CLEAN, FINDINGS, Session, durable_command
 
 if TYPE_CHECKING:
     from ..model import StepRow, WorkflowRow
-    from ..reconcile.changes import Change, Outcome
-    from ..reconcile.sending import Sending
+    from ..reconcile.changes import Change, Operator, Outcome
     from .find import Searched
+
+    #: Makes the change of one run, or of one step of it.
+    Make = Callable[[Operator, WorkflowRow, Sequence[StepRow], StepRow | None], Change]
 
 #: Runs that are read at a time.
 BATCH = 500
@@ -52,10 +54,19 @@ class Given:
     who: str
     why: str
 
-    @property
-    def in_bulk(self) -> bool:
-        """Whether many runs are chosen by a name and a time."""
-        return self.id is None
+    def operator(self, session: Session) -> Operator:
+        """The person who gives the order, on a journal that was checked."""
+        from ..reconcile.changes import Operator
+
+        return Operator(
+            session.checked(),
+            who=self.who,
+            why=self.why,
+            engines=session.engines,
+            caller=session.caller,
+            stale=session.settings.stale,
+            in_bulk=self.id is None,
+        )
 
 
 def changing_command(
@@ -106,12 +117,11 @@ def changing_command(
 def give(
     session: Session,
     given: Given,
-    make: Callable[[WorkflowRow, Sequence[StepRow], StepRow | None], Change],
+    make: Make,
     fits: Callable[[WorkflowRow, list[StepRow]], Iterable[StepRow | None]],
     *,
     pick: Callable[[Searched, list[StepRow]], StepRow | None] | None = None,
     among: Callable[[Session, int], Iterable[tuple[WorkflowRow, list[StepRow]]]] | None = None,
-    sending: Sending | None = None,
 ) -> int:
     """Gives one order for the run that was named, or for every run that fits.
 
@@ -122,32 +132,31 @@ def give(
         fits: in bulk: yields the steps of a run that are chosen; None in place of a step chooses the run as a whole.
         pick: which step of the one run that was named; by default the one that the user named, if any.
         among: in bulk: the runs that are looked through; by default those that were started since the given time.
-        sending: sends what many orders made due, behind the last of them.
 
     Returns:
         The exit code.
     """
     from .find import find_run
 
+    operator = given.operator(session)
     if given.id is not None:
         found = find_run(session.journal, session.namespace, given.id, single=True)
         steps = session.journal.reads.steps(found.run.ref)
         step = (pick or partial(_named, given))(found, steps)
-        return carry_out(session, [make(found.run, steps, step)], apply=given.apply)
+        return carry_out(session, [make(operator, found.run, steps, step)], apply=given.apply)
     assert given.since is not None
     runs = (among or started_since)(session, given.since.on(session.journal.time()))
     fitting = ((run, steps, step) for run, steps in runs for step in fits(run, steps))
     chosen = list(islice(fitting, given.limit))
     refused: list[str] = []
-    changes = _in_turn(session, make, chosen, refused)
-    at_the_end = sending.at_the_end if sending is not None else str
+    changes = _in_turn(operator, make, chosen, refused)
     more = len(chosen) >= given.limit
-    return carry_out(session, changes, apply=given.apply, refused=refused, more=more, at_the_end=at_the_end)
+    return carry_out(session, changes, apply=given.apply, refused=refused, more=more, at_the_end=operator.sending.at_the_end)
 
 
 def _in_turn(
-    session: Session,
-    make: Callable[[WorkflowRow, Sequence[StepRow], StepRow | None], Change],
+    operator: Operator,
+    make: Make,
     chosen: Iterable[tuple[WorkflowRow, list[StepRow], StepRow | None]],
     refused: list[str],
 ) -> Iterator[Change]:
@@ -157,11 +166,12 @@ def _in_turn(
     was chosen, so that nothing is decided about an attempt that nobody has seen.
     """
     seen: set[str] = set()
+    reads = operator.journal.reads
     for run, steps, step in chosen:
-        again = session.journal.reads.run(run.ref) if run.ref in seen else None
+        again = reads.run(run.ref) if run.ref in seen else None
         seen.add(run.ref)
         try:
-            yield make(run, steps, step) if again is None else make(again, session.journal.reads.steps(run.ref), step)
+            yield make(operator, run, steps, step) if again is None else make(operator, again, reads.steps(run.ref), step)
         except NotResolvable as error:
             refused.append(str(error))
 

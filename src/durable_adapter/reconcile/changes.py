@@ -1,7 +1,7 @@
-"""What a person may change: said first, with its consequences, and carried out only when asked.
+"""The changes that a person may make: each is announced with its consequences, and carried out only when asked.
 
 The consequences are told from `foresight`, of the run's whole state. A change is carried out under the run's lock, and only
-if the same would come of it as was said; the journal's own compare-and-set decides beside that.
+if the same would come of it as was announced; the journal's own compare-and-set decides beside that.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from ..errors import JournalBusy
-from ..model import Event, StepRow, WorkflowRow
+from ..errors import JournalBusy, NotResolvable
+from ..journal import Ended
+from ..model import Event, StepRow, StepStatus, WorkflowRow
+from ..runtime.engine import engine_of
 from .commands import Caller, workflow_word
 from .consequences import consequences
-from .foresight import Order, Outlook, foresee
-from .words import process, since, status_words
+from .foresight import Order, foresee
+from .sending import Sending
+from .words import process, since, status_words, tongue
 
 if TYPE_CHECKING:
-    from ..journal import Journal
+    from ..journal import Decision, Journal
     from ..journal.orders import Carried
+    from ..runtime.engine import Engine
 
 T = TypeVar("T")
 
@@ -85,21 +89,48 @@ class ChangedMeanwhile(Exception):
     """Raised under the lock where a run is no longer what was shown; its text is a clause that says how."""
 
 
-class Person:
-    """Makes changes of one person's orders.
+class Signature(TypedDict):
+    """A person and their reason."""
+
+    who: str
+    why: str
+
+
+class Operator:
+    """A person who changes runs of one journal.
 
     Args:
         journal: the journal.
         who: the person.
-        why: their reason.
+        why: their reason, or how they know.
+        engines: the bindings that can send, by name.
         caller: how printed commands are called.
+        stale: seconds of silence after which a worker may be declared dead.
+        in_bulk: there are many changes: what they make due is sent behind the last one.
     """
 
-    def __init__(self, journal: Journal, who: str, why: str, caller: Caller) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        who: str,
+        why: str,
+        engines: Mapping[str, Engine],
+        caller: Caller,
+        stale: float = 60.0,
+        in_bulk: bool = False,
+    ) -> None:
         self.journal = journal
         self.who = who
         self.why = why
+        self.engines = engines
         self.caller = caller
+        self.sending = Sending(journal, engines, caller, stale=stale, in_bulk=in_bulk)
+
+    @property
+    def signature(self) -> Signature:
+        """Who changes something, and why, as the journal's methods take it."""
+        return {"who": self.who, "why": self.why}
 
     @cached_property
     def now(self) -> int:
@@ -139,17 +170,18 @@ class Person:
             order: the order.
             action: the verb of the command.
             would: what it would do, as a sentence that begins with its verb.
-            act: the writing methods of the journal that carry it out.
-            tell: says what became of it.
+            act: the writing methods of the journal that carry it out; returns None, False or an end that is not recorded
+                where somebody else was first.
+            tell: says what became of it, where nobody else was.
             check: under the lock, says in a clause why it may not be carried out any more; None where it may.
             warnings: what a person should know before.
         """
         running = {key: where for (ref, key), where in self._running.items() if ref == run.ref}
 
-        def told(run: WorkflowRow, steps: Sequence[StepRow], after: Outlook) -> list[str]:
-            return consequences(run, steps, after, order=order, running=running)
+        def told(run: WorkflowRow, steps: Sequence[StepRow]) -> list[str]:
+            return consequences(run, steps, foresee(run, steps, order), order=order, running=running)
 
-        announced = told(run, steps, foresee(run, steps, order))
+        announced = told(run, steps)
 
         def look(fresh: WorkflowRow | None, fresh_steps: Sequence[StepRow]) -> None:
             if fresh is None:
@@ -158,7 +190,7 @@ class Person:
                 raise ChangedMeanwhile(reason)
             if step is not None and _moved(step, fresh_steps):
                 return  # the journal's compare-and-set refuses it, and what the step became is told
-            now = told(fresh, fresh_steps, foresee(fresh, fresh_steps, order))
+            now = told(fresh, fresh_steps)
             if fresh.status is not run.status:
                 raise ChangedMeanwhile(f"{workflow_word(run)} became {status_words(fresh.status)}")
             if now != announced:
@@ -169,20 +201,44 @@ class Person:
             try:
                 carried = self.journal.orders.carry_out(run.ref, look, act)
             except ChangedMeanwhile as changed:
-                return self.too_late(run, str(changed))
+                return self._too_late(run, str(changed), self._last_word(run.ref))
             except JournalBusy:
                 says = "Nothing was changed: another transaction keeps a row of this run, as a transactional step does."
                 return Outcome(False, says, f"Try again once it has ended. {self.explain(run)}")
+            result: object = carried.result
+            if result is None or result is False or (isinstance(result, Ended) and not result.recorded):
+                return self._became(run, step)
             return tell(carried)
 
         return Change(workflow_word(run), run.ref, step, action, would, carry_out, tuple(announced), tuple(warnings))
 
-    def too_late(self, run: WorkflowRow, how: str, key: str | None = None) -> Outcome:
-        """What is said where somebody or something was first; *how* is a clause."""
-        first = self.last_word(run.ref, key)
-        return Outcome(False, f"Nothing was changed: while you were deciding, {how}.", f"{first} {self.explain(run)}".lstrip())
+    def _too_late(self, run: WorkflowRow, how: str, decided: str) -> Outcome:
+        """Says that somebody or something was first; *how* is a clause, *decided* the sentence that tells of another person."""
+        return Outcome(False, f"Nothing was changed: while you were deciding, {how}.", f"{decided} {self.explain(run)}".lstrip())
 
-    def last_word(self, ref: str, key: str | None = None) -> str:
+    def _became(self, run: WorkflowRow, step: StepRow | None) -> Outcome:
+        """A change came too late: what the step, or the run, became meanwhile."""
+        if step is None:
+            fresh = self.journal.reads.run(run.ref)
+            state = status_words(fresh.status) if fresh is not None else "no longer in the journal"
+            return self._too_late(run, f"{workflow_word(run)} became {state}", self._last_word(run.ref))
+        row = self.journal.claims.look(step.ref, step.key)
+        if row is None:
+            return self._too_late(run, f"{step.name} was deleted from the journal", "")
+        now, by_verdict = self.journal.time(), row.verdict and row.verdict != step.verdict
+        what = f"it is {status_words(row.status)}"
+        if by_verdict:
+            what += f" by another verdict ({row.verdict})"
+        elif row.status is StepStatus.SUCCEEDED:
+            what = f"its own attempt succeeded, {since(row.ended_at, now)}"
+        elif row.status is StepStatus.FAILED:
+            what = f"it failed, {since(row.ended_at, now)}"
+        elif row.token != step.token:
+            what += f", attempt {row.attempt}: another attempt has begun"
+        decided = self._last_word(run.ref, step.key) if by_verdict else ""
+        return self._too_late(run, f"{step.name} was decided otherwise: {what}", decided)
+
+    def _last_word(self, ref: str, key: str | None = None) -> str:
         """Who decided about a run, or one of its steps, last, and when and why; empty where nobody did."""
         by_people = [e for e in self.journal.events.of(ref) if e["kind"] in (Event.VERDICT, Event.OPERATOR) and e["who"]]
         last = next((e for e in reversed(by_people) if key is None or e["key"] == key), None)
@@ -194,6 +250,29 @@ class Person:
     def explain(self, run: WorkflowRow) -> str:
         """The sentence that points to the run's story."""
         return f"See `{self.caller.command('explain', ids=[workflow_word(run)])}`."
+
+    def refusal(self, run: WorkflowRow, why: str, step: StepRow | None = None) -> NotResolvable:
+        """Returns an error that says why a run, or a step of it, is not changed; *why* begins with its verb."""
+        what = workflow_word(run) if step is None else f"step {step.name} of {workflow_word(run)}"
+        return NotResolvable(f"{what} {why} {self.explain(run)}")
+
+    def hurry(self, run: WorkflowRow, decision: Decision | None) -> str:
+        """Sends at once the compensation that a change released, if one; without its engine the next sweep does. Says which."""
+        if decision is None or decision.undo is None:
+            return ""
+        if engine_of(run, decision.undo, self.engines) is not None:
+            return self.send(run, decision.undo, self.journal.reads.steps(run.ref))
+        self.journal.runs.look_again(run.ref, self.journal.time())
+        return f"The next sweep sends {decision.undo.name}."
+
+    def send(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> str:
+        """Sends a step's message with its engine; a broker that is away is no error, because the sweeper sends it later."""
+        try:
+            self.engines[step.engine or run.engine].send_step(run, step, list(steps))
+        except Exception as error:
+            broker = tongue(step.engine or run.engine).broker
+            return f"{step.name} could not be sent now ({type(error).__name__}); the sweepers send it once {broker} is there."
+        return f"{step.name} was sent."
 
 
 def _moved(step: StepRow, fresh: Sequence[StepRow]) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import NotResolvable, StepFailed
+from ..errors import StepFailed
 from ..journal.engine_ends import is_ended_by_engine
 from ..journal.undo import happened_after_all, passed_pivot, undecided
 from ..model import (
@@ -23,331 +23,257 @@ from ..model import (
     WorkflowRow,
     WorkflowStatus,
 )
-from ..runtime.doubt import inside_window
+from ..runtime.doubt import may_be_repeated
 from .case import may_lack_calls
-from .changes import Change, Outcome, Person
-from .commands import VALUE, Caller, step_word, workflow_word
+from .changes import Change, Operator, Outcome
+from .commands import VALUE, step_word, workflow_word
 from .foresight import Order, Verb
-from .sending import Sending
-from .verdicts import hurry
 from .words import plural, status_words
 
 if TYPE_CHECKING:
-    from ..journal import Decision, Journal
     from ..journal.orders import Carried
-    from ..runtime.engine import Engine
 
 _FAILED = frozenset({WorkflowStatus.FAILED, WorkflowStatus.FAILING, WorkflowStatus.CANCELLED})
 _CANCELLABLE = FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
 _UNDONE = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED})
 
 
-class Orders:
-    """Turns orders into changes of one journal.
+def retry(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow | None = None) -> Change:
+    """Goes on with a run: failed steps are due again, a function that no longer fitted runs again, what is lost is sent.
 
-    Args:
-        journal: the journal.
-        who: the person.
-        why: their reason.
-        engines: the bindings that can send, by name.
-        caller: how printed commands are called.
-        stale: seconds of silence after which a worker may be declared dead.
-        in_bulk: there are many of them: what they make due is sent behind the last one.
+    Raises:
+        NotResolvable: a step that would run again may have had its effect; or there is nothing to go on with.
     """
+    if not steps:
+        raise operator.refusal(run, "ended long ago, and its steps are forgotten.")
+    drifted = next((s for s in steps if is_stopped(s)), None)
+    if drifted is not None and (step is None or step.key == drifted.key):
+        return _release(operator, run, steps, drifted)
+    undoing = run.status in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED)
+    if step is not None and step.status is not StepStatus.FAILED and not is_ended_by_engine(step):
+        raise operator.refusal(run, f"is {status_words(step.status)}, not failed.", step)
+    failed = [step] if step is not None else _to_try_again(run, steps, undoing=undoing)
+    if run.shape is Shape.FUNCTION and step is not None and step.kind is not Kind.COMPENSATION:
+        failed += [s for s in steps if s.kind is Kind.FUNCTION and s.status is StepStatus.FAILED]
+    for row in failed:
+        _refuse_what_may_have_happened(operator, run, steps, row)
+    if failed or (run.status in _FAILED and not undoing):
+        again = {row.key for row in failed}
+        open_ones = (s for s in steps if undecided(s) and s.key not in again and s.status is not StepStatus.BEGUN)
+        blocked = next((s for s in open_ones if s.kind is not Kind.COMPENSATION), None)
+        if blocked is not None and not undoing:
+            said = _verdicts(operator, run, steps, blocked)
+            raise operator.refusal(run, f"may have happened, and nobody has said: first {said}.", blocked)
+        return _reopen(operator, run, steps, failed)
+    if run.status in OPEN_WORKFLOWS:
+        return _look_now(operator, run, steps)
+    raise operator.refusal(run, f"is {status_words(run.status)}: there is nothing to go on with.")
 
-    def __init__(
-        self,
-        journal: Journal,
-        *,
-        who: str,
-        why: str,
-        engines: Mapping[str, Engine],
-        caller: Caller,
-        stale: float = 60.0,
-        in_bulk: bool = False,
-    ) -> None:
-        self._journal = journal
-        self._who = who
-        self._why = why
-        self._engines = engines
-        self._caller = caller
-        self._person = Person(journal, who, why, caller)
-        self.sending = Sending(journal, engines, caller, stale=stale, in_bulk=in_bulk)
 
-    def retry(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow | None = None) -> Change:
-        """Goes on with a run: failed steps are due again, a function that no longer fitted runs again, what is lost is sent.
+def _release(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
+    then = "calls without a record run again" if may_lack_calls(step) else "if it still does not fit, it is held again"
 
-        Raises:
-            NotResolvable: a step that would run again may have had its effect; or there is nothing to go on with.
-        """
-        if not steps:
-            raise NotResolvable(f"{workflow_word(run)} ended long ago, and its steps are forgotten. {self._explain(run)}")
-        drifted = next((s for s in steps if is_stopped(s)), None)
-        if drifted is not None and (step is None or step.key == drifted.key):
-            return self._release(run, steps, drifted)
-        undoing = run.status in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED)
-        if step is not None and step.status is not StepStatus.FAILED and not is_ended_by_engine(step):
-            raise NotResolvable(
-                f"step {step.name} of {workflow_word(run)} is {step.status.value}, not failed. {self._explain(run)}"
-            )
-        failed = [step] if step is not None else _to_try_again(run, steps, undoing=undoing)
-        if run.shape is Shape.FUNCTION and step is not None and step.kind is not Kind.COMPENSATION:
-            failed += [s for s in steps if s.kind is Kind.FUNCTION and s.status is StepStatus.FAILED]
-        for row in failed:
-            self._refuse_what_may_have_happened(run, steps, row)
-        if failed or (run.status in _FAILED and not undoing):
-            again = {row.key for row in failed}
-            blocked = [
-                s
-                for s in steps
-                if undecided(s) and s.key not in again and s.kind is not Kind.COMPENSATION and s.status is not StepStatus.BEGUN
-            ]
-            if blocked and not undoing:
-                raise NotResolvable(
-                    f"step {blocked[0].name} of {workflow_word(run)} may have happened, and nobody has said: first "
-                    f"{self._verdicts(run, steps, blocked[0])}. {self._explain(run)}"
-                )
-            return self._reopen(run, steps, failed)
-        if run.status in OPEN_WORKFLOWS:
-            return self._look_now(run, steps)
-        raise NotResolvable(
-            f"{workflow_word(run)} is {run.status.value.replace('_', ' ')}: there is nothing to go on with. {self._explain(run)}"
+    def tell(carried: Carried[bool]) -> Outcome:
+        now = next(s for s in carried.steps if s.key == step.key)
+        if now.status not in OPEN_STEPS:
+            return Outcome(True, f"{step.name} is {status_words(now.status)}: the workflow does not go forward.")
+        sent = operator.sending.due(step.engine or run.engine)
+        return Outcome(True, f"{step.name} runs again. {then[:1].upper()}{then[1:]}.", sent)
+
+    return operator.change(
+        run, steps, step, Order(Verb.RELEASE, (step.key,)),
+        action="retry",
+        would=f"let {step.name} run again from the top, with what is recorded; {then}",
+        act=lambda: operator.journal.doubts.release(step, **operator.signature),
+        tell=tell,
+    )  # fmt: skip
+
+
+def _refuse_what_may_have_happened(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> None:
+    if step.kind is Kind.UNMARKED:
+        raise operator.refusal(
+            run,
+            "failed and is not marked durable: what it did before is not recorded, and it is never sent again. Mark it with "
+            "@durable.step, and start a new workflow.",
+            step,
         )
-
-    def _release(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
-        lacks = may_lack_calls(step)
-        then = "calls without a record run again" if lacks else "if it still does not fit, it is held again"
-
-        def tell(carried: Carried[bool]) -> Outcome:
-            if not carried.result:
-                return self._person.too_late(run, f"{step.name} was let go, or decided otherwise", step.key)
-            now = next(s for s in carried.steps if s.key == step.key)
-            if now.status not in OPEN_STEPS:
-                return Outcome(True, f"{step.name} is {status_words(now.status)}: the workflow does not go forward.")
-            sent = self.sending.due(step.engine or run.engine)
-            return Outcome(True, f"{step.name} runs again. {then[:1].upper()}{then[1:]}.", sent)
-
-        return self._person.change(
-            run, steps, step, Order(Verb.RELEASE, (step.key,)),
-            action="retry",
-            would=f"let {step.name} run again from the top, with what is recorded; {then}",
-            act=lambda: self._journal.doubts.release(step, who=self._who, why=self._why),
-            tell=tell,
-        )  # fmt: skip
-
-    def _refuse_what_may_have_happened(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> None:
-        if step.kind is Kind.UNMARKED:
-            raise NotResolvable(
-                f"step {step.name} of {workflow_word(run)} failed and is not marked durable: what it did before is not recorded, "
-                f"and it is never sent again. Mark it with @durable.step, and start a new workflow. {self._explain(run)}"
-            )
-        if step.effect is Effect.HAPPENED and run.status in FORWARD_WORKFLOWS:
-            raise NotResolvable(
-                f"step {step.name} of {workflow_word(run)} failed and happened all the same ({step.verdict}): running it again "
-                f"would repeat it. Its function was told of the failure, and goes on from that. {self._explain(run)}"
-            )
-        if step.effect is not Effect.UNKNOWN:
-            return
-        inside = step.safety is Safety.IDEMPOTENT and self._inside_window(step)
-        if inside or step.safety is Safety.TRANSACTIONAL:
-            return
-        why = "its idempotency window has passed, and " if step.safety is Safety.IDEMPOTENT else ""
-        raise NotResolvable(
-            f"step {step.name} of {workflow_word(run)} failed, and its effect may have happened: {why}running it again might "
-            f"repeat it. First say what happened: {self._verdicts(run, steps, step)}. {self._explain(run)}"
+    if step.effect is Effect.HAPPENED and run.status in FORWARD_WORKFLOWS:
+        raise operator.refusal(
+            run,
+            f"failed and happened all the same ({step.verdict}): running it again would repeat it. Its function was told of the "
+            "failure, and goes on from that.",
+            step,
         )
+    if may_be_repeated(step, step.safety, int(step.options.get("window") or 0), operator.journal.time()):
+        return
+    why = "its idempotency window has passed, and " if step.safety is Safety.IDEMPOTENT else ""
+    raise operator.refusal(
+        run,
+        f"failed, and its effect may have happened: {why}running it again might repeat it. First say what happened: "
+        f"{_verdicts(operator, run, steps, step)}.",
+        step,
+    )
 
-    def _inside_window(self, step: StepRow) -> bool:
-        """Whether the provider still remembers the step's key, counted as the runtime counts."""
-        return inside_window(step, int(step.options.get("window") or 0), self._journal.time())
 
-    def _reopen(self, run: WorkflowRow, steps: Sequence[StepRow], failed: Sequence[StepRow]) -> Change:
-        unbegun = [s.name for s in failed if is_ended_by_engine(s) and s.status is StepStatus.CANCELLED]
-        again = [s.name for s in failed if s.kind is not Kind.FUNCTION and s.name not in unbegun]
-        failed_functions = [s for s in failed if s.kind is Kind.FUNCTION and s.name not in unbegun]
-        parts = [f"run {', '.join(again)} again"] if again else []
-        if unbegun:
-            parts.append(f"run {', '.join(unbegun)}, which has not begun")
-        if failed_functions:
-            parts.append(f"run {run.name} again from the top, with what is recorded")
-        keys = tuple(s.key for s in failed)
+def _reopen(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], failed: Sequence[StepRow]) -> Change:
+    unbegun = [s.name for s in failed if is_ended_by_engine(s) and s.status is StepStatus.CANCELLED]
+    begun = [s for s in failed if s.name not in unbegun]
+    again = [s.name for s in begun if s.kind is not Kind.FUNCTION]
+    parts = [f"run {', '.join(again)} again"] if again else []
+    if unbegun:
+        parts.append(f"run {', '.join(unbegun)}, which has not begun")
+    if len(again) < len(begun):
+        parts.append(f"run {run.name} again from the top, with what is recorded")
+    keys = tuple(s.key for s in failed)
+    return operator.change(
+        run, steps, failed[0] if len(failed) == 1 else None, Order(Verb.REOPEN, keys),
+        action="retry",
+        would="; ".join(parts) or "take the workflow up again",
+        act=lambda: operator.journal.runs.reopen(run.ref, list(keys), **operator.signature, now=operator.now),
+        tell=lambda _: Outcome(True, f"{workflow_word(run)} goes on.", operator.sending.due(run.engine)),
+    )  # fmt: skip
 
-        def tell(carried: Carried[bool]) -> Outcome:
-            if not carried.result:
-                return self._changed(run)
-            return Outcome(True, f"{workflow_word(run)} goes on.", self.sending.due(run.engine))
 
-        return self._person.change(
-            run, steps, failed[0] if len(failed) == 1 else None, Order(Verb.REOPEN, keys),
-            action="retry",
-            would="; ".join(parts) or "take the workflow up again",
-            act=lambda: self._journal.runs.reopen(
-                run.ref, list(keys), who=self._who, why=self._why, now=self._person.now
-            ),
-            tell=tell,
-        )  # fmt: skip
+def _look_now(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
+    held = next((s for s in steps if s.status is StepStatus.HELD), None)
+    if held is not None:
+        said = _verdicts(operator, run, steps, held)
+        raise operator.refusal(run, f"is held: only a verdict takes it further. Say which: {said}.", held)
+    return operator.change(
+        run, steps, None, Order(Verb.LOOK),
+        action="retry",
+        would="look at it now: what is due is sent, and what is lost is sent again, if the promises allow it",
+        act=lambda: operator.journal.runs.look_now(run.ref, **operator.signature),
+        tell=lambda _: Outcome(True, f"{workflow_word(run)} is due now.", operator.sending.due(run.engine)),
+    )  # fmt: skip
 
-    def _look_now(self, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
-        held = [s for s in steps if s.status is StepStatus.HELD]
-        if held:
-            raise NotResolvable(
-                f"step {held[0].name} of {workflow_word(run)} is held: only a verdict takes it further. Say which: "
-                f"{self._verdicts(run, steps, held[0])}. {self._explain(run)}"
-            )
 
-        def tell(carried: Carried[bool]) -> Outcome:
-            if not carried.result:
-                return self._changed(run)
-            return Outcome(True, f"{workflow_word(run)} is due now.", self.sending.due(run.engine))
+def rollback(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], _step: StepRow | None = None) -> Change:
+    """Undoes what happened, in reverse order, and cancels what has not begun.
 
-        return self._person.change(
-            run, steps, None, Order(Verb.LOOK),
-            action="retry",
-            would="look at it now: what is due is sent, and what is lost is sent again, if the promises allow it",
-            act=lambda: self._journal.runs.look_now(run.ref, who=self._who, why=self._why),
-            tell=tell,
-        )  # fmt: skip
+    Raises:
+        NotResolvable: a pivot has passed or is not decided, nothing can be undone, or it is under way already.
+    """
+    word = workflow_word(run)
+    if run.status is WorkflowStatus.COMPENSATION_FAILED:
+        again = operator.caller.command("retry", ids=[word])
+        raise operator.refusal(run, f"is compensation failed already. `{again}` tries failed compensations again.")
+    if is_undone(run):
+        raise operator.refusal(run, f"is {status_words(run.status)} already.")
+    pivot = passed_pivot(steps)
+    if pivot is not None:
+        passed = pivot.status is StepStatus.SUCCEEDED
+        why = "has succeeded, and behind it there is only forward." if passed else "may have happened: resolve it first."
+        raise operator.refusal(run, f"cannot be rolled back: its pivot {pivot.name} {why}")
+    if not any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
+        why = "has nothing to undo: no step of it that happened declares compensate=."
+        if is_cancellable(run):
+            why += f" `{operator.caller.command('cancel', ids=[word])}` ends it without undoing anything."
+        raise operator.refusal(run, why)
+    return operator.change(
+        run, steps, None, Order(Verb.ROLLBACK),
+        action="rollback",
+        would="undo in reverse order what happened, and cancel what has not begun",
+        act=lambda: operator.journal.undo.begin(run.ref, **operator.signature),
+        tell=lambda carried: Outcome(True, f"{word} is being rolled back.", operator.hurry(run, carried.result)),
+        check=lambda fresh: "its pivot was passed" if passed_pivot(fresh) is not None else None,
+    )  # fmt: skip
 
-    def rollback(self, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
-        """Undoes what happened, in reverse order, and cancels what has not begun.
 
-        Raises:
-            NotResolvable: a pivot has passed or is not decided, nothing can be undone, or it is under way already.
-        """
-        word = workflow_word(run)
-        if is_undone(run):
-            hint = f"`{self._caller.command('retry', ids=[word])}` tries failed compensations again."
-            state = run.status.value.replace("_", " ")
-            raise NotResolvable(f"{word} is {state} already. {hint if 'failed' in state else self._explain(run)}")
-        pivot = passed_pivot(steps)
-        if pivot is not None:
-            passed = pivot.status is StepStatus.SUCCEEDED
-            raise NotResolvable(
-                f"{word} cannot be rolled back: its pivot {pivot.name} "
-                + ("has succeeded, and behind it there is only forward." if passed else "may have happened: resolve it first.")
-                + f" {self._explain(run)}"
-            )
-        if not any(s.compensation and (s.status is StepStatus.SUCCEEDED or undecided(s) or happened_after_all(s)) for s in steps):
-            cancel = f"`{self._caller.command('cancel', ids=[word])}` ends it without undoing anything. "
-            raise NotResolvable(
-                f"{word} has nothing to undo: no step of it that happened declares compensate=. "
-                f"{cancel if run.status in _CANCELLABLE else ''}{self._explain(run)}"
-            )
+def cancel(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], _step: StepRow | None = None) -> Change:
+    """Cancels what has not begun, and with it the run. Undoes nothing.
 
-        def pivot_was_passed(fresh: Sequence[StepRow]) -> str | None:
-            return "its pivot was passed" if passed_pivot(fresh) is not None else None
+    Raises:
+        NotResolvable: it has ended, or is being rolled back.
+    """
+    word = workflow_word(run)
+    if not is_cancellable(run):
+        undoing = run.status is WorkflowStatus.ROLLING_BACK
+        what = "is being rolled back: that goes on" if undoing else f"is {status_words(run.status)}"
+        raise operator.refusal(run, f"{what}; there is nothing to cancel.")
+    undoable = [s.name for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
+    warnings = []
+    if undoable:
+        undo = operator.caller.command("rollback", ids=[word])
+        warnings.append(f"{', '.join(undoable)} happened and can be undone: `{undo}` would do that, `cancel` does not")
 
-        def tell(carried: Carried[Decision | None]) -> Outcome:
-            if carried.result is None:
-                return self._changed(run)
-            return Outcome(True, f"{word} is being rolled back.", hurry(self._journal, self._engines, run, carried.result))
+    def tell(carried: Carried[list[str]]) -> Outcome:
+        left = [s.name for s in carried.steps if s.key in carried.result]
+        return Outcome(True, f"{word} is cancelled.", f"Still to be settled: {', '.join(left)}." if left else "")
 
-        return self._person.change(
-            run, steps, None, Order(Verb.ROLLBACK),
-            action="rollback",
-            would="undo in reverse order what happened, and cancel what has not begun",
-            act=lambda: self._journal.undo.begin(run.ref, who=self._who, why=self._why),
-            tell=tell,
-            check=pivot_was_passed,
-        )  # fmt: skip
+    return operator.change(
+        run, steps, None, Order(Verb.CANCEL),
+        action="cancel",
+        would="cancel what has not begun, and with it the workflow",
+        act=lambda: operator.journal.runs.cancel(run.ref, **operator.signature),
+        tell=tell,
+        warnings=warnings,
+    )  # fmt: skip
 
-    def cancel(self, run: WorkflowRow, steps: Sequence[StepRow]) -> Change:
-        """Cancels what has not begun, and with it the run. Undoes nothing.
 
-        Raises:
-            NotResolvable: it has ended, or is being rolled back.
-        """
-        word = workflow_word(run)
-        if run.status not in _CANCELLABLE:
-            what = "is being rolled back: that goes on" if run.status is WorkflowStatus.ROLLING_BACK else f"is {run.status.value}"
-            raise NotResolvable(f"{word} {what.replace('_', ' ')}; there is nothing to cancel. {self._explain(run)}")
-        undoable = [s.name for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
-        warnings = []
-        if undoable:
-            rollback = self._caller.command("rollback", ids=[word])
-            warnings.append(f"{', '.join(undoable)} happened and can be undone: `{rollback}` would do that, `cancel` does not")
+def acknowledge(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow | None = None) -> Change:
+    """Takes what needs nothing more off the list: marked steps, or the run with all of them. Changes no outcome.
 
-        def tell(carried: Carried[list[str]]) -> Outcome:
-            left = [s.name for s in carried.steps if s.key in carried.result]
-            return Outcome(True, f"{word} is cancelled.", f"Still to be settled: {', '.join(left)}." if left else "")
+    Raises:
+        NotResolvable: nothing is marked; or it is held, so that it is not for acknowledging.
+    """
+    marked = [s for s in ([step] if step is not None else steps) if s.marks]
+    waiting = next((s for s in marked if s.status in OPEN_STEPS), None)
+    if waiting is not None:
+        why = f"is {status_words(waiting.status)} and waits for a verdict; acknowledging would not give one."
+        raise operator.refusal(run, why, waiting)
+    messages = operator.journal.reads.refused(ref=run.ref) if step is None else []
+    if not marked and not messages and (step is not None or run.attention is None):
+        raise operator.refusal(run, "has nothing that is marked for a person.", step)
+    names = [f"{s.name} ({', '.join(_MARKS.get(mark, mark) for mark in s.marks)})" for s in marked]
+    names += [plural(len(messages), "refused message")] if messages else []
+    also_run = step is None or not [s for s in steps if s.marks and s.key != step.key]
 
-        return self._person.change(
-            run, steps, None, Order(Verb.CANCEL),
-            action="cancel",
-            would="cancel what has not begun, and with it the workflow",
-            act=lambda: self._journal.runs.cancel(run.ref, who=self._who, why=self._why),
-            tell=tell,
-            warnings=warnings,
-        )  # fmt: skip
+    def carry_out() -> Outcome:
+        for row in marked:
+            operator.journal.doubts.acknowledge(row.ref, row.key, **operator.signature)
+        if messages or (also_run and run.attention is not None):
+            operator.journal.runs.acknowledge(run.ref, **operator.signature)
+        return Outcome(True, f"{workflow_word(run)} is off the list.")
 
-    def acknowledge(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow | None = None) -> Change:
-        """Takes what needs nothing more off the list: marked steps, or the run with all of them. Changes no outcome.
+    would = f"take {', '.join(names) or workflow_word(run)} off the list of findings; no outcome changes"
+    return Change(workflow_word(run), run.ref, step, "acknowledge", would, carry_out)
 
-        Raises:
-            NotResolvable: nothing is marked; or it is held, so that it is not for acknowledging.
-        """
-        word = workflow_word(run)
-        marked = [s for s in ([step] if step is not None else steps) if s.marks]
-        waiting = next((s for s in marked if s.status in OPEN_STEPS), None)
-        if waiting is not None:
-            raise NotResolvable(
-                f"step {waiting.name} of {word} is {waiting.status.value} and waits for a verdict; acknowledging would not give "
-                f"one. {self._explain(run)}"
-            )
-        messages = self._journal.reads.refused(ref=run.ref) if step is None else []
-        if not marked and not messages and (step is not None or run.attention is None):
-            what = f"step {step.name} of {word}" if step is not None else word
-            raise NotResolvable(f"nothing about {what} is marked for a person. {self._explain(run)}")
-        names = ", ".join(f"{s.name} ({', '.join(_MARKS.get(mark, mark) for mark in s.marks)})" for s in marked)
-        also_run = step is None or not [s for s in steps if s.marks and s.key != step.key]
 
-        def carry_out() -> Outcome:
-            for row in marked:
-                self._journal.doubts.acknowledge(row.ref, row.key, who=self._who, why=self._why)
-            if messages or (also_run and run.attention is not None):
-                self._journal.runs.acknowledge(run.ref, who=self._who, why=self._why)
-            return Outcome(True, f"{word} is off the list.", "")
+def acknowledge_refused(operator: Operator, ref: str) -> Change | None:
+    """Takes the refused messages of a run that the journal does not have off the list, until another comes.
 
-        if messages:
-            names = ", ".join(filter(None, [names, plural(len(messages), "refused message")]))
-        would = f"take {names or word} off the list of findings; no outcome changes"
-        return Change(word, run.ref, step, "acknowledge", would, carry_out)
+    Returns:
+        None where no message of such a run was refused in this namespace.
+    """
+    here = (None, operator.journal.namespace)
+    messages = [m for m in operator.journal.reads.refused(ref=ref) if m.namespace in here]
+    if not messages:
+        return None
 
-    def acknowledge_refused(self, ref: str, namespace: str) -> Change | None:
-        """Takes the refused messages of a run that the journal does not have off the list, until another comes.
+    def carry_out() -> Outcome:
+        operator.journal.runs.acknowledge(ref, **operator.signature)
+        return Outcome(True, f"{ref} is off the list.")
 
-        Returns:
-            None where no message of such a run was refused in this namespace.
-        """
-        messages = [m for m in self._journal.reads.refused(ref=ref) if (m.namespace or namespace) == namespace]
-        if not messages:
-            return None
+    would = f"take {plural(len(messages), 'refused message')} of run {ref} off the list"
+    return Change(ref, ref, None, "acknowledge", would, carry_out)
 
-        def carry_out() -> Outcome:
-            self._journal.runs.acknowledge(ref, who=self._who, why=self._why)
-            return Outcome(True, f"{ref} is off the list.")
 
-        would = f"take {plural(len(messages), 'refused message')} of run {ref} off the list"
-        return Change(ref, ref, None, "acknowledge", would, carry_out)
-
-    def _changed(self, run: WorkflowRow) -> Outcome:
-        fresh = self._journal.reads.run(run.ref)
-        state = status_words(fresh.status) if fresh is not None else "no longer in the journal"
-        return self._person.too_late(run, f"{workflow_word(run)} became {state}")
-
-    def _verdicts(self, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> str:
-        """The commands that say what became of a step, each whole."""
-        given = [("--happened", VALUE), ("--did-not-happen",), *([] if step.status is StepStatus.FAILED else [("--failed",)])]
-        place = workflow_word(run), step_word(step, steps)
-        return " or ".join(f"`{self._caller.command('resolve', *words, ids=place)}`" for words in given)
-
-    def _explain(self, run: WorkflowRow) -> str:
-        return self._person.explain(run)
+def _verdicts(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> str:
+    """The commands that say what became of a step, each whole."""
+    given = [("--happened", VALUE), ("--did-not-happen",), *([] if step.status is StepStatus.FAILED else [("--failed",)])]
+    place = workflow_word(run), step_word(step, steps)
+    return " or ".join(f"`{operator.caller.command('resolve', *words, ids=place)}`" for words in given)
 
 
 def is_stopped(step: StepRow) -> bool:
     """Whether a function is held because it may not fit what is recorded: only an order lets it run again."""
     return step.status is StepStatus.HELD and step.attention == Attention.DRIFT
+
+
+def is_cancellable(run: WorkflowRow) -> bool:
+    """Whether a run goes forward, or waits for the decision whether it is undone."""
+    return run.status in _CANCELLABLE
 
 
 def is_undone(run: WorkflowRow) -> bool:

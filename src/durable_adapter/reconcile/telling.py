@@ -13,7 +13,6 @@ from ..model import (
     FORWARD_WORKFLOWS,
     OPEN_WORKFLOWS,
     Attention,
-    Effect,
     Event,
     Kind,
     Safety,
@@ -26,7 +25,7 @@ from .commands import workflow_word
 from .finding import Remedy
 from .shown import Values
 from .story import Story
-from .words import Tongue, fate, moment, process, since, span, tongue, with_places
+from .words import EFFECTS, Tongue, fate, moment, process, since, span, tongue, with_places
 
 #: What makes a step safe to repeat, said to a person.
 _SAFETY = {
@@ -182,7 +181,7 @@ class Telling:
         if step.status in (StepStatus.FAILED, StepStatus.WAITING, StepStatus.IN_DOUBT, StepStatus.HELD):
             error = self.values.error(step.error)
             if error is not None:
-                effect = f"; its effect {_EFFECT[step.effect]}" if step.effect is not None else ""
+                effect = f"; its effect {EFFECTS[step.effect]}" if step.effect is not None else ""
                 lines.append(f"it raised {_error(error)}{effect}")
         if step.marks:
             lines.append(f"in front of a person: {', '.join(self._mark(mark) for mark in step.marks)}")
@@ -291,7 +290,7 @@ class Telling:
             case Event.ENDED_BY_ENGINE:
                 return f"{name} was ended by its engine before it began", why
             case Event.STEP_FAILED:
-                effect = _EFFECT.get(detail.get("effect"), "is not known")
+                effect = EFFECTS.get(detail.get("effect"), "is not known")
                 return f"{name} failed for good; its effect {effect}", why
             case Event.ROLLBACK:
                 return "the rollback began", why
@@ -328,11 +327,6 @@ def _call(arguments: Mapping[str, Any]) -> str:
     return ", ".join([*(repr(a) for a in args), *(f"{k}={v!r}" for k, v in kwargs.items())])
 
 
-_EFFECT: dict[Any, str] = {
-    Effect.UNKNOWN: "is not known",
-    Effect.DID_NOT_HAPPEN: "did not happen",
-    Effect.HAPPENED: "happened",
-}
 _MARKS: dict[str, str] = {
     Attention.TWICE.value: "it may have happened twice",
     Attention.EFFECT_UNKNOWN.value: "it failed, and its effect may have happened",

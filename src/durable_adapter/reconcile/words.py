@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from ..model import SECOND, Death, StepRow, StepStatus, WorkerRow, WorkflowStatus
+from ..model import SECOND, Death, Effect, StepRow, StepStatus, WorkerRow, WorkflowStatus
 from .commands import INLINE
 
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
@@ -152,6 +153,14 @@ def fate(worker: WorkerRow | None, now: int, stale: int) -> str:
 def with_places(text: str, workers: Mapping[str, WorkerRow]) -> str:
     """A text in which processes are named by their ids, with what an operator can log in to in their place."""
     return _ID.sub(lambda found: process(workers[found[0]], None) if found[0] in workers else found[0], text)
+
+
+#: What is known of an effect: a clause to follow "its effect".
+EFFECTS: dict[Any, str] = {
+    Effect.UNKNOWN: "is not known",
+    Effect.DID_NOT_HAPPEN: "did not happen",
+    Effect.HAPPENED: "happened",
+}
 
 
 def status_words(status: StepStatus | WorkflowStatus) -> str:

@@ -8,7 +8,7 @@ from ..declare.policy import MAX_TAKEOVERS
 from ..declare.verdicts import CannotTell, DidNotHappen, Happened
 from ..errors import Left, UnserialisableValue
 from ..journal.doubts import AGAIN, SILENT
-from ..model import SECOND, Effect, Safety, StepRow
+from ..model import REPEATABLE, SECOND, Effect, Safety, StepRow
 from . import alerts
 from .calls import Call
 from .host import Host
@@ -77,6 +77,22 @@ def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
         )
         return
     _again(host, row, "it is idempotent and inside its window")
+
+
+def may_be_repeated(row: StepRow, safety: Safety, window: int, now: int) -> bool:
+    """Whether a step may be tried again although an earlier attempt may have had its effect.
+
+    Args:
+        row: the step, with what was declared for that attempt.
+        safety: what is declared today; both have to make a repetition safe.
+        window: microseconds for which the provider remembers a key.
+        now: the database's time.
+    """
+    if row.effect is not Effect.UNKNOWN:
+        return True
+    if row.safety.joined(safety) not in REPEATABLE:
+        return False
+    return safety is not Safety.IDEMPOTENT or inside_window(row, window, now)
 
 
 def inside_window(row: StepRow, window: int, now: int) -> bool:

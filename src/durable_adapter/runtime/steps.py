@@ -31,7 +31,7 @@ from ..model import (
 from . import alerts
 from .calls import Call, Wish
 from .current_step import RunningStep
-from .doubt import inside_window, settle_doubt
+from .doubt import may_be_repeated, settle_doubt
 from .engine import INSTALLED, engine_of
 from .host import Host
 from .order import take_turn
@@ -179,12 +179,10 @@ def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
 def _why_doubtful(host: Host, call: Call, row: StepRow) -> str | None:
     """Both that attempt's declaration and today's have to make it safe; and the provider has to know the key still."""
     safety = call.policy.safety
-    if row.effect is not Effect.UNKNOWN:
+    if may_be_repeated(row, safety, call.policy.window, host.patient.time() if row.effect is Effect.UNKNOWN else 0):
         return None
     if row.safety.joined(safety) not in REPEATABLE:
         return f"an earlier attempt, declared {row.safety}, may have had its effect; the step is declared {safety} now"
-    if safety is not Safety.IDEMPOTENT or inside_window(row, call.policy.window, host.patient.time()):
-        return None
     return "its idempotency window passed before it was tried again; an earlier attempt may have had its effect"
 
 

@@ -30,15 +30,13 @@ def command(session: Session, given: Given) -> int:
     What is running, in doubt or held stays to be settled, and is named. ID is a workflow's id, a run's reference, or a
     task's id.
     """
-    from ...model import FORWARD_WORKFLOWS, OPEN_STEPS, WorkflowStatus
-    from ...reconcile.orders import Orders
-
-    journal = session.checked()
-    orders = Orders(journal, who=given.who, why=given.why, engines=session.engines, caller=session.caller)
+    from ...model import OPEN_STEPS
+    from ...reconcile.orders import cancel, is_cancellable
 
     def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[None]:
-        unfinished = run.status in FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
-        if unfinished and (run.name == given.task or any(s.name == given.task and s.status in OPEN_STEPS for s in steps)):
+        if is_cancellable(run) and (
+            run.name == given.task or any(s.name == given.task and s.status in OPEN_STEPS for s in steps)
+        ):
             yield None
 
-    return give(session, given, lambda run, steps, _: orders.cancel(run, steps), fits)
+    return give(session, given, cancel, fits)

@@ -14,7 +14,7 @@ from ..session import Session
 if TYPE_CHECKING:
     from ...codec import Stored
     from ...model import StepRow, WorkflowRow
-    from ...reconcile.changes import Change
+    from ...reconcile.changes import Change, Operator
     from ..find import Searched
 
 
@@ -57,27 +57,17 @@ def command(session: Session, given: Given, happened: str | None, did_not_happen
             "say what happened, with exactly one of --happened VALUE, --did-not-happen, --failed and --acknowledge"
         )
     value = None if happened is None else read_value(happened)
-    session.checked()
     if acknowledge:
         return _acknowledge(session, given)
     from ...model import StepStatus
-    from ...reconcile.verdicts import Judge, Verdict, decidable
+    from ...reconcile.verdicts import Verdict, decidable, decide
 
     verdict = Verdict.HAPPENED if happened is not None else Verdict.FAILED if failed else Verdict.DID_NOT_HAPPEN
-    judge = Judge(
-        session.journal,
-        who=given.who,
-        why=given.why,
-        engines=session.engines,
-        caller=session.caller,
-        stale=session.settings.stale,
-        in_bulk=given.in_bulk,
-    )
-    since = given.since.on(session.journal.time()) if given.since is not None else 0
+    since = given.since.on(session.checked().time()) if given.since is not None else 0
 
-    def make(run: WorkflowRow, steps: Sequence[StepRow], row: StepRow | None) -> Change:
+    def make(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], row: StepRow | None) -> Change:
         assert row is not None
-        return judge.verdict(run, steps, row, verdict, value)
+        return decide(operator, run, steps, row, verdict, value)
 
     def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[StepRow]:
         """Every step of the name that waits for a verdict and came to that since the time."""
@@ -90,7 +80,7 @@ def command(session: Session, given: Given, happened: str | None, did_not_happen
     def pick(found: Searched, steps: list[StepRow]) -> StepRow:
         return _the_step(session, given, found, steps)
 
-    return give(session, given, make, fits, pick=pick, among=lambda session, _since: troubled(session), sending=judge.sending)
+    return give(session, given, make, fits, pick=pick, among=lambda session, _since: troubled(session))
 
 
 def read_value(text: str) -> Stored:
@@ -148,16 +138,15 @@ def _the_step(session: Session, given: Given, found: Searched, steps: list[StepR
 
 def _acknowledge(session: Session, given: Given) -> int:
     from ...errors import UnknownWorkflow
-    from ...reconcile.orders import Orders
+    from ...reconcile.orders import acknowledge, acknowledge_refused
 
     if given.id is None:
         raise click.UsageError("--acknowledge is for one workflow at a time: give its ID")
-    orders = Orders(session.journal, who=given.who, why=given.why, engines=session.engines, caller=session.caller)
     try:
-        return give(session, given, orders.acknowledge, lambda _run, _steps: ())
+        return give(session, given, acknowledge, lambda _run, _steps: ())
     except UnknownWorkflow as error:
         # A reference has 32 characters; whatever is longer names no run of which a message could have been refused.
-        change = orders.acknowledge_refused(given.id, session.namespace) if len(given.id) <= 32 else None
+        change = acknowledge_refused(given.operator(session), given.id) if len(given.id) <= 32 else None
         if change is None:
             raise UnknownWorkflow(
                 f"the journal {session.journal.db.safe_url} has no workflow {given.id!r}, and in namespace "

@@ -36,21 +36,10 @@ def command(session: Session, given: Given) -> int:
     workflow fail.
     """
     from ...model import StepStatus
-    from ...reconcile.orders import Orders, is_stopped
-
-    journal = session.checked()
-    orders = Orders(
-        journal,
-        who=given.who,
-        why=given.why,
-        engines=session.engines,
-        caller=session.caller,
-        stale=session.settings.stale,
-        in_bulk=given.in_bulk,
-    )
+    from ...reconcile.orders import is_stopped, retry
 
     def fits(_run: WorkflowRow, steps: list[StepRow]) -> Iterator[None]:
         if any(s.name == given.task and (s.status is StepStatus.FAILED or is_stopped(s)) for s in steps):
             yield None
 
-    return give(session, given, orders.retry, fits, sending=orders.sending)
+    return give(session, given, retry, fits)

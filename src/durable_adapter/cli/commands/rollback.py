@@ -30,13 +30,10 @@ def command(session: Session, given: Given) -> int:
     Refused behind a pivot that has succeeded, and while one may have happened. Steps in doubt are undone once `resolve` has
     said that they happened. ID is a workflow's id, a run's reference, or a task's id.
     """
-    from ...reconcile.orders import Orders, is_undone, may_have_done
-
-    journal = session.checked()
-    orders = Orders(journal, who=given.who, why=given.why, engines=session.engines, caller=session.caller)
+    from ...reconcile.orders import is_undone, may_have_done, rollback
 
     def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[None]:
         if not is_undone(run) and (run.name == given.task or may_have_done(steps, given.task or "")):
             yield None
 
-    return give(session, given, lambda run, steps, _: orders.rollback(run, steps), fits)
+    return give(session, given, rollback, fits)
