@@ -91,7 +91,7 @@ def sequential_scans(journal: Any) -> list[str]:
     """The statements of people's commands that the planner would answer by reading a whole table of the large journal."""
     import sqlalchemy
 
-    from durable_adapter.cli.find import find_run
+    from durable_adapter.cli.search import find_run
     from durable_adapter.errors import UnknownWorkflow
     from durable_adapter.reconcile import look_for_trouble
 

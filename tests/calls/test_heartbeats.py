@@ -14,9 +14,9 @@ from durable_adapter.journal import Journal
 from durable_adapter.journal.doubts import NOT_OVER
 from durable_adapter.model import SECOND, Safety, StepRow, StepStatus
 from durable_adapter.reconcile.commands import Caller
-from durable_adapter.reconcile.shown import Values
 from durable_adapter.reconcile.story import read_story
 from durable_adapter.reconcile.telling import Telling
+from durable_adapter.reconcile.values import Values
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace
 from tests.journal.counting import cost

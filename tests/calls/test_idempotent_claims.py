@@ -20,8 +20,8 @@ from durable_adapter.model import Attention, Effect, Event, Kind, Safety, StepSt
 from durable_adapter.reconcile.changes import Operator
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
-from durable_adapter.reconcile.looking import look_for_trouble
 from durable_adapter.reconcile.orders import acknowledge
+from durable_adapter.reconcile.survey import look_for_trouble
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace
 from tests.journal.making import (

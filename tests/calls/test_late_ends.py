@@ -15,10 +15,10 @@ from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, Event, StepStatus
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
-from durable_adapter.reconcile.looking import look_for_trouble
-from durable_adapter.reconcile.shown import Values
 from durable_adapter.reconcile.story import read_story
+from durable_adapter.reconcile.survey import look_for_trouble
 from durable_adapter.reconcile.telling import Telling
+from durable_adapter.reconcile.values import Values
 from tests.calls.conftest import Workplace
 from tests.journal.making import ONE, TWO, a_function, a_run, a_step, claim, events, succeed, the, the_run
 

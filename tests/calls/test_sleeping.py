@@ -11,7 +11,7 @@ from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import SECOND, SLEEPS, Kind, Safety, StepStatus, WorkflowStatus
 from durable_adapter.reconcile.finding import Trouble
-from durable_adapter.reconcile.looking import look_for_trouble
+from durable_adapter.reconcile.survey import look_for_trouble
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace, the_step
 from tests.journal.making import a_dispatch, a_function, about, age, change, the_run

@@ -9,7 +9,7 @@ from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
 from durable_adapter.model import Event, StepRow, StepStatus, WorkflowRow, WorkflowStatus, new_ref
 from durable_adapter.reconcile.finding import Trouble
-from durable_adapter.reconcile.looking import look_for_trouble
+from durable_adapter.reconcile.survey import look_for_trouble
 from durable_adapter.runtime.starting import start_run, started_before
 from tests.calls.conftest import CallingEngine, Workplace
 from tests.journal.making import a_run, a_step, a_workflow, events, fail, statuses, succeed, the, the_run

@@ -18,7 +18,7 @@ from celery.canvas import Signature
 import durable_adapter as durable
 from durable_adapter.model import Attention, Cause, StepStatus, WorkflowRow, WorkflowStatus
 from durable_adapter.reconcile.finding import Finding, Trouble
-from durable_adapter.reconcile.looking import look_for_trouble
+from durable_adapter.reconcile.survey import look_for_trouble
 from tests.celery.ledger import Ledger
 from tests.celery.shop import app, endings
 from tests.celery.world import SOON, Runs, World

@@ -27,7 +27,7 @@ from durable_adapter.model import (
 from durable_adapter.reconcile import orders
 from durable_adapter.reconcile.changes import Change, Operator
 from durable_adapter.reconcile.commands import Caller
-from durable_adapter.reconcile.foresight import Order, Outlook, Verb, foresee
+from durable_adapter.reconcile.forecast import Forecast, Order, Verb, predict
 from durable_adapter.reconcile.verdicts import Verdict, decidable, decide
 from tests.cli.conftest import SIGNED, Cli
 from tests.journal.conftest import OpenJournal
@@ -335,14 +335,14 @@ def test_what_is_announced_is_what_happens(journal: Journal, situation: Callable
         assert statuses(journal, ref) == before
         return
     run, steps = the_run(journal, ref), journal.reads.steps(ref)
-    outlook = foresee(run, steps, _order_of(made, run, steps))
+    forecast = predict(run, steps, _order_of(made, run, steps))
     assert statuses(journal, ref) == before, "a preview changes nothing"
     outcome = made.carry_out()
     assert outcome.done, outcome.says
-    assert essence(the_run(journal, ref), journal.reads.steps(ref)) == essence(outlook.run, outlook.steps)
+    assert essence(the_run(journal, ref), journal.reads.steps(ref)) == essence(forecast.run, forecast.steps)
     world = World(journal, ref)
     world.play()
-    _compare(made, world, journal.reads.steps(ref), outlook)
+    _compare(made, world, journal.reads.steps(ref), forecast)
 
 
 def _order_of(made: Change, run: object, steps: list[StepRow]) -> Order:
@@ -362,7 +362,7 @@ def _order_of(made: Change, run: object, steps: list[StepRow]) -> Order:
     return Order(Verb(made.action), key)
 
 
-def _compare(made: Change, world: World, steps: list[StepRow], outlook: Outlook) -> None:
+def _compare(made: Change, world: World, steps: list[StepRow], forecast: Forecast) -> None:
     """Holds each sentence of a preview against the bank's ledger."""
     undone = [line.partition(" of ")[2] for line in world.ledger if " of " in line]
     for said in made.consequences:
@@ -378,7 +378,7 @@ def _compare(made: Change, world: World, steps: list[StepRow], outlook: Outlook)
         elif ": its success is undone by " in said:
             name, _, undo = said.partition(" runs now: its success is undone by ")
             assert f"{undo} of {name}" in world.ledger, (said, world.ledger)
-        elif said.startswith("a new attempt of ") and outlook.goes_forward and outlook.run.status is WorkflowStatus.RUNNING:
+        elif said.startswith("a new attempt of ") and forecast.goes_forward and forecast.run.status is WorkflowStatus.RUNNING:
             name = said.removeprefix("a new attempt of ").partition(" is due")[0]
             assert name in world.ledger, (said, world.ledger)
     if undone:

@@ -12,7 +12,7 @@ from celery import chain
 import durable_adapter as durable
 from durable_adapter.errors import DeclarationError
 from durable_adapter.reconcile.finding import at_stake
-from durable_adapter.reconcile.looking import look_for_trouble
+from durable_adapter.reconcile.survey import look_for_trouble
 from durable_adapter.testing import TestJournal
 from tests.testing.shop import Shop
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject, Retry
 
-from ..errors import UnsupportedCanvas
 from ..declare.effects import is_refusal
+from ..errors import UnsupportedCanvas
 from ..runtime.calls import Wish
 from ..runtime.shield import Shield
 

@@ -14,8 +14,8 @@ __all__ = ["MEANING", "Finding", "Found", "Mended", "Remedy", "Trouble", "at_sta
 
 if TYPE_CHECKING:
     from .finding import MEANING, Finding, Remedy, Trouble, at_stake
-    from .looking import Found, look_for_trouble
-    from .mending import Mended, mend
+    from .repair import Mended, mend
+    from .survey import Found, look_for_trouble
 else:
     #: Where each name comes from, once it is asked for: other commands use this room's words alone.
     __getattr__, __dir__ = lazily(
@@ -23,12 +23,12 @@ else:
         {
             "MEANING": ".finding",
             "Finding": ".finding",
-            "Found": ".looking",
-            "Mended": ".mending",
+            "Found": ".survey",
+            "Mended": ".repair",
             "Remedy": ".finding",
             "Trouble": ".finding",
             "at_stake": ".finding",
-            "look_for_trouble": ".looking",
-            "mend": ".mending",
+            "look_for_trouble": ".survey",
+            "mend": ".repair",
         },
     )

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from ..model import OPEN_STEPS, SECOND, Kind, StepRow, StepStatus, WorkflowRow
 from ..recovery.absence import Unswept, unswept
-from .case import Look
+from .case import Surroundings
 from .commands import INLINE, workflow_word
 from .finding import Finding, Remedy, Trouble
-from .words import iso, plural, since, tongue
+from .words import iso, plural, since, vocabulary
 
 #: The kinds of step that a message of their own begins, and that a worker with the plugin has to take.
 SENT = frozenset({Kind.STEP, Kind.FUNCTION, Kind.DISPATCH, Kind.COMPENSATION})
@@ -68,7 +68,7 @@ class Blockers:
             self._engines |= {run.engine, *(step.engine or run.engine for step in steps if step.status in OPEN_STEPS)}
             add_to_queues(self._queues, run, steps)
 
-    def unswept(self, look: Look, asked: Iterable[str] | None = None) -> list[Unswept]:
+    def unswept(self, look: Surroundings, asked: Iterable[str] | None = None) -> list[Unswept]:
         """Returns the engines for which nobody sweeps.
 
         Args:
@@ -85,7 +85,7 @@ class Blockers:
         found = idle_engines(look, known)
         return found if len(found) == len(known) else []
 
-    def findings(self, look: Look, idle: Iterable[Unswept]) -> list[Finding]:
+    def findings(self, look: Surroundings, idle: Iterable[Unswept]) -> list[Finding]:
         """Returns what keeps these runs from moving.
 
         Args:
@@ -95,16 +95,16 @@ class Blockers:
         return [*nobody_sweeps(look, idle), *_unserved(look, self._queues)]
 
 
-def idle_engines(look: Look, engines: Iterable[str]) -> list[Unswept]:
+def idle_engines(look: Surroundings, engines: Iterable[str]) -> list[Unswept]:
     """Returns those of some engines for which nobody sweeps."""
     workers = [*look.living.values(), *look.former.values()]
     return unswept(workers, engines, namespace=look.namespace, now=look.now, stale=look.stale)
 
 
-def nobody_sweeps(look: Look, idle: Iterable[Unswept]) -> Iterator[Finding]:
+def nobody_sweeps(look: Surroundings, idle: Iterable[Unswept]) -> Iterator[Finding]:
     """Yields a finding for each engine for which nobody sweeps."""
     for each in idle:
-        words = tongue(each.engine)
+        words = vocabulary(each.engine)
         last = "no sweeper is known" if each.last is None else f"the last beat of a sweeper was at {since(each.last, look.now)}"
         nobody = "Nobody runs what is inline" if each.engine == INLINE else f"Nobody sweeps{words.sweeps_for}"
         certain = f"{nobody}: {last}. Timers, deaths, doubt and lost {words.message}s wait."
@@ -112,7 +112,7 @@ def nobody_sweeps(look: Look, idle: Iterable[Unswept]) -> Iterator[Finding]:
         yield Finding(Trouble.NOBODY_SWEEPS, "", "", each.engine, None, None, each.last, certain, remedies=(start,))
 
 
-def _unserved(look: Look, queues: Queues) -> Iterator[Finding]:
+def _unserved(look: Surroundings, queues: Queues) -> Iterator[Finding]:
     workers = [w for w in look.living.values() if w.namespace in (None, look.namespace) and not w.is_silent(look.now, look.stale)]
     for (engine, queue), waiting in sorted(queues.items()):
         at, step, workflow = waiting.first or (look.now, "", "")
@@ -120,8 +120,8 @@ def _unserved(look: Look, queues: Queues) -> Iterator[Finding]:
             continue
         steps = f"{plural(len(waiting.names), 'unfinished step')} of {plural(len(waiting.refs), 'workflow')}"
         certain = (
-            f"No living worker with the plugin serves the queue {queue!r} of {tongue(engine).engine}. Addressed to it: {steps}, "
-            f"such as {step} of {workflow}."
+            f"No living worker with the plugin serves the queue {queue!r} of {vocabulary(engine).engine}. Addressed to it: "
+            f"{steps}, such as {step} of {workflow}."
         )
         uncertain = "whether a worker without the plugin takes them, and runs them unrecorded"
         start = Remedy("start a worker for it", look.caller.worker(engine, queue))

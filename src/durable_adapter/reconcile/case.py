@@ -13,7 +13,7 @@ from ..model import SECOND, Kind, StepRow, StepStatus, WorkerRow, WorkflowRow, a
 from ..runtime.order import ready as ready
 from .commands import Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
-from .words import Tongue, fate, process, tongue, with_places
+from .words import Vocabulary, fate, process, vocabulary, with_places
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -40,7 +40,7 @@ class Witness(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Surroundings:
     """What holds for every run that is looked at now.
 
     Attributes:
@@ -72,10 +72,10 @@ class Look:
     witnesses: Mapping[str, Witness] = field(default_factory=dict)
 
 
-def look_around(journal: Journal, around: Around | None = None, **asked: Any) -> Look:
+def read_surroundings(journal: Journal, around: Around | None = None, **asked: Any) -> Surroundings:
     """Reads what holds for every run, where it was not read yet: who lives, what they run, and who sweeps."""
     around = around or journal.around()
-    return Look(
+    return Surroundings(
         now=around.now,
         resend_after=journal.runs.resend_after,
         living={worker.id: worker for worker in around.living},
@@ -117,7 +117,7 @@ class Case:
     run: WorkflowRow
     steps: list[StepRow]
     workers: Mapping[str, WorkerRow]
-    look: Look
+    look: Surroundings
 
     @property
     def members(self) -> list[StepRow]:
@@ -182,9 +182,9 @@ class Case:
         """What sends a step: the engine that it was dispatched to, else its run's."""
         return (step.engine if step is not None else None) or self.run.engine
 
-    def tongue(self, step: StepRow | None = None) -> Tongue:
+    def vocabulary(self, step: StepRow | None = None) -> Vocabulary:
         """The words of that engine."""
-        return tongue(self.engine(step))
+        return vocabulary(self.engine(step))
 
     def witness(self, step: StepRow) -> Witness | None:
         """That engine, where it can be asked about single messages."""

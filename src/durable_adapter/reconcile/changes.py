@@ -1,6 +1,6 @@
 """The changes that a person may make: each is announced with its consequences, and carried out only when asked.
 
-The consequences are told from `foresight`, of the run's whole state. A change is carried out under the run's lock, and only
+The consequences are told from `forecast`, of the run's whole state. A change is carried out under the run's lock, and only
 if the same would come of it as was announced; the journal's own compare-and-set decides beside that.
 """
 
@@ -17,9 +17,9 @@ from ..model import Event, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import engine_of
 from .commands import Caller, workflow_word
 from .consequences import consequences
-from .foresight import Order, foresee
+from .forecast import Order, predict
 from .sending import Sending
-from .words import process, since, status_words, tongue
+from .words import process, since, status_words, vocabulary
 
 if TYPE_CHECKING:
     from ..journal import Decision, Journal
@@ -179,7 +179,7 @@ class Operator:
         running = {key: where for (ref, key), where in self._running.items() if ref == run.ref}
 
         def told(run: WorkflowRow, steps: Sequence[StepRow]) -> list[str]:
-            return consequences(run, steps, foresee(run, steps, order), order=order, running=running)
+            return consequences(run, steps, predict(run, steps, order), order=order, running=running)
 
         announced = told(run, steps)
 
@@ -270,7 +270,7 @@ class Operator:
         try:
             self.engines[step.engine or run.engine].send_step(run, step, list(steps))
         except Exception as error:
-            broker = tongue(step.engine or run.engine).broker
+            broker = vocabulary(step.engine or run.engine).broker
             return f"{step.name} could not be sent now ({type(error).__name__}); the sweepers send it once {broker} is there."
         return f"{step.name} was sent."
 

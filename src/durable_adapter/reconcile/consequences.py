@@ -1,4 +1,4 @@
-"""What an order leads to, in English: told from a run's rows before it and after it, as `foresight` or the journal has them."""
+"""What an order leads to, in English: told from a run's rows before it and after it, as `forecast` or the journal has them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..journal.undo import still_to_undo, undecided
 from ..model import ALSO_AFTER, FORWARD_WORKFLOWS, Effect, Kind, Shape, StepRow, StepStatus, WorkflowRow, WorkflowStatus
 from ..runtime.order import behind, concerns_nobody, members_of, ready
-from .foresight import Order, Outlook, Verb, in_place
+from .forecast import Forecast, Order, Verb, in_place
 from .words import status_words as words
 
 _GIVEN_UP = frozenset({StepStatus.PLANNED, StepStatus.WAITING})
@@ -17,7 +17,7 @@ _BACKWARD = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.FAILING})
 
 
 def consequences(
-    run: WorkflowRow, steps: Sequence[StepRow], after: Outlook, *, order: Order, running: Mapping[str, str]
+    run: WorkflowRow, steps: Sequence[StepRow], after: Forecast, *, order: Order, running: Mapping[str, str]
 ) -> list[str]:
     """Returns the consequences of an order, one sentence each, without the full stops.
 
@@ -39,7 +39,7 @@ def consequences(
     return list(dict.fromkeys(told))
 
 
-def _of_the_run(run: WorkflowRow, after: Outlook) -> Iterator[str]:
+def _of_the_run(run: WorkflowRow, after: Forecast) -> Iterator[str]:
     """What becomes of the run, and of what it has done so far."""
     old, new = run.status, after.run.status
     if new is WorkflowStatus.ROLLING_BACK:
@@ -86,7 +86,7 @@ def _of_the_run(run: WorkflowRow, after: Outlook) -> Iterator[str]:
             yield "takes the workflow up again"
 
 
-def _tried(before: Mapping[str, StepRow], after: Outlook, order: Order) -> Iterator[str]:
+def _tried(before: Mapping[str, StepRow], after: Forecast, order: Order) -> Iterator[str]:
     """What runs next because of the order."""
     for row in after.steps:
         old = before.get(row.key)
@@ -115,7 +115,7 @@ def _tried(before: Mapping[str, StepRow], after: Outlook, order: Order) -> Itera
             yield from _follows(row, after)
 
 
-def _follows(row: StepRow, after: Outlook) -> Iterator[str]:
+def _follows(row: StepRow, after: Forecast) -> Iterator[str]:
     """What comes behind a step that is known to have happened now."""
     if after.run.shape is Shape.FUNCTION:
         yield "its workflow function goes on"
@@ -133,7 +133,7 @@ def _follows(row: StepRow, after: Outlook) -> Iterator[str]:
             yield f"{step.name} is sent once the steps of other workflows that it comes after are done"
 
 
-def _given_up(before: Mapping[str, StepRow], after: Outlook, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
+def _given_up(before: Mapping[str, StepRow], after: Forecast, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
     """What had not begun, and never will."""
     for row in after.steps:
         old = before.get(row.key)
@@ -148,7 +148,7 @@ def _given_up(before: Mapping[str, StepRow], after: Outlook, about: Sequence[str
             yield f"{row.name} is not tried again; an earlier attempt of it may have happened, and a person must say"
 
 
-def _planned_again(before: Mapping[str, StepRow], after: Outlook) -> Iterator[str]:
+def _planned_again(before: Mapping[str, StepRow], after: Forecast) -> Iterator[str]:
     """What had been cancelled, and runs after all."""
     names = [
         s.name for s in after.steps if s.key in before and before[s.key].status is StepStatus.CANCELLED and s.status in _GIVEN_UP
@@ -157,7 +157,9 @@ def _planned_again(before: Mapping[str, StepRow], after: Outlook) -> Iterator[st
         yield f"then what was cancelled runs: {', '.join(names)}"
 
 
-def _still_open(before: Mapping[str, StepRow], after: Outlook, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
+def _still_open(
+    before: Mapping[str, StepRow], after: Forecast, about: Sequence[str], running: Mapping[str, str]
+) -> Iterator[str]:
     """What has begun, and what becomes of it."""
     if after.run.status in FORWARD_WORKFLOWS:
         return

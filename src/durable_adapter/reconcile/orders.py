@@ -27,7 +27,7 @@ from ..runtime.doubt import may_be_repeated
 from .case import may_lack_calls
 from .changes import Change, Operator, Outcome
 from .commands import VALUE, step_word, workflow_word
-from .foresight import Order, Verb
+from .forecast import Order, Verb
 from .words import plural, status_words
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from ..model import (
 )
 from ..recovery.lost import GONE
 from ..runtime.order import behind, may_fail
-from .case import Case, Look
+from .case import Case, Surroundings
 from .commands import VALUE
 from .finding import Finding, Remedy, Trouble
 from .step_findings import OVERDUE, PATIENCE, verdicts
-from .words import plural, since, span, tongue
+from .words import plural, since, span, vocabulary
 
 #: How often an unmarked member's message must have been delivered again before people are told.
 AGAIN = 2
@@ -39,7 +39,7 @@ def lost(case: Case) -> Iterator[Finding]:
     """What is due and has not begun: its message may be lost. Whether it is, the sweeper judges, who can ask the broker."""
     for step, due, why in _due(case):
         gone = _gone(case, step)
-        message = case.tongue(step).message
+        message = case.vocabulary(step).message
         certain = why + (f" Its {message} was sent again {plural(case.run.resends, 'time')}." if case.run.resends else "")
         queue = f"the queue {step.queue!r}" if step.queue else "its queue"
         if gone is None:
@@ -160,7 +160,7 @@ def stopped_at_unmarked(case: Case) -> Iterator[Finding]:
                 f"The message of {step.name} came again {plural(step.attempt, 'time')}, last {since(at, case.look.now)}: "
                 "its worker may die of it each time. It is not marked durable, and its end was not "
             )
-        tasks = f"{case.tongue(step).task}s"
+        tasks = f"{case.vocabulary(step).task}s"
         yield case.find(
             Trouble.STOPPED_AT_UNMARKED,
             step,
@@ -196,9 +196,8 @@ def ended_by_engine(case: Case) -> Iterator[Finding]:
     if step is None:
         return
     ended = case.told(step.evidence)
-    certain = (
-        f"{case.tongue(step).engine} ended the {case.tongue(step).task} of {step.name} {since(step.ended_at, case.look.now)}"
-    )
+    words = case.vocabulary(step)
+    certain = f"{words.engine} ended the {words.task} of {step.name} {since(step.ended_at, case.look.now)}"
     certain += f": {ended}." if ended else "."
     certain += " It had not begun, and is not sent again by itself."
     if step.status is StepStatus.FAILED:
@@ -260,7 +259,7 @@ def rollback_unfinished(case: Case) -> Iterator[Finding]:
     order = case.order("retry")
     yield case.find(
         Trouble.ROLLBACK_UNFINISHED, None, case.newest, certain,
-        f"whether the next compensation's {case.tongue().message} is lost",
+        f"whether the next compensation's {case.vocabulary().message} is lost",
         Remedy("to go on undoing now", order), safe=True,
     )  # fmt: skip
 
@@ -306,13 +305,13 @@ def unknown_task(case: Case) -> Iterator[Finding]:
             Trouble.UNKNOWN_TASK,
             step,
             case.newest,
-            f"It is {step.status.value.replace('_', ' ')}, and {case.tongue(step).code} {step.name!r}.",
+            f"It is {step.status.value.replace('_', ' ')}, and {case.vocabulary(step).code} {step.name!r}.",
             "whether another service has it, or a deploy removed or renamed it",
-            Remedy(f"to end the workflow; else deploy code that has the {case.tongue(step).task} under this name", cancel),
+            Remedy(f"to end the workflow; else deploy code that has the {case.vocabulary(step).task} under this name", cancel),
         )
 
 
-def refused(look: Look, messages: Iterable[RefusedMessage], namespace: str) -> Iterator[Finding]:
+def refused(look: Surroundings, messages: Iterable[RefusedMessage], namespace: str) -> Iterator[Finding]:
     """Messages that named what this journal does not have, or that did not fit it; each run once, until a person has seen it."""
     by_ref: dict[str, list[RefusedMessage]] = {}
     for message in messages:
@@ -321,7 +320,7 @@ def refused(look: Look, messages: Iterable[RefusedMessage], namespace: str) -> I
     for ref, of_it in by_ref.items():
         last = of_it[-1]
         worker = look.living.get(last.who or "")
-        words = tongue(worker.engine if worker is not None else None)
+        words = vocabulary(worker.engine if worker is not None else None)
         task = last.task or f"a {words.task}"
         seen = look.caller.change("resolve", "--acknowledge", ids=[ref])
         came, why = _lacking(last, words.message)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..model import SECOND
 from .blockers import idle_engines, nobody_sweeps
-from .case import look_around
+from .case import read_surroundings
 from .commands import Caller
-from .mending import sweep_until_done
-from .words import plural, span, tongue
+from .repair import sweep_until_done
+from .words import plural, span, vocabulary
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -54,7 +54,7 @@ class Sending:
 
     def _told(self, engine: str) -> str:
         if engine not in self._engines:
-            look = look_around(self._journal, caller=self._caller, stale=int(self._stale * SECOND))
+            look = read_surroundings(self._journal, caller=self._caller, stale=int(self._stale * SECOND))
             idle = next(nobody_sweeps(look, idle_engines(look, [engine])), None)
             if idle is not None:
                 return idle.told
@@ -66,5 +66,5 @@ class Sending:
             return f"It could not be sent now ({type(error).__name__}: {error}); the sweepers send it."
         sent = sum(r.woken + r.sent_again + r.undone for r in reports)
         wrong = [error for r in reports for error in r.errors]
-        said = f"A sweep sent {plural(sent, tongue(engine).message)}." if sent else "A sweep found nothing to send yet."
+        said = f"A sweep sent {plural(sent, vocabulary(engine).message)}." if sent else "A sweep found nothing to send yet."
         return f"{said} It could not do all: {wrong[0]}" if wrong else said

@@ -88,7 +88,7 @@ def twice(case: Case) -> Iterator[Finding]:
             f"An attempt of it reported success after its outcome had been decided otherwise"
             f"{f' ({step.verdict})' if step.verdict else ''}. The step is {words_of(step)} now, {attempts(step)}."
         )
-        uncertain = "whether the effect happened twice. Look at both with `explain`, and take one back where it was"
+        uncertain = "whether the effect happened twice. Surroundings at both with `explain`, and take one back where it was"
         done = case.resolve(step, "--acknowledge")
         remedy = Remedy("once you have looked, and taken back what happened twice", done)
         yield case.find(Trouble.TWICE, step, step.twice_at, certain, uncertain, remedy)

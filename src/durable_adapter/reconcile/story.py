@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..model import Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
 from .blockers import Blockers
-from .case import Case, Look, Witness, look_around
+from .case import Case, Surroundings, Witness, read_surroundings
 from .commands import Caller
 from .finding import Finding
-from .looking import findings_of
+from .survey import findings_of
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -45,7 +45,7 @@ class Story:
     events: list[dict[str, Any]]
     workers: Mapping[str, WorkerRow]
     findings: list[Finding]
-    look: Look
+    look: Surroundings
     unswept: list[Unswept]
     blockers: list[Finding]
     next_look_at: int | None
@@ -77,7 +77,7 @@ def read_story(
     around: Around | None = None,
 ) -> Story:
     """Reads all that is known of one run; of its engine too, where that can be asked."""
-    look = look_around(journal, around, caller=caller, stale=stale, witnesses=witnesses or {})
+    look = read_surroundings(journal, around, caller=caller, stale=stale, witnesses=witnesses or {})
     steps = journal.reads.steps(run.ref)
     events = journal.events.of(run.ref)
     named = {s.worker for s in steps if s.worker} | {e["who"] for e in events if e["who"]}

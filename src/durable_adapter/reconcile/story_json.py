@@ -6,9 +6,9 @@ from typing import Any
 
 from ..model import StepRow
 from .blockers import unswept_shown
-from .shown import Values
 from .story import Story
 from .telling import Telling
+from .values import Values
 from .words import iso, process
 
 

@@ -23,9 +23,9 @@ from ..model import (
 )
 from .commands import workflow_word
 from .finding import Remedy
-from .shown import Values
 from .story import Story
-from .words import EFFECTS, Tongue, fate, moment, process, since, span, tongue, with_places
+from .values import Values
+from .words import EFFECTS, Vocabulary, fate, moment, process, since, span, vocabulary, with_places
 
 #: What makes a step safe to repeat, said to a person.
 _SAFETY = {
@@ -125,7 +125,7 @@ class Telling:
         run = self.story.run
         shape = "workflow function" if run.shape is Shape.FUNCTION else "chain"
         if run.shape is Shape.CANVAS and self.story.members:
-            shape = f"chain of {len(self.story.members)} steps" if len(self.story.members) > 1 else f"single {self._tongue.task}"
+            shape = f"chain of {len(self.story.members)} steps" if len(self.story.members) > 1 else f"single {self._words.task}"
         lines = [
             f"a {shape} on {'RQ' if run.engine == 'rq' else run.engine}, started {since(run.created_at, self.story.now)}",
             f"run {run.run}, reference {run.ref}",
@@ -148,13 +148,13 @@ class Telling:
         return lines
 
     @property
-    def _tongue(self) -> Tongue:
-        return tongue(self.story.run.engine)
+    def _words(self) -> Vocabulary:
+        return vocabulary(self.story.run.engine)
 
     def _mark(self, attention: str) -> str:
         """What a person should look at, in the words of the run's engine."""
         if attention == Attention.UNMARKED:
-            return f"the chain stands at an unmarked {self._tongue.task}"
+            return f"the chain stands at an unmarked {self._words.task}"
         return _MARKS.get(attention, attention)
 
     def _where(self, step: StepRow) -> str:
@@ -168,7 +168,7 @@ class Telling:
             head = f"{step.name} (undoes {target}): {_STATUS[step.status]}"
         lines = [f"{head}{self._circumstances(step)}"]
         if step.task_id is not None and step.kind is not Kind.SLEEP:
-            lines[0] += f", {tongue(step.engine or self.story.run.engine).task} {step.task_id}"
+            lines[0] += f", {vocabulary(step.engine or self.story.run.engine).task} {step.task_id}"
         if step.kind is Kind.UNMARKED:
             lines.append("not marked durable: only its end is recorded; it is never sent again by itself")
         settled = step.status in (StepStatus.SUCCEEDED, StepStatus.UNDONE, StepStatus.CANCELLED)
@@ -284,9 +284,9 @@ class Telling:
             case Event.LATE_FAILURE:
                 return f"{name}: an attempt reported a failure too late", why
             case Event.SUPPRESSED:
-                return f"{name}: another {self._tongue.message} of it came, and was left alone", why
+                return f"{name}: another {self._words.message} of it came, and was left alone", why
             case Event.SENT_AGAIN:
-                return f"{name}: its {self._tongue.message} was sent again", why
+                return f"{name}: its {self._words.message} was sent again", why
             case Event.ENDED_BY_ENGINE:
                 return f"{name} was ended by its engine before it began", why
             case Event.STEP_FAILED:
@@ -299,7 +299,7 @@ class Telling:
             case Event.VALUE_MISSING:
                 return f"{name} happened, but its value could not be recorded", why
             case Event.REFUSED:
-                return f"a {self._tongue.message} of {detail.get('name', name)} was refused", why
+                return f"a {self._words.message} of {detail.get('name', name)} was refused", why
             case _:
                 return f"{name}: {str(kind).replace('_', ' ')}", why
 

@@ -32,8 +32,8 @@ from ..runtime.values import write_failure
 from .case import may_lack_calls, ready
 from .changes import Change, Operator, Outcome
 from .commands import workflow_word
-from .foresight import Order, Verb, in_place
-from .words import EFFECTS, moment, process, span, status_words, tongue
+from .forecast import Order, Verb, in_place
+from .words import EFFECTS, moment, process, span, status_words, vocabulary
 
 if TYPE_CHECKING:
     from ..journal.orders import Carried
@@ -263,7 +263,7 @@ def _send_next(operator: Operator, run: WorkflowRow, step: StepRow) -> str:
     following = [s for s, _ in ready(run, steps) if step.key in (s.after or ())]
     if run.engine in operator.engines:
         return " ".join(operator.send(run, s, steps) for s in following)
-    wait, option = span(operator.journal.runs.resend_after), tongue(run.engine).option
+    wait, option = span(operator.journal.runs.resend_after), vocabulary(run.engine).option
     sooner = f"; with {option} it is sent at once" if option else ""
     return " ".join(f"The sweepers send {s.name} after {wait}{sooner}." for s in following)
 

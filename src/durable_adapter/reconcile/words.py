@@ -16,7 +16,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 @dataclass(frozen=True, slots=True)
-class Tongue:
+class Vocabulary:
     """What an engine's own people call things.
 
     Attributes:
@@ -40,8 +40,8 @@ class Tongue:
     engine: str = "Celery"
 
 
-_TONGUES = {
-    "rq": Tongue(
+_VOCABULARIES = {
+    "rq": Vocabulary(
         task="job",
         message="job",
         code="this code has no function named",
@@ -51,7 +51,7 @@ _TONGUES = {
         sweeps_for=" for RQ",
         engine="RQ",
     ),
-    INLINE: Tongue(
+    INLINE: Vocabulary(
         task="call",
         message="call",
         code="this code has no function named",
@@ -63,9 +63,9 @@ _TONGUES = {
 }
 
 
-def tongue(engine: str | None) -> Tongue:
+def vocabulary(engine: str | None) -> Vocabulary:
     """The words of an engine."""
-    return _TONGUES.get(engine or "", Tongue())
+    return _VOCABULARIES.get(engine or "", Vocabulary())
 
 
 def iso(at: int | None) -> str | None:

@@ -12,7 +12,7 @@ from ...errors import JournalAhead, JournalError, JournalUnmigrated, UnreadableR
 from ...model import SECOND, Event, takes
 from ...reconcile.blockers import Queues, add_to_queues
 from ...reconcile.commands import INLINE
-from ...reconcile.words import plural, since, span, tongue
+from ...reconcile.words import plural, since, span, vocabulary
 from ...recovery.absence import unswept
 from .check import Check, failed, note, ok, slow, unsafe
 
@@ -144,7 +144,7 @@ def _clock(journal: Journal) -> Iterator[Check]:
 def _sweeper(living: list[WorkerRow], now: int, settings: Settings, namespace: str, engine: str, caller: Caller) -> Check:
     """Whether somebody sweeps for one engine: a sweeper leaves alone what it cannot send."""
     name = "sweeper" if engine == "celery" else f"{engine}_sweeper"
-    words, sweep = tongue(engine), caller.sweep(engines=[engine])
+    words, sweep = vocabulary(engine), caller.sweep(engines=[engine])
     beats = [w.beat_at for w in living if w.sweeps(engine)]
     idle = unswept(living, [engine], namespace=namespace, now=now, stale=int(settings.stale * SECOND))
     if engine == INLINE:

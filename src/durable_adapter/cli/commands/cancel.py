@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..changing import Given, changing_command, give
+from ..changes import Given, changing_command, give
 from ..session import Session
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import click
 
 from ...model import SECOND, Kind, Safety
 from ..exits import CLEAN
+from ..locks import not_waiting
 from ..options import When, changing, check_changing, moment
 from ..session import Session, durable_command
-from ..waiting import not_waiting
 
 if TYPE_CHECKING:
     from ...journal.losses import Doubtful

@@ -29,11 +29,11 @@ def command(session: Session, id: str, show_values: bool) -> int:
     ID is a workflow's id, a run's reference, or the id of any of its tasks or jobs. Ends with 1 where something is wrong with
     it. With -u or -c it also says what Redis holds of each job of an RQ workflow.
     """
-    from ...reconcile.shown import Values
     from ...reconcile.story import read_story
     from ...reconcile.story_json import shown
     from ...reconcile.telling import Telling
-    from ..find import find_run
+    from ...reconcile.values import Values
+    from ..search import find_run
 
     journal = session.journal
     around = journal.around()

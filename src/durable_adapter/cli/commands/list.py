@@ -64,7 +64,7 @@ def command(
 ) -> int:
     """List workflows, newest first."""
     from ...reconcile.blockers import Blockers, unswept_shown
-    from ...reconcile.case import look_around
+    from ...reconcile.case import read_surroundings
 
     journal = session.journal
     around = journal.around()
@@ -84,7 +84,7 @@ def command(
     looked_into = [run.ref for run in runs if run.look_at is not None or run.attention is not None]
     steps = journal.reads.slim_steps(looked_into, unreadable=unreadable)
     shown = [_shown(run, steps.get(run.ref, [])) for run in runs]
-    look = look_around(journal, around, caller=session.caller, stale=session.stale)
+    look = read_surroundings(journal, around, caller=session.caller, stale=session.stale)
     blockers = Blockers()
     for run in runs:
         blockers.add(run, steps.get(run.ref, []))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..exits import CLEAN, FINDINGS
-from ..groups import Group, grouped
+from ..finding_groups import Group, grouped
+from ..locks import not_waiting
 from ..options import When, changing, check_changing, moment, span
 from ..session import Session, durable_command
-from ..waiting import not_waiting
 
 if TYPE_CHECKING:
     from ...journal import Journal

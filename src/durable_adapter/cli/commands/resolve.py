@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..changing import Given, carry_out, changing_command, give, troubled
+from ..changes import Given, carry_out, changing_command, give, troubled
 from ..session import Session
 
 if TYPE_CHECKING:
     from ...codec import Stored
     from ...model import StepRow, WorkflowRow
     from ...reconcile.changes import Change, Operator
-    from ..find import Searched
+    from ..search import Searched
 
 
 EXAMPLES = (
@@ -114,7 +114,7 @@ def _the_step(session: Session, given: Given, found: Searched, steps: list[StepR
     from ...errors import NotResolvable
     from ...reconcile.commands import workflow_word
     from ...reconcile.verdicts import decidable
-    from ..find import find_step
+    from ..search import find_step
 
     run = found.run
     if given.step is not None:

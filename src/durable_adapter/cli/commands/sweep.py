@@ -76,13 +76,15 @@ def command(session: Session, once: bool, seconds: float | None, every: float | 
 def _warn_of_others(session: Session, engines: Collection[str]) -> None:
     """Says which unfinished workflows this sweep leaves to others, because their engine was not named."""
     from ...reconcile.commands import INLINE
-    from ...reconcile.words import tongue
+    from ...reconcile.words import vocabulary
 
     for engine in sorted({run.engine for run in session.journal.reads.unfinished(limit=LOOKED_AT)} - set(engines)):
         if engine == INLINE:
             session.out.warn("What runs inline is left to its own program: no sweeper has its functions.")
         else:
-            session.out.warn(f"Workflows on {engine} are left to other sweepers: this one was not given {tongue(engine).option}.")
+            session.out.warn(
+                f"Workflows on {engine} are left to other sweepers: this one was not given {vocabulary(engine).option}."
+            )
 
 
 def _loop(session: Session, sweeper: Sweeper, every: float, seconds: float | None) -> None:

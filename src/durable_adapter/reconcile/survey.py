@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import UnreadableRow
 from ..model import SECOND
 from .blockers import Blockers
-from .case import Case, Look, Witness, look_around
+from .case import Case, Surroundings, Witness, read_surroundings
 from .commands import Caller
 from .finding import Finding, Trouble
 from .run_findings import RUN_FINDINGS, refused
@@ -98,7 +98,7 @@ def look_for_trouble(
         around: what holds for every run, where it was read already.
         engines: whether somebody sweeps for them is judged where nothing is unfinished; any sweeper is enough where empty.
     """
-    look = look_around(
+    look = read_surroundings(
         journal,
         around,
         stale=int(stale * SECOND),
@@ -129,7 +129,7 @@ def look_for_trouble(
 
 
 def _of_runs(
-    journal: Journal, look: Look, namespace: str, found: Found, blockers: Blockers, progress: Callable[[int], None]
+    journal: Journal, look: Surroundings, namespace: str, found: Found, blockers: Blockers, progress: Callable[[int], None]
 ) -> Iterator[Finding]:
     # Not those that sleep until a time that has not come, unless asked.
     asleep = look.longer_than is not None or look.knows is not None
@@ -151,7 +151,7 @@ def _of_runs(
         after = refs[-1]
 
 
-def _of_refused(journal: Journal, look: Look, namespace: str) -> Iterator[Finding]:
+def _of_refused(journal: Journal, look: Surroundings, namespace: str) -> Iterator[Finding]:
     return refused(look, journal.reads.refused(since=look.now - REFUSED_FOR, limit=REFUSALS), namespace)
 
 
@@ -180,7 +180,7 @@ def _unreadable(workflow: str, ref: str, name: str, key: str | None, certain: st
     return Finding(Trouble.UNREADABLE, workflow, ref, name, key, key, None, certain, uncertain)
 
 
-def cases(journal: Journal, look: Look, refs: Sequence[str], unreadable: list[UnreadableRow] | None = None) -> list[Case]:
+def cases(journal: Journal, look: Surroundings, refs: Sequence[str], unreadable: list[UnreadableRow] | None = None) -> list[Case]:
     """Several runs with all that findings need to know of them: two reads.
 
     *unreadable* is given the rows that cannot be read here; their runs are left out.

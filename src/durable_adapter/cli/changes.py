@@ -21,7 +21,7 @@ from .session import CLEAN, FINDINGS, Session, durable_command
 if TYPE_CHECKING:
     from ..model import StepRow, WorkflowRow
     from ..reconcile.changes import Change, Operator, Outcome
-    from .find import Searched
+    from .search import Searched
 
     #: Makes the change of one run, or of one step of it.
     Make = Callable[[Operator, WorkflowRow, Sequence[StepRow], StepRow | None], Change]
@@ -136,7 +136,7 @@ def give(
     Returns:
         The exit code.
     """
-    from .find import find_run
+    from .search import find_run
 
     operator = given.operator(session)
     if given.id is not None:
@@ -178,7 +178,7 @@ def _in_turn(
 
 def _named(given: Given, found: Searched, steps: list[StepRow]) -> StepRow | None:
     """The step that the user named, if any."""
-    from .find import find_step
+    from .search import find_step
 
     return find_step(found.run, steps, given.step) if given.step is not None else None
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from durable_adapter.cli.waiting import holders
+from durable_adapter.cli.locks import holders
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import step
 from durable_adapter.model import Safety, StepStatus, attempt_name, new_ref

@@ -67,7 +67,7 @@ class Order:
 
 
 @dataclass
-class Outlook:
+class Forecast:
     """A run as an order would leave it.
 
     Attributes:
@@ -92,12 +92,12 @@ class Outlook:
         return self.run.status in FORWARD_WORKFLOWS
 
 
-#: Stands in an outlook for a value that is not at hand.
+#: Stands in a forecast for a value that is not at hand.
 _SOME_VALUE = Stored("", b"")
 _RUNNING_ON = FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
 
 
-def foresee(run: WorkflowRow, steps: Iterable[StepRow], order: Order) -> Outlook:
+def predict(run: WorkflowRow, steps: Iterable[StepRow], order: Order) -> Forecast:
     """Returns what an order makes of a run. Changes nothing.
 
     Args:
@@ -105,7 +105,7 @@ def foresee(run: WorkflowRow, steps: Iterable[StepRow], order: Order) -> Outlook
         steps: all of its steps.
         order: the order.
     """
-    outlook = Outlook(replace(run), [replace(s) for s in steps])
+    forecast = Forecast(replace(run), [replace(s) for s in steps])
     {
         Verb.HAPPENED: _happened,
         Verb.DID_NOT_HAPPEN: _did_not_happen,
@@ -118,8 +118,8 @@ def foresee(run: WorkflowRow, steps: Iterable[StepRow], order: Order) -> Outlook
         Verb.CANCEL: _cancel,
         Verb.LOOK: lambda *_: None,
         Verb.SEND_UNMARKED: lambda *_: None,
-    }[order.verb](outlook, order.keys)
-    return outlook
+    }[order.verb](forecast, order.keys)
+    return forecast
 
 
 def in_place(run: WorkflowRow, step: StepRow) -> bool:
@@ -127,187 +127,187 @@ def in_place(run: WorkflowRow, step: StepRow) -> bool:
     return run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.DISPATCH)
 
 
-def _happened(outlook: Outlook, keys: Sequence[str]) -> None:
-    row = outlook.step(keys[0])
+def _happened(forecast: Forecast, keys: Sequence[str]) -> None:
+    row = forecast.step(keys[0])
     had_failed = row.status is StepStatus.FAILED
     row.effect, row.attention, row.outcome = Effect.HAPPENED, None, row.outcome or _SOME_VALUE
-    if had_failed and _was_told(outlook, row):
+    if had_failed and _was_told(forecast, row):
         return
-    row.status, row.ended_at = StepStatus.SUCCEEDED, _last(outlook)
+    row.status, row.ended_at = StepStatus.SUCCEEDED, _last(forecast)
     if row.target is not None:
-        if outlook.run.status in (WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED):
-            outlook.run.status, outlook.run.attention = WorkflowStatus.ROLLING_BACK, None
-        _settle(outlook, row.target, undone=True)
+        if forecast.run.status in (WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED):
+            forecast.run.status, forecast.run.attention = WorkflowStatus.ROLLING_BACK, None
+        _settle(forecast, row.target, undone=True)
         return
     if not had_failed and row.completes_run:
-        _count_end(outlook, row)
-    _decide_again(outlook)
+        _count_end(forecast, row)
+    _decide_again(forecast)
 
 
-def _last(outlook: Outlook) -> int:
+def _last(forecast: Forecast) -> int:
     """A time after that of every recorded end."""
-    return max((s.ended_at or 0 for s in outlook.steps), default=0) + 1
+    return max((s.ended_at or 0 for s in forecast.steps), default=0) + 1
 
 
-def _was_told(outlook: Outlook, row: StepRow) -> bool:
+def _was_told(forecast: Forecast, row: StepRow) -> bool:
     """Whether a failure is part of the story of a workflow function that has not finished."""
-    told = any(s.kind is Kind.FUNCTION and s.status in OPEN_STEPS for s in outlook.steps)
+    told = any(s.kind is Kind.FUNCTION and s.status in OPEN_STEPS for s in forecast.steps)
     return row.kind in (Kind.STEP, Kind.DISPATCH) and told
 
 
-def _did_not_happen(outlook: Outlook, keys: Sequence[str]) -> None:
-    row = outlook.step(keys[0])
+def _did_not_happen(forecast: Forecast, keys: Sequence[str]) -> None:
+    row = forecast.step(keys[0])
     row.effect, row.attention = Effect.DID_NOT_HAPPEN, None
     if row.status is not StepStatus.FAILED:
         row.status = StepStatus.WAITING
-        if row.kind is not Kind.COMPENSATION and not outlook.goes_forward:
-            _give_up(outlook)
-    _decide_again(outlook)
+        if row.kind is not Kind.COMPENSATION and not forecast.goes_forward:
+            _give_up(forecast)
+    _decide_again(forecast)
 
 
-def _failed(outlook: Outlook, keys: Sequence[str]) -> None:
-    row = outlook.step(keys[0])
+def _failed(forecast: Forecast, keys: Sequence[str]) -> None:
+    row = forecast.step(keys[0])
     row.status, row.effect, row.attention = StepStatus.FAILED, Effect.DID_NOT_HAPPEN, None
     if row.target is not None:
-        _settle(outlook, row.target, undone=False)
-    elif not in_place(outlook.run, row):
-        _decide(outlook)
+        _settle(forecast, row.target, undone=False)
+    elif not in_place(forecast.run, row):
+        _decide(forecast)
     elif row.kind is Kind.DISPATCH:
-        _count_end(outlook, row)
+        _count_end(forecast, row)
 
 
-def _unmarked_ran(outlook: Outlook, keys: Sequence[str]) -> None:
-    row = outlook.step(keys[0])
-    row.status, row.ended_at = StepStatus.SUCCEEDED, _last(outlook)
+def _unmarked_ran(forecast: Forecast, keys: Sequence[str]) -> None:
+    row = forecast.step(keys[0])
+    row.status, row.ended_at = StepStatus.SUCCEEDED, _last(forecast)
     if row.completes_run:
-        _count_down(outlook)
-    outlook.run.attention = None
+        _count_down(forecast)
+    forecast.run.attention = None
 
 
-def _unmarked_failed(outlook: Outlook, keys: Sequence[str]) -> None:
-    outlook.step(keys[0]).status = StepStatus.FAILED
-    _decide(outlook)
-    outlook.run.attention = None
+def _unmarked_failed(forecast: Forecast, keys: Sequence[str]) -> None:
+    forecast.step(keys[0]).status = StepStatus.FAILED
+    _decide(forecast)
+    forecast.run.attention = None
 
 
-def _reopen(outlook: Outlook, keys: Sequence[str]) -> None:
-    run = outlook.run
-    named = [outlook.step(key) for key in keys]
+def _reopen(forecast: Forecast, keys: Sequence[str]) -> None:
+    run = forecast.run
+    named = [forecast.step(key) for key in keys]
     undoing = any(s.kind is Kind.COMPENSATION for s in named)
     for row in named:
         ended = is_ended_by_engine(row) and row.status is StepStatus.CANCELLED and row.kind is not Kind.UNMARKED
         if ended or (row.status is StepStatus.FAILED and not happened_after_all(row)):
             row.status, row.attention = StepStatus.WAITING, None
-        elif happened_after_all(row) and not outlook.goes_forward:
+        elif happened_after_all(row) and not forecast.goes_forward:
             row.status = StepStatus.SUCCEEDED
-    for row in outlook.steps:
+    for row in forecast.steps:
         row.cause = None if row.cause == Cause.ENDED_BY_ENGINE else row.cause
     if undoing:
-        run.status = run.status if outlook.goes_forward else WorkflowStatus.ROLLING_BACK
+        run.status = run.status if forecast.goes_forward else WorkflowStatus.ROLLING_BACK
         run.attention = None
         return
-    for row in outlook.steps:
+    for row in forecast.steps:
         if row.status is StepStatus.CANCELLED:
             row.status = StepStatus.WAITING if row.kind is Kind.SLEEP else StepStatus.PLANNED
-    run.status = run.status if outlook.goes_forward else WorkflowStatus.RUNNING
+    run.status = run.status if forecast.goes_forward else WorkflowStatus.RUNNING
     run.attention = None
-    members = [s for s in outlook.steps if s.kind is not Kind.COMPENSATION]
+    members = [s for s in forecast.steps if s.kind is not Kind.COMPENSATION]
     counting = [s for s in members if s.completes_run]
     done = bool(counting) and all(s.status is StepStatus.SUCCEEDED for s in counting)
     if done and not any(s.status is StepStatus.WAITING for s in members):
         run.status = WorkflowStatus.SUCCEEDED
-        _give_up(outlook)
+        _give_up(forecast)
     again = any(s.status is StepStatus.WAITING and s.key in keys for s in named)
-    if not again and any(s.kind is Kind.SLEEP and s.status is StepStatus.WAITING for s in outlook.steps):
+    if not again and any(s.kind is Kind.SLEEP and s.status is StepStatus.WAITING for s in forecast.steps):
         run.status = WorkflowStatus.SUSPENDED
 
 
-def _release(outlook: Outlook, keys: Sequence[str]) -> None:
-    row = outlook.step(keys[0])
+def _release(forecast: Forecast, keys: Sequence[str]) -> None:
+    row = forecast.step(keys[0])
     row.status, row.attention = StepStatus.WAITING, None
-    if not outlook.goes_forward:
-        _give_up(outlook)
+    if not forecast.goes_forward:
+        _give_up(forecast)
 
 
-def _rollback(outlook: Outlook, _keys: Sequence[str]) -> None:
-    if passed_pivot(outlook.steps) is not None:
+def _rollback(forecast: Forecast, _keys: Sequence[str]) -> None:
+    if passed_pivot(forecast.steps) is not None:
         return
-    _give_up(outlook)
-    outlook.run.status, outlook.run.attention = WorkflowStatus.ROLLING_BACK, None
-    _advance(outlook)
+    _give_up(forecast)
+    forecast.run.status, forecast.run.attention = WorkflowStatus.ROLLING_BACK, None
+    _advance(forecast)
 
 
-def _cancel(outlook: Outlook, _keys: Sequence[str]) -> None:
-    _give_up(outlook)
-    if outlook.run.status in _RUNNING_ON:
-        outlook.run.status = WorkflowStatus.CANCELLED
+def _cancel(forecast: Forecast, _keys: Sequence[str]) -> None:
+    _give_up(forecast)
+    if forecast.run.status in _RUNNING_ON:
+        forecast.run.status = WorkflowStatus.CANCELLED
 
 
-def _give_up(outlook: Outlook) -> None:
+def _give_up(forecast: Forecast) -> None:
     """Cancels what has not begun."""
-    for row in outlook.steps:
+    for row in forecast.steps:
         status = given_up(row)
         if status is StepStatus.FAILED and row.status is not StepStatus.FAILED:
             row.effect, row.attention = Effect.UNKNOWN, Attention.EFFECT_UNKNOWN
         row.status = status
 
 
-def _decide_again(outlook: Outlook) -> None:
+def _decide_again(forecast: Forecast) -> None:
     """A verdict may be what a rollback, or the decision about one, was waiting for."""
-    if outlook.run.status in (WorkflowStatus.FAILING, WorkflowStatus.ROLLING_BACK):
-        _decide(outlook)
+    if forecast.run.status in (WorkflowStatus.FAILING, WorkflowStatus.ROLLING_BACK):
+        _decide(forecast)
 
 
-def _decide(outlook: Outlook) -> None:
+def _decide(forecast: Forecast) -> None:
     """The forward part is over: the run fails, begins its rollback, or waits for its pivot."""
-    run = outlook.run
+    run = forecast.run
     if run.status is not WorkflowStatus.ROLLING_BACK:
         if run.status not in _RUNNING_ON:
             return
-        _give_up(outlook)
-        run.status = outcome_of_failure(outlook.steps)
+        _give_up(forecast)
+        run.status = outcome_of_failure(forecast.steps)
     if run.status is WorkflowStatus.ROLLING_BACK:
-        _advance(outlook)
+        _advance(forecast)
 
 
-def _settle(outlook: Outlook, target: str, *, undone: bool) -> None:
+def _settle(forecast: Forecast, target: str, *, undone: bool) -> None:
     """A compensation ended."""
-    for row in outlook.steps:
+    for row in forecast.steps:
         if row.key == target and row.status is StepStatus.SUCCEEDED:
             row.status = StepStatus.UNDONE if undone else row.status
             row.attention = None if undone else Attention.UNDO_FAILED
-    if outlook.run.status is WorkflowStatus.ROLLING_BACK:
-        _advance(outlook)
+    if forecast.run.status is WorkflowStatus.ROLLING_BACK:
+        _advance(forecast)
 
 
-def _advance(outlook: Outlook) -> None:
+def _advance(forecast: Forecast) -> None:
     """The next compensation, or the end of the rollback."""
-    for row in outlook.steps:
+    for row in forecast.steps:
         if happened_after_all(row):
             row.status = StepStatus.SUCCEEDED
-    following = next_of_rollback(outlook.steps)
+    following = next_of_rollback(forecast.steps)
     if following.target is not None:
-        outlook.undo = following.undo
-        if outlook.undo is None:
-            outlook.undo = planned_undo(following.target)
-            outlook.steps.append(outlook.undo)
-    elif outlook.run.status in OPEN_WORKFLOWS:
-        outlook.run.status = following.status
-        outlook.run.attention = attention_at_end(following.status, outlook.steps)
+        forecast.undo = following.undo
+        if forecast.undo is None:
+            forecast.undo = planned_undo(following.target)
+            forecast.steps.append(forecast.undo)
+    elif forecast.run.status in OPEN_WORKFLOWS:
+        forecast.run.status = following.status
+        forecast.run.attention = attention_at_end(following.status, forecast.steps)
 
 
-def _count_end(outlook: Outlook, row: StepRow) -> None:
+def _count_end(forecast: Forecast, row: StepRow) -> None:
     """A step that counts ended: its function may go on, or the run may be complete."""
-    run = outlook.run
-    outlook.wakes = run.status is WorkflowStatus.SUSPENDED and _waits_for(run, row)
-    _count_down(outlook)
+    run = forecast.run
+    forecast.wakes = run.status is WorkflowStatus.SUSPENDED and _waits_for(run, row)
+    _count_down(forecast)
 
 
 def _waits_for(run: WorkflowRow, row: StepRow) -> bool:
     return run.waiting_for == f"step:{row.key}" or (run.waiting_for == "steps" and run.open_steps <= 2)
 
 
-def _count_down(outlook: Outlook) -> None:
-    if outlook.run.open_steps == 1 and outlook.run.status in FORWARD_WORKFLOWS:
-        outlook.run.status = WorkflowStatus.SUCCEEDED
-    outlook.run.open_steps -= 1
+def _count_down(forecast: Forecast) -> None:
+    if forecast.run.open_steps == 1 and forecast.run.status in FORWARD_WORKFLOWS:
+        forecast.run.status = WorkflowStatus.SUCCEEDED
+    forecast.run.open_steps -= 1
