@@ -22,13 +22,13 @@ from .current import FUNCTION
 from .declare.policy import StepPolicy
 from .errors import DeclarationError, InstallConflict, Left, NotFinished, NotInstalled, UnsupportedCanvas
 from .journal import Journal
-from .model import Kind, Mode, Shape, StepRow, StepStatus, WorkflowRow, new_ref
+from .model import Kind, Mode, StepRow, StepStatus, WorkflowRow, new_ref
 from .recovery import Sweeper
 from .runtime.alerts import explain
 from .runtime.calls import Call
 from .runtime.contexts import afresh
 from .runtime.deliveries import awaited, unmarked_ended
-from .runtime.engine import INSTALLED, EngineOutcome
+from .runtime.engine import INSTALLED, EngineOutcome, message_of
 from .runtime.functions import FunctionRun, run_function
 from .runtime.handles import Found, find
 from .runtime.host import Host
@@ -135,8 +135,7 @@ class InlineEngine:
 
     def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
         """Has a step run here, soon. A call in place is its function's to run again."""
-        if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
-            step = next(s for s in steps if s.kind is Kind.FUNCTION)
+        step = message_of(run, step, steps)
         self._binding.post(run.ref, step.key, again=True)
 
     def queue_is_empty(self, queue: str | None) -> bool | None:
@@ -146,6 +145,10 @@ class InlineEngine:
     def is_gone(self, step: StepRow) -> bool | None:
         """Whether a step does not wait here. It may in another process, which nobody can ask: one of the two gets the claim."""
         return all((ref, key) != (step.ref, step.key) for ref, key, _ in self._binding.waiting)
+
+    def out_of_reach(self, step: StepRow) -> str | None:
+        """None: what runs here is sent here."""
+        return None
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
         """Nothing: there is no result store but the journal."""

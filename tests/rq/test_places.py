@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -10,10 +11,14 @@ from rq import Queue
 from rq.job import JobStatus
 
 import durable_adapter.rq as durable_rq
-from durable_adapter.model import WorkflowStatus
+from durable_adapter.model import SECOND, WorkflowStatus
+from durable_adapter.reconcile import look_for_trouble
+from durable_adapter.recovery import Sweeper
+from durable_adapter.rq.binding import LOOK_AFTER
 from durable_adapter.rq.command import Witness
 from durable_adapter.rq.places import db_of
 from tests.celery.ledger import Ledger
+from tests.journal.making import age
 from tests.rq.shop import functions, saga, steps
 from tests.rq.world import IMPATIENT, SOON, InProcess, Shop
 from tests.servers.waiting import eventually
@@ -62,6 +67,55 @@ class TestAnotherDatabase:
         work_at(other)
         assert ledger.names(order) == ["charge"]
         assert shop.status(job) is WorkflowStatus.SUCCEEDED
+
+    @pytest.mark.parametrize("lost", [False, True], ids=["there", "lost"])
+    def test_that_nobody_here_knows_is_told_of(
+        self, shop: Shop, other: Queue, ledger: Ledger, order: str, lost: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING)
+        here, job = shop.queue.enqueue(steps.charge, f"{order}-here"), other.enqueue(steps.charge, order)
+        place = f"database {db_of(other.connection)} of Redis"
+        del shop.binding.connections[db_of(other.connection)]
+        if lost:
+            other.connection.delete(job.key, other.key)
+        assert shop.binding.engine.is_gone(shop.steps(job)[0]) is None
+        assert shop.binding.engine.is_gone(shop.steps(here)[0]) is False
+        now = [0.0]
+        sweeper = Sweeper(shop.journal, [shop.binding.engine], monotonic=lambda: now[0])
+        began = shop.journal.time()
+        looks: list[tuple[int, list[str]]] = []
+        for seconds in (LOOK_AFTER - 1, LOOK_AFTER + 1, LOOK_AFTER + 2, 2 * LOOK_AFTER + 2):
+            now[0] = seconds
+            assert sweeper.sweep(now=began + int(seconds * SECOND)).errors == []
+            told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("out_of_reach")]
+            looks.append((len(told), shop.events(job)))
+        assert [number for number, _ in looks] == [0, 1, 1, 2]
+        assert place in told[-1]
+        assert shop.of(job).ref in told[-1]
+        assert [events for _, events in looks] == [[]] * 4  # nothing was counted as sent
+        for key in (None, shop.steps(job)[0].key):
+            age(shop.journal, shop.of(job).ref, key)
+        found = look_for_trouble(shop.journal, namespace="default", witnesses={"rq": Witness(shop.binding)}).findings
+        assert f"is in {place}, which was not asked" in next(f for f in found if f.ref == shop.of(job).ref).certain
+        shop.binding.connections[db_of(other.connection)] = other.connection
+        shop.sweep(2 * LOOK_AFTER + 2)  # it stayed due for who knows the place
+        assert other.job_ids == [job.id]
+        work_at(other)
+        assert ledger.names(order) == ["charge"]
+
+    def test_keeps_what_waits_to_be_tried_again(self, shop: Shop, other: Queue, ledger: Ledger, order: str) -> None:
+        job = other.enqueue(steps.retried_in_an_hour, order)
+        work_at(other)
+        other.connection.delete(job.key)
+        shop.binding.works_at(shop.redis, None, [shop.queue])
+        del shop.binding.connections[db_of(other.connection)]
+        for after in (3700, 3800, 4500):
+            assert shop.sweep(after).woken == 0
+        assert shop.steps(job)[0].sends == 0
+        assert shop.queue.job_ids == []
+        shop.binding.connections[db_of(other.connection)] = other.connection
+        shop.sweep(4600)
+        assert other.job_ids == [job.id]
 
     def test_keeps_a_whole_chain(self, shop: Shop, other: Queue, ledger: Ledger, order: str) -> None:
         shop.queue.enqueue(steps.mail, f"{order}-first")  # the one that this process sees first

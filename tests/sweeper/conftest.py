@@ -28,6 +28,8 @@ class NotingEngine:
     outcomes: dict[str, EngineOutcome] = field(default_factory=dict)
     gone: bool | None = None
     withdrawn: list[str] = field(default_factory=list)
+    #: Where the messages of some steps are, which this process cannot look at.
+    unreached: dict[str, str] = field(default_factory=dict)
     fails: bool = False
     cannot_suspend: str | None = None
     hands_results_on: bool = True
@@ -42,6 +44,9 @@ class NotingEngine:
 
     def is_gone(self, step: StepRow) -> bool | None:
         return self.gone
+
+    def out_of_reach(self, step: StepRow) -> str | None:
+        return self.unreached.get(step.key)
 
     def withdraw(self, steps: Sequence[StepRow]) -> None:
         self.withdrawn += [step.key for step in steps]

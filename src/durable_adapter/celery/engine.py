@@ -13,8 +13,8 @@ from celery.states import FAILURE, REVOKED, SUCCESS
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from ..declare.policy import StepPolicy
-from ..model import SECOND, Kind, Shape, StepRow, WorkflowRow
-from ..runtime.engine import EngineEnd, EngineOutcome
+from ..model import SECOND, Kind, StepRow, WorkflowRow
+from ..runtime.engine import EngineEnd, EngineOutcome, message_of
 from ..runtime.plans import compensation_options
 from .binding import Binding
 from .plans import dispatched_message, message_for, undo_message
@@ -36,8 +36,7 @@ class CeleryEngine:
 
     def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
         """Publishes a step's own message again. A call in place is its function's to run again."""
-        if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
-            step = next(s for s in steps if s.kind is Kind.FUNCTION)
+        step = message_of(run, step, steps)
         marked = self._binding.registry
         if step.kind is Kind.COMPENSATION:
             target = next(s for s in steps if s.key == step.target)
@@ -76,6 +75,10 @@ class CeleryEngine:
 
     def is_gone(self, step: StepRow) -> bool | None:
         """Unknown: a Celery broker cannot be asked for one message."""
+        return None
+
+    def out_of_reach(self, step: StepRow) -> str | None:
+        """None: an app has one broker."""
         return None
 
     def withdraw(self, steps: Sequence[StepRow]) -> None:

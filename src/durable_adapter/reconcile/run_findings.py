@@ -43,6 +43,7 @@ def lost(case: Case) -> Iterator[Finding]:
         certain = why + (f" Its {message} was sent again {plural(case.run.resends, 'time')}." if case.run.resends else "")
         queue = f"the queue {step.queue!r}" if step.queue else "its queue"
         if gone is None:
+            certain = " ".join(filter(None, (certain, case.says(step))))
             uncertain = f"whether its {message} is lost or still waits in {queue}, and whether a worker serves that"
             uncertain += " queue" if step.queue else ""
         else:

@@ -25,7 +25,7 @@ from ..model import (
     WorkflowStatus,
 )
 from ..runtime import alerts
-from ..runtime.engine import engine_of
+from ..runtime.engine import engine_of, message_of
 from ..runtime.order import before, behind, elsewhere, is_done, may_begin, may_fail, members_of, ready
 from ..runtime.values import encode, encode_for
 from .lost import GONE, LostMessages, is_guarded, stored_outcome
@@ -124,6 +124,9 @@ class Due:
             return
         if row.status is StepStatus.WAITING and not sleep and self._messages.ended_by_engine(run, row):
             return
+        if not self._sweep.reaches(run, message_of(run, row, steps), since=_since(row), now=self._now):
+            journal.doubts.give_back([row], self._now)
+            return
         counted = self._is_counted(run, row)
         vanished = self._messages.vanished(run, row, _since(row)) if counted and row.sends else None
         if vanished is not None:
@@ -193,7 +196,7 @@ class Due:
             case WorkflowStatus.ROLLING_BACK | WorkflowStatus.FAILING:
                 decision = self._sweep.journal.undo.reconsider(run.ref)
                 self._sweep.withdraw(run, steps)
-                if decision is not None and decision.undo is not None:
+                if decision is not None and decision.undo is not None and self._reaches(run, decision.undo, run.look_at):
                     self._sweep.send(run, decision.undo, self._sweep.journal.reads.steps(run.ref))
                     self._sweep.report.undone += 1
             case WorkflowStatus.RUNNING | WorkflowStatus.SUSPENDED if run.shape is Shape.FUNCTION:
@@ -208,8 +211,9 @@ class Due:
         due = run.wake_at is not None and run.wake_at <= self._now
         if due and not any(_wakes(s) for s in steps):  # else it is woken by the look of that
             # Whatever a beat says: the wake that it tells of may be the one that suspended the run, or have died since.
-            self._sweep.send(run, function, steps)
-            self._sweep.report.woken += 1
+            if self._reaches(run, function, run.wake_at):
+                self._sweep.send(run, function, steps)
+                self._sweep.report.woken += 1
             return
         if (run.ref, function.key) in self._running:
             return
@@ -264,9 +268,18 @@ class Due:
         outcome = stored_outcome(engine, before) if engine is not None else None
         return outcome is not None
 
+    def _reaches(self, run: WorkflowRow, step: StepRow, since: int | None) -> bool:
+        """Whether this process can look where the step's message is; if not, the run is due at once for those who can."""
+        if self._sweep.reaches(run, step, since=since or self._now, now=self._now):
+            return True
+        self._sweep.look_again(run.ref, self._now)
+        return False
+
     def _stands_at(self, run: WorkflowRow, step: StepRow, following: Sequence[StepRow], since: int, now: int) -> None:
         """A canvas stands at a member that is not marked: its engine may know of an end that nobody reported."""
         if self._messages.ended_by_engine(run, step):
+            return
+        if not self._reaches(run, step, since):
             return
         engine = engine_of(run, step, self._sweep.engines)
         outcome = stored_outcome(engine, step) if engine is not None else None

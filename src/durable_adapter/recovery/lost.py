@@ -114,6 +114,9 @@ class LostMessages:
         engine = engine_of(run, step, self._sweep.engines)
         if engine is None or len(self._again) >= RESENDS or (run.ref, step.key) in self._running:
             return
+        if not self._sweep.reaches(run, step, since=since, now=self._now):
+            self._sweep.look_again(run.ref, self._now)
+            return
         not_taken = self._was_not_taken(step, engine)
         gone = not_taken or engine.is_gone(step)
         patience = min(GONE, journal.runs.resend_after) if gone else journal.runs.resend_after

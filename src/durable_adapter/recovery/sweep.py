@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CannotSendAgain, JournalBusy, JournalError, UnreadableRow, ValueUnreadable
-from ..model import Attention, StepRow, StepStatus, WorkflowRow
+from ..model import SECOND, Attention, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import Engine, engine_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ class Sweep:
         marks: the runs that are put in front of people, with the reason, when the sweep has looked at all of a sort.
         looks: the next looks of runs that are set then.
         left: the references of runs that are left alone, because a row of them cannot be read here, with the reason.
+        elsewhere: the references of runs that are left to other processes, because the messages of their steps are where this
+            one cannot look, and until when, by the sweep's clock.
+        unreached: of these, the ones that nobody else has looked after in time, by the place of their messages.
         attend: looks after what must not wait for the sweep: deaths that a parent saw. It is called before each step and run.
         monotonic: the clock by which the sweep knows how long it takes.
         until: when the time is over of what it does now, by that clock.
@@ -68,11 +71,18 @@ class Sweep:
     who: str
     report: Report = field(default_factory=Report)
     left: dict[str, str] = field(default_factory=dict)
+    elsewhere: dict[str, float] = field(default_factory=dict)
+    unreached: dict[str, list[str]] = field(default_factory=dict)
     attend: Callable[[], None] = lambda: None
     monotonic: Callable[[], float] = time.monotonic
     until: float = float("inf")
     marks: dict[str, Attention] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def left_alone(self) -> set[str]:
+        """The references of runs that this sweep does not look after."""
+        return {*self.left, *self.elsewhere}
 
     def is_over(self) -> bool:
         """Whether the time is over of what the sweep does now."""
@@ -144,6 +154,27 @@ class Sweep:
         except Exception as error:
             logger.exception("run_not_helped run=%s msg=%r", ref, f"The sweeper could not help it: {error}")
             self.report.errors.append(f"{ref}: {error!r}")
+
+    def reaches(self, run: WorkflowRow, step: StepRow, *, since: int, now: int) -> bool:
+        """Whether this process can look where a step's message is, and send it there.
+
+        If it cannot, the run stays due for those who can, and is looked at here again after `resend_after`.
+
+        Args:
+            run: the step's run.
+            step: the step that has the message.
+            since: since when it is due.
+            now: the time.
+        """
+        engine = engine_of(run, step, self.engines)
+        place = engine.out_of_reach(step) if engine is not None else None
+        if place is None:
+            return True
+        patience = self.journal.runs.resend_after
+        self.elsewhere[run.ref] = self.monotonic() + patience / SECOND
+        if since + patience <= now:
+            self.unreached.setdefault(place, []).append(run.ref)
+        return False
 
     def send(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
         """Publishes a step's message; False where this process does not know its engine, or another was sent in its place."""

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import JournalBusy, JournalError, UnreadableRow
@@ -83,6 +83,10 @@ class Sweeper:
         #: Runs that are left alone, because a row of them cannot be read here, and since when that is remembered.
         self._left: dict[str, str] = {}
         self._left_since = monotonic()
+        #: Runs that are left to processes which can look where their messages are, and until when.
+        self._elsewhere: dict[str, float] = {}
+        #: When each place that this process cannot look at was last told of.
+        self._told_of: dict[str, float] = {}
         self._deaths = Deaths(stale, beat, monotonic)
         self._id = uuid.uuid4().hex
         self._registered = False
@@ -132,8 +136,9 @@ class Sweeper:
         self._say_alive()
         if self._monotonic() - self._left_since >= LEFT_FOR:
             self._left, self._left_since = {}, self._monotonic()
-        sweep = Sweep(journal, self._engines, self._id, left=self._left, monotonic=self._monotonic)
         began = self._monotonic()
+        self._elsewhere = {ref: until for ref, until in self._elsewhere.items() if until > began}
+        sweep = Sweep(journal, self._engines, self._id, left=self._left, elsewhere=self._elsewhere, monotonic=self._monotonic)
         self._deaths.declare(living, sweep)
         self._deaths.doubt_the_dead(sweep)
         self._deaths.doubt_the_forgotten(sweep)
@@ -148,20 +153,21 @@ class Sweeper:
 
         sweep.attend = attended
         unreadable: list[UnreadableRow] = []
-        here, left = journal.namespace, sweep.left
+        here = journal.namespace
         taken = 0
         sweep.until = began + FOR_STEPS
         while taken < BATCH and not sweep.is_over():
             limit = min(AT_ONCE, BATCH - taken)
-            rows = journal.doubts.take_due(at, limit, mine, namespace=here, leave=left, unreadable=unreadable)
+            rows = journal.doubts.take_due(at, limit, mine, namespace=here, leave=sweep.left_alone, unreadable=unreadable)
             taken += len(rows)
             due.steps(rows)
             if len(rows) < limit:
                 break
         sweep.until = began + LASTS
         sweep.lasts_at_least(LASTS - FOR_STEPS)
-        due.runs(journal.runs.take_due(at, BATCH, mine, namespace=here, leave=left, unreadable=unreadable))
+        due.runs(journal.runs.take_due(at, BATCH, mine, namespace=here, leave=sweep.left_alone, unreadable=unreadable))
         sweep.leave(unreadable)
+        self._say_unreached(sweep.unreached)
         self._forget(at, sweep)
         return sweep.report
 
@@ -189,6 +195,22 @@ class Sweeper:
             if self._monotonic() >= until:
                 report.more = True
                 return
+
+    def _say_unreached(self, unreached: Mapping[str, Sequence[str]]) -> None:
+        """Tells of runs that are overdue where this process cannot look, once in `resend_after` for each place."""
+        patience = self._journal.runs.resend_after / SECOND
+        for place, refs in unreached.items():
+            if self._monotonic() - self._told_of.get(place, float("-inf")) < patience:
+                continue
+            self._told_of[place] = self._monotonic()
+            logger.warning(
+                "out_of_reach place=%r runs=%d run=%s msg=%r",
+                place,
+                len(refs),
+                refs[0],
+                f"Messages of unfinished workflows are in {place}, which is not reachable from this process, and nobody else "
+                f"has looked after them. Run a worker with the plugin there. The next look is in {patience:.0f} s.",
+            )
 
     def _say_alive(self) -> None:
         """Beats the sweeper's own row, so that workers and `doctor` can tell when nobody sweeps."""

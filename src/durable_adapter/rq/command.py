@@ -33,7 +33,6 @@ from .engine import RQEngine
 from .facts import aware, of_member, status_of
 from .identity import belongs
 from .jobs import fetched, fetched_many
-from .places import DB
 from .registry import NAMED
 from .stamps import stamp_of
 from .versions import OLDEST, RETURNED_RETRY, VERSION, named, numbers_of
@@ -210,8 +209,8 @@ class Witness:
 
     def _says(self, step: StepRow) -> str:
         name = f"job {step.task_id}"
-        if self._engine.at(step) is None:
-            return f"{name} is in database {step.options.get(DB)} of Redis, which was not asked"
+        if (place := self._engine.out_of_reach(step)) is not None:
+            return f"{name} is in {place}, which was not asked"
         job = self._engine.job_of(step)
         if job is None:
             return f"Redis has no {name}"

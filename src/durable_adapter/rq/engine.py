@@ -25,8 +25,8 @@ from rq.results import Result
 
 from ..declare.policy import StepPolicy
 from ..errors import NotInstalled
-from ..model import SECOND, Attention, Kind, Shape, StepRow, StepStatus, WorkflowRow
-from ..runtime.engine import EngineOutcome
+from ..model import SECOND, Attention, Kind, StepRow, StepStatus, WorkflowRow
+from ..runtime.engine import EngineOutcome, message_of
 from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
 from . import stamps, ticks
@@ -35,7 +35,7 @@ from .facts import aware, is_of_before, of_member, status_of
 from .identity import MADE, OVER, belongs, place_of
 from .jobs import fetched, made_again, serializer_kept
 from .notes import HANDED_BACK, PUT_ASIDE, count, once_more
-from .places import db_of, place_kept, queue_at
+from .places import DB, db_of, place_kept, queue_at
 from .publishing import sending_again
 from .rows import is_gone, rows_of_starts
 from .stamps import stamp_of
@@ -112,8 +112,7 @@ class RQEngine:
 
     def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
         """Sends a step's job again, whatever became of it in Redis. A call in place is its function's to run again."""
-        if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
-            step = next(s for s in steps if s.kind is Kind.FUNCTION)
+        step = message_of(run, step, steps)
         there = self.at(step)
         if there is None:  # it is left to a process that knows its place, and looked at soon by whoever comes
             logger.debug("job %s is in another database of Redis", step.task_id)
@@ -319,10 +318,10 @@ class RQEngine:
         return None if queue is None else self._queue(queue).is_empty()
 
     def is_gone(self, step: StepRow) -> bool | None:
-        """Whether a step's job is nowhere: not in Redis, or said to be queued and in no list."""
+        """Whether a step's job is nowhere: not in Redis, or said to be queued and in no list. None where it cannot be asked."""
         there = self.at(step)
         if there is not self:
-            return there.is_gone(step) if there is not None else False  # it is another's to look after
+            return there.is_gone(step) if there is not None else None
         job = self.job_of(step)
         if job is None:
             return True
@@ -363,6 +362,10 @@ class RQEngine:
             if row is None or not is_done(step, row) or (status is JobStatus.STARTED and self._is_at_its_end(parent)):
                 return False
         return True
+
+    def out_of_reach(self, step: StepRow) -> str | None:
+        """The database of Redis that has a step's job, if this process knows no connection to it."""
+        return None if self.at(step) is not None else f"database {step.options.get(DB)} of Redis"
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
         """What RQ's own results hold for a step's job: of one that RQ takes for over, and of no other under its id."""

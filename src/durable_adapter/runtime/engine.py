@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..declare.policy import StepPolicy
-from ..model import StepRow, WorkflowRow
+from ..model import Kind, Shape, StepRow, WorkflowRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,9 @@ class Engine(Protocol):
     def is_gone(self, step: StepRow) -> bool | None:
         """Whether the engine certainly has no message of a step, in no queue and with no worker; None where it cannot say."""
 
+    def out_of_reach(self, step: StepRow) -> str | None:
+        """Where a step's message is, if nothing in this process can look there or send to it; None where it can."""
+
     def outcome(self, step: StepRow) -> EngineOutcome | None:
         """What the result store holds for a step's task; None where it holds nothing or there is no store."""
 
@@ -94,6 +97,13 @@ INSTALLED: dict[str, Engine] = {}
 def installed_beside(engine: Engine) -> list[Engine]:
     """An engine, and every other of this process."""
     return list({**INSTALLED, engine.name: engine}.values())
+
+
+def message_of(run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> StepRow:
+    """The step whose message lets a step run: its own, or its function's, which is what calls it in place again."""
+    if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
+        return next(s for s in steps if s.kind is Kind.FUNCTION)
+    return step
 
 
 def engine_of(run: WorkflowRow, step: StepRow, known: Mapping[str, Engine]) -> Engine | None:
