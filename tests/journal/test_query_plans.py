@@ -24,6 +24,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Composed, Literal
 
 import durable_adapter.journal
+from durable_adapter.errors import IllegalTransition
 from durable_adapter.journal import Journal
 from durable_adapter.journal.database import Database, Hot
 from durable_adapter.journal.migrations import migrate
@@ -361,6 +362,11 @@ def starting(journal: Journal) -> None:
     assert journal.engine_ends.ordered_again_at(ref) is None
     assert journal.runs.reopen(ref, ["charge"], who="me", why="it is to run", now=journal.time() + MINUTE)
     journal.engine_ends.send_again(ref, "task-0")
+    branches = [a_step(name, after=[], pending=0, completes_run=True) for name in ("charge", "mail")]
+    ref = a_run(journal, *branches, open_steps=2)
+    assert journal.engine_ends.end(the(journal, ref, "charge"), "it was revoked"), "the other branch goes on"
+    with pytest.raises(IllegalTransition):
+        journal.db.transaction(lambda conn: journal.undo._move_run(conn, ref, WorkflowStatus.COMPENSATED, {}))
     ref = a_run(journal, a_step("charge", task_id="task-00"), "ship")
     assert journal.engine_ends.not_taken(ref, "task-00", "no worker knows it")
     journal.engine_ends.taken_up(the(journal, ref, "charge"))

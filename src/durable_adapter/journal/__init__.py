@@ -26,6 +26,7 @@ from .reads import Reads
 from .retention import Retention
 from .runs import Runs
 from .surveys import Around, Surveys
+from .transitions import Transitions
 from .turns import Turns
 from .undo import Decision, Undo
 from .workers import Workers
@@ -59,13 +60,14 @@ class Journal:
         self.db = Database(url, schema=schema, pool_size=pool_size, connect_args=connect_args)
         self.namespace = namespace
         self.events = Events(self.db)
-        self.undo = Undo(self.db, self.events)
+        transitions = Transitions(self.db, self.events)
+        self.undo = Undo(self.db, self.events, transitions)
         self._turns = turns = Turns(self.db)
-        self.runs = Runs(self.db, self.events, self.undo, int(resend_after * SECOND), turns)
+        self.runs = Runs(self.db, self.events, transitions, self.undo, int(resend_after * SECOND), turns)
         self.claims = Claims(self.db)
-        self.ends = Ends(self.db, self.events, self.undo, turns)
-        self.engine_ends = EngineEnds(self.db, self.events, self.undo)
-        self.doubts = Doubts(self.db, self.events, self.undo, turns)
+        self.ends = Ends(self.db, self.events, transitions, self.undo, turns)
+        self.engine_ends = EngineEnds(self.db, self.events, transitions, self.undo)
+        self.doubts = Doubts(self.db, self.events, transitions, self.undo, turns)
         self.orders = Orders(self.db, self.undo)
         self.workers = Workers(self.db, self.events)
         self.reads = Reads(self.db)

@@ -29,6 +29,7 @@ from ..model import (
 from .database import Database
 from .rows import STEP_COLUMNS, step_row, step_values
 from .schema import literals, step, worker, workflow
+from .transitions import moving
 
 _P = sa.bindparam
 _GOES_FORWARD = sa.select(workflow.c.ref).where(workflow.c.ref == _P("ref"), workflow.c.status.in_(literals(FORWARD_WORKFLOWS)))
@@ -148,37 +149,35 @@ class Claims:
                 sa.or_(window.is_(None), first_use() > db.now - window),
             ),
         )
-        return (
-            sa.update(step)
-            .where(
-                step.c.ref == _P("b_ref"),
-                step.c.key == _P("b_key"),
-                step.c.status.in_(literals(CLAIMABLE)),
-                sa.or_(step.c.look_at.is_(None), step.c.look_at <= db.now),
-                harmless,
-                sa.or_(generation.is_(None), step.c.generation == generation),
-                sa.or_(attempt.is_(None), step.c.attempt == attempt),
-                *_fits(),
-                alive,
-                *conditions,
-            )
-            .ordered_values(
-                # A row of revision 0001 that was begun does not know when. MySQL assigns from left to right.
-                (step.c.first_begun_at, sa.func.coalesce(step.c.first_begun_at, begun_before, db.now)),
-                (step.c.status, StepStatus.BEGUN.value),
-                (step.c.token, _P("b_token")),
-                (step.c.worker, _P("b_worker")),
-                (step.c.safety, _P("b_safety")),
-                (step.c.attempt, step.c.attempt + 1),
-                (step.c.begun_at, db.now),
-                (step.c.deadline_at, db.now + _P("b_timeout", type_=sa.BigInteger)),
-                (step.c.look_at, db.now + _P("b_timeout", type_=sa.BigInteger)),
-                (step.c.over_at, None),
-                (step.c.doubt, None),
-                (step.c.doubt_at, None),
-                # What an earlier attempt may have done stays unknown until somebody says.
-                (step.c.effect, sa.case((step.c.effect == Effect.UNKNOWN.value, Effect.UNKNOWN.value), else_=sa.null())),
-            )
+        values = {
+            # A row of revision 0001 that was begun does not know when.
+            "first_begun_at": sa.func.coalesce(step.c.first_begun_at, begun_before, db.now),
+            "token": _P("b_token"),
+            "worker": _P("b_worker"),
+            "safety": _P("b_safety"),
+            "attempt": step.c.attempt + 1,
+            "begun_at": db.now,
+            "deadline_at": db.now + _P("b_timeout", type_=sa.BigInteger),
+            "look_at": db.now + _P("b_timeout", type_=sa.BigInteger),
+            "over_at": None,
+            "doubt": None,
+            "doubt_at": None,
+            # What an earlier attempt may have done stays unknown until somebody says.
+            "effect": sa.case((step.c.effect == Effect.UNKNOWN.value, Effect.UNKNOWN.value), else_=sa.null()),
+        }
+        return moving(
+            StepStatus.BEGUN,
+            values,
+            step.c.ref == _P("b_ref"),
+            step.c.key == _P("b_key"),
+            sa.or_(step.c.look_at.is_(None), step.c.look_at <= db.now),
+            harmless,
+            sa.or_(generation.is_(None), step.c.generation == generation),
+            sa.or_(attempt.is_(None), step.c.attempt == attempt),
+            *_fits(),
+            alive,
+            *conditions,
+            of=CLAIMABLE,
         )
 
     @staticmethod

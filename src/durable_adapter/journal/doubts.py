@@ -36,6 +36,7 @@ from .events import Events
 from .losses import Doubtful, doubtful, put_in_doubt
 from .rows import readable, step_row
 from .schema import literals, step, worker, workflow
+from .transitions import Transitions, same_token, this
 from .turns import Turns, count_end
 from .undo import Undo
 
@@ -56,9 +57,10 @@ SILENT = NOT_OVER + SECOND
 class Doubts:
     """The step table's transitions into doubt, into hold and out of them."""
 
-    def __init__(self, db: Database, events: Events, undo: Undo, turns: Turns) -> None:
+    def __init__(self, db: Database, events: Events, transitions: Transitions, undo: Undo, turns: Turns) -> None:
         self._db = db
         self._events = events
+        self._move = transitions.move
         self._undo = undo
         self._turns = turns
 
@@ -76,7 +78,7 @@ class Doubts:
 
         Args:
             row: the step as last read.
-            token: the attempt's claim; None for a step that took none, whose row is planned or waiting.
+            token: the attempt's claim; None for a step that took none, whose row is planned.
             why: in words, for people.
             over: the attempt is certainly over; otherwise it is over when its time-out has passed, and without one it is not
                 known to be over (`SILENT`).
@@ -111,156 +113,98 @@ class Doubts:
             over_at = now
         elif over is None:
             over_at = NOT_OVER
-        here = [step.c.ref == row.ref, step.c.key == row.key]
-        if token is None:
-            conditions = [*here, _same_token(row), step.c.status == StepStatus.PLANNED.value]
-        else:
+        of, conditions = [StepStatus.PLANNED], [same_token(row)]
+        if token is not None:
             unended = (NOT_OVER, SILENT) if over else (NOT_OVER,)
-            running = sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.over_at.in_(unended))
             begun = step.c.status == StepStatus.BEGUN.value
-            conditions = [*here, step.c.token == token, begun if over is None else sa.or_(begun, running)]
-        changed = conn.execute(
-            sa.update(step)
-            .where(*conditions)
-            .values(
-                status=StepStatus.IN_DOUBT.value,
-                doubt=why,
-                doubt_at=now,
-                over_at=over_at,
-                look_at=now + SOON,
-                sends=0,
-                deadline_at=None,
-                error=error,
-                attempt=step.c.attempt + (1 if token is None else 0),
-            )
-        ).rowcount
-        if changed:
-            self._events.write(conn, Event.IN_DOUBT, ref=row.ref, key=row.key, token=token, who=who, why=why)
+            of = [StepStatus.BEGUN] if over is None else [StepStatus.BEGUN, StepStatus.IN_DOUBT]
+            conditions = [step.c.token == token, sa.or_(begun, step.c.over_at.in_(unended))]
+        values: dict[str, Any] = {
+            "doubt": why,
+            "doubt_at": now,
+            "over_at": over_at,
+            "look_at": now + SOON,
+            "sends": 0,
+            "deadline_at": None,
+            "error": error,
+            "attempt": step.c.attempt + (1 if token is None else 0),
+        }
+        told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": token, "who": who, "why": why}
+        if self._move(conn, row, StepStatus.IN_DOUBT, values, *conditions, of=of, **told):
             return True
-        in_doubt = (StepStatus.IN_DOUBT.value, StepStatus.HELD.value)
-        return self._is(conn, row, step.c.doubt == why, step.c.status.in_(in_doubt), token=token)
+        return self._is(conn, row, step.c.doubt == why, _DOUBTED, token=token)
 
     @staticmethod
     def _is(conn: Connection, row: StepRow, *conditions: Any, token: str | None) -> bool:
         """Whether a change that found nothing to change had been committed already, and only its answer was lost."""
-        same = _same_token(row) if token is None else step.c.token == token
-        here = sa.select(step.c.key).where(step.c.ref == row.ref, step.c.key == row.key, same, *conditions)
-        return conn.execute(here).one_or_none() is not None
+        same = same_token(row) if token is None else step.c.token == token
+        return conn.execute(sa.select(step.c.key).where(this(row), same, *conditions)).one_or_none() is not None
 
     def hold(self, row: StepRow, evidence: str, *, who: str | None = None) -> bool:
         """Turns *in doubt* into *held*: only a person may decide. One commit."""
 
+        values = {"evidence": evidence, "look_at": None}
+        return self._hold(row, values, same_token(row), of=(StepStatus.IN_DOUBT,), why=evidence, who=who)
+
+    def _hold(
+        self,
+        row: StepRow,
+        values: dict[str, Any],
+        *where: Any,
+        of: Collection[StepStatus],
+        why: str,
+        event: Event = Event.HELD,
+        alert: Alert = Alert.STEP_HELD,
+        who: str | None = None,
+    ) -> bool:
+        """Turns one of some statuses into *held*. One commit."""
+
         def write(conn: Connection) -> bool:
-            changed = conn.execute(
-                sa.update(step)
-                .where(
-                    step.c.ref == row.ref,
-                    step.c.key == row.key,
-                    step.c.status == StepStatus.IN_DOUBT.value,
-                    _same_token(row),
-                )
-                .values(status=StepStatus.HELD.value, evidence=evidence, look_at=None)
-            ).rowcount
-            if changed:
-                self._events.write(conn, Event.HELD, ref=row.ref, key=row.key, token=row.token, who=who, why=evidence)
-                troubles.add(conn, Alert.STEP_HELD, row.ref, row.key, evidence)
+            told: dict[str, Any] = {"event": event, "alert": alert, "token": row.token, "who": who, "why": why}
+            if self._move(conn, row, StepStatus.HELD, values, *where, of=of, **told):
                 return True
             held = step.c.status == StepStatus.HELD.value
-            return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
+            return self._is(conn, row, held, step.c.evidence == why, token=row.token)
 
         return self._db.transaction(write)
 
     def hold_unbegun(self, row: StepRow, evidence: str, *, who: str | None = None) -> bool:
         """Turns *planned* or *waiting* into *held*: what its transaction left behind is for a person to say. One commit."""
-
-        def write(conn: Connection) -> bool:
-            changed = conn.execute(
-                sa.update(step)
-                .where(step.c.ref == row.ref, step.c.key == row.key, step.c.status.in_(literals(CLAIMABLE)))
-                .values(
-                    status=StepStatus.HELD.value,
-                    doubt=evidence,
-                    doubt_at=self._db.now,
-                    over_at=self._db.now,
-                    evidence=evidence,
-                    look_at=None,
-                )
-            ).rowcount
-            if changed:
-                self._events.write(conn, Event.HELD, ref=row.ref, key=row.key, token=row.token, who=who, why=evidence)
-                troubles.add(conn, Alert.STEP_HELD, row.ref, row.key, evidence)
-                return True
-            held = step.c.status == StepStatus.HELD.value
-            return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
-
-        return self._db.transaction(write)
+        now = self._db.now
+        values = {"doubt": evidence, "doubt_at": now, "over_at": now, "evidence": evidence, "look_at": None}
+        return self._hold(row, values, of=CLAIMABLE, why=evidence, who=who)
 
     def doubt_failed(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
         """Turns a failure whose effect is unknown into doubt: something wants to repeat the step after all. One commit."""
-        failed = sa.and_(step.c.status == StepStatus.FAILED.value, step.c.effect == Effect.UNKNOWN.value)
-        return self._doubt_the_ended(row, failed, why, who)
+        return self._doubt_the_ended(row, StepStatus.FAILED, why, who, step.c.effect == Effect.UNKNOWN.value)
 
     def doubt_waiting(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
         """Turns a wait for a next attempt into doubt: an earlier one may have had its effect, and repeating is not safe now.
 
         One commit.
         """
-        return self._doubt_the_ended(row, step.c.status == StepStatus.WAITING.value, why, who)
+        return self._doubt_the_ended(row, StepStatus.WAITING, why, who)
 
-    def _doubt_the_ended(self, row: StepRow, stands: Any, why: str, who: str | None) -> bool:
+    def _doubt_the_ended(self, row: StepRow, of: StepStatus, why: str, who: str | None, *where: Any) -> bool:
         """Puts a step in doubt whose attempts have all ended."""
+        now = self._db.now
+        values: dict[str, Any] = {"doubt": why, "doubt_at": now, "over_at": now, "look_at": now, "sends": 0}
+        values |= {"ended_at": None, "attention": None}
 
         def write(conn: Connection) -> bool:
-            changed = conn.execute(
-                sa.update(step)
-                .where(step.c.ref == row.ref, step.c.key == row.key, stands, _same_token(row))
-                .values(
-                    status=StepStatus.IN_DOUBT.value,
-                    doubt=why,
-                    doubt_at=self._db.now,
-                    over_at=self._db.now,
-                    look_at=self._db.now,
-                    sends=0,
-                    ended_at=None,
-                    attention=None,
-                )
-            ).rowcount
-            if changed:
-                self._events.write(conn, Event.IN_DOUBT, ref=row.ref, key=row.key, token=row.token, who=who, why=why)
+            told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": row.token, "who": who, "why": why}
+            if self._move(conn, row, StepStatus.IN_DOUBT, values, same_token(row), *where, of=(of,), **told):
                 return True
-            doubted = step.c.status.in_((StepStatus.IN_DOUBT.value, StepStatus.HELD.value))
-            return self._is(conn, row, doubted, step.c.doubt == why, token=row.token)
+            return self._is(conn, row, _DOUBTED, step.c.doubt == why, token=row.token)
 
         return self._db.transaction(write)
 
     def hold_drift(self, row: StepRow, evidence: str) -> bool:
         """Stops a workflow whose finished step was called with other arguments: its function is held. One commit."""
-
-        def write(conn: Connection) -> bool:
-            changed = conn.execute(
-                sa.update(step)
-                .where(
-                    step.c.ref == row.ref,
-                    step.c.kind == Kind.FUNCTION.value,
-                    step.c.status.in_([StepStatus.PLANNED.value, StepStatus.WAITING.value, StepStatus.BEGUN.value]),
-                )
-                .values(
-                    status=StepStatus.HELD.value,
-                    doubt=evidence,
-                    doubt_at=self._db.now,
-                    evidence=evidence,
-                    attention=Attention.DRIFT.value,
-                    look_at=None,
-                )
-            ).rowcount
-            if changed:
-                self._events.write(conn, Event.DRIFT, ref=row.ref, key=row.key, why=evidence)
-                troubles.add(conn, Alert.WORKFLOW_DRIFTED, row.ref, row.key, evidence)
-                return True
-            held = step.c.status == StepStatus.HELD.value
-            return self._is(conn, row, held, step.c.evidence == evidence, token=row.token)
-
-        return self._db.transaction(write)
+        values: dict[str, Any] = {"doubt": evidence, "doubt_at": self._db.now, "evidence": evidence}
+        values |= {"attention": Attention.DRIFT.value, "look_at": None}
+        of = (StepStatus.PLANNED, StepStatus.WAITING, StepStatus.BEGUN)
+        return self._hold(row, values, of=of, why=evidence, event=Event.DRIFT, alert=Alert.WORKFLOW_DRIFTED)
 
     def ask_later(self, row: StepRow, at: int, evidence: str | None = None) -> bool:
         """Sets when a step in doubt is looked at again. One commit."""
@@ -271,9 +215,7 @@ class Doubts:
             self._db.transaction(
                 lambda conn: (
                     conn.execute(
-                        sa.update(step)
-                        .where(step.c.ref == row.ref, step.c.key == row.key, step.c.status == StepStatus.IN_DOUBT.value)
-                        .values(**values)
+                        sa.update(step).where(this(row), step.c.status == StepStatus.IN_DOUBT.value).values(**values)
                     ).rowcount
                 )
             )
@@ -288,28 +230,18 @@ class Doubts:
         """
 
         def write(conn: Connection) -> bool:
-            changed = conn.execute(
-                sa.update(step)
-                .where(
-                    step.c.ref == row.ref,
-                    step.c.key == row.key,
-                    step.c.status == StepStatus.IN_DOUBT.value,
-                    _same_token(row),
-                )
-                .values(
-                    status=StepStatus.WAITING.value,
-                    takeovers=step.c.takeovers + 1,
-                    effect=Effect.UNKNOWN.value if row.safety is Safety.IDEMPOTENT else None,
-                    look_at=self._db.now + delay,
-                    sent_at=None,
-                    sends=0,
-                    evidence=why,
-                )
-            ).rowcount
-            if not changed:
+            values: dict[str, Any] = {
+                "takeovers": step.c.takeovers + 1,
+                "effect": Effect.UNKNOWN.value if row.safety is Safety.IDEMPOTENT else None,
+                "look_at": self._db.now + delay,
+                "sent_at": None,
+                "sends": 0,
+                "evidence": why,
+            }
+            told: dict[str, Any] = {"event": Event.TAKEN_OVER, "token": row.token, "who": who, "why": why}
+            if not self._move(conn, row, StepStatus.WAITING, values, same_token(row), of=(StepStatus.IN_DOUBT,), **told):
                 waits = step.c.status == StepStatus.WAITING.value
                 return self._is(conn, row, waits, step.c.evidence == why, token=row.token)
-            self._events.write(conn, Event.TAKEN_OVER, ref=row.ref, key=row.key, token=row.token, who=who, why=why)
             return row.kind is Kind.COMPENSATION or self._undo.goes_forward(conn, row.ref)
 
         return self._db.transaction(write)
@@ -328,33 +260,21 @@ class Doubts:
         verdict = f"{who}: happened: {why}"
 
         def write(conn: Connection) -> Ended:
-            self._lock_for_verdict(conn, row)
-            told = row.status is StepStatus.FAILED and self._was_told(conn, row)
-            changed = conn.execute(
-                sa.update(step)
-                .where(
-                    step.c.ref == row.ref,
-                    step.c.key == row.key,
-                    step.c.status == row.status.value,
-                    step.c.status.in_(_DECIDABLE if send else [*_DECIDABLE, StepStatus.PLANNED.value]),
-                    _same_token(row),
-                )
-                .values(
-                    status=(StepStatus.FAILED if told else StepStatus.SUCCEEDED).value,
-                    outcome=outcome.data,
-                    outcome_codec=outcome.codec,
-                    effect=Effect.HAPPENED.value,
-                    verdict=verdict,
-                    attention=None,
-                    ended_at=step.c.ended_at if told else self._db.now,
-                    look_at=self._db.now if send and not told else None,
-                )
-            ).rowcount
-            if not changed:
+            self._undo.lock(conn, row.ref)
+            if row.status not in (_DECIDABLE if send else {*_DECIDABLE, StepStatus.PLANNED}):
                 return self._said_before(conn, row, verdict)
-            self._verdict_event(conn, row, "happened", who, why)
-            if told:
-                return Ended(True)
+            values: dict[str, Any] = {"outcome": outcome.data, "outcome_codec": outcome.codec, "effect": Effect.HAPPENED.value}
+            values |= {"verdict": verdict, "attention": None, "look_at": None}
+            given: dict[str, Any] = {"who": who, "why": why, "verdict": "happened"}
+            if row.status is StepStatus.FAILED and self._was_told(conn, row):
+                said = self._say(conn, row, values, **given)
+                return Ended(True) if said else self._said_before(conn, row, verdict)
+            values |= {"ended_at": self._db.now, "look_at": self._db.now if send else None}
+            if not self._move(
+                conn, row, StepStatus.SUCCEEDED, values, same_token(row), of=(row.status,),
+                event=Event.VERDICT, token=row.token, **given,
+            ):  # fmt: skip
+                return self._said_before(conn, row, verdict)
             if row.target is not None:
                 self._undo.resume(conn, row.ref)
                 return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=True))
@@ -375,36 +295,20 @@ class Doubts:
         verdict = f"{who}: did not happen: {why}"
 
         def write(conn: Connection) -> Ended:
-            self._lock_for_verdict(conn, row)
+            self._undo.lock(conn, row.ref)
             failed = row.status is StepStatus.FAILED
-            values: dict[str, Any] = {
-                "verdict": verdict,
-                "effect": Effect.DID_NOT_HAPPEN.value,
-                "attention": None,
-            }
-            if not failed:
-                values |= {
-                    "status": StepStatus.WAITING.value,
-                    "look_at": self._db.now + delay,
-                    "sent_at": None,
-                    "sends": 0,
-                    "losses": 0,
-                    **new_key(),
-                }
-            changed = conn.execute(
-                sa.update(step)
-                .where(
-                    step.c.ref == row.ref,
-                    step.c.key == row.key,
-                    step.c.status == row.status.value,
-                    step.c.status.in_(_DECIDABLE),
-                    _same_token(row),
-                )
-                .values(**values)
-            ).rowcount
-            if not changed:
+            values: dict[str, Any] = {"verdict": verdict, "effect": Effect.DID_NOT_HAPPEN.value, "attention": None}
+            given: dict[str, Any] = {"who": who, "why": why, "verdict": "did not happen"}
+            if failed:
+                said = self._say(conn, row, values, **given)
+            else:
+                values |= {"look_at": self._db.now + delay, "sent_at": None, "sends": 0, "losses": 0, **new_key()}
+                said = row.status in _DECIDABLE and self._move(
+                    conn, row, StepStatus.WAITING, values, same_token(row), of=(row.status,),
+                    event=Event.VERDICT, token=row.token, **given,
+                )  # fmt: skip
+            if not said:
                 return self._said_before(conn, row, verdict)
-            self._verdict_event(conn, row, "did not happen", who, why)
             if not failed and row.kind is not Kind.COMPENSATION:
                 self._undo.goes_forward(conn, row.ref)
             self._undo.look_now(conn, row.ref)
@@ -433,11 +337,13 @@ class Doubts:
         waiting = (WorkflowStatus.FAILING.value, WorkflowStatus.ROLLING_BACK.value)
         return self._undo.decide(conn, row.ref) if run in waiting else None
 
-    def _lock_for_verdict(self, conn: Connection, row: StepRow) -> None:
-        self._undo.lock(conn, row.ref)
-
-    def _verdict_event(self, conn: Connection, row: StepRow, verdict: str, who: str, why: str) -> None:
-        self._events.write(conn, Event.VERDICT, ref=row.ref, key=row.key, token=row.token, who=who, why=why, verdict=verdict)
+    def _say(self, conn: Connection, row: StepRow, values: dict[str, Any], **given: Any) -> bool:
+        """Keeps a verdict beside a failure, which stays one."""
+        failed = step.c.status == StepStatus.FAILED.value
+        if not conn.execute(sa.update(step).where(this(row), failed, same_token(row)).values(**values)).rowcount:
+            return False
+        self._events.write(conn, Event.VERDICT, ref=row.ref, key=row.key, token=row.token, **given)
+        return True
 
     def take_due(
         self,
@@ -489,21 +395,20 @@ class Doubts:
             rows = [row for _, row in readable(step_row, found, unreadable)]
             taken = []
             for row in sorted(rows, key=lambda r: (r.ref, r.key)):
-                here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
                 if row.status is StepStatus.UNDONE:  # never due; an earlier release left it so
-                    conn.execute(sa.update(step).where(here).values(look_at=None))
+                    conn.execute(sa.update(step).where(this(row)).values(look_at=None))
                     continue
                 if row.status is StepStatus.BEGUN:
                     self._raise(conn, row, row.token, _overdue(row), over=None)
                     continue
                 if row.status in CLAIMABLE:
                     since = sa.case((step.c.look_at > self._db.now, self._db.now), else_=step.c.look_at)
-                    conn.execute(sa.update(step).where(here).values(look_at=since, sent_at=now))
+                    conn.execute(sa.update(step).where(this(row)).values(look_at=since, sent_at=now))
                 else:
                     known = row.doubt_at if row.status is StepStatus.IN_DOUBT else row.ended_at
                     wait = min(max(AGAIN, now - (known or now)), LONGEST)
                     row.look_at = None if row.status is StepStatus.CANCELLED else now + wait
-                    conn.execute(sa.update(step).where(here).values(look_at=row.look_at))
+                    conn.execute(sa.update(step).where(this(row)).values(look_at=row.look_at))
                 taken.append(row)
             return taken
 
@@ -519,19 +424,18 @@ class Doubts:
 
         def write(conn: Connection) -> None:
             for row in sorted(rows, key=lambda r: (r.ref, r.key)):
-                here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == row.status.value, _same_token(row))
                 if row.status in CLAIMABLE:
-                    conn.execute(sa.update(step).where(here, step.c.sent_at == now).values(sent_at=row.sent_at))
+                    conn.execute(sa.update(step).where(_as_read(row), step.c.sent_at == now).values(sent_at=row.sent_at))
                 else:
                     as_taken = step.c.look_at.is_not_distinct_from(row.look_at)
-                    conn.execute(sa.update(step).where(here, as_taken).values(look_at=now))
+                    conn.execute(sa.update(step).where(_as_read(row), as_taken).values(look_at=now))
 
         self._db.transaction(write)
 
     def count_send(self, row: StepRow, by: int = 1) -> None:
         """Counts that the message of a step is about to be sent; -1 takes that back, where it could not be. One commit."""
-        here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == row.status.value, _same_token(row))
-        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(sends=step.c.sends + by)))
+        counted = sa.update(step).where(_as_read(row)).values(sends=step.c.sends + by)
+        self._db.transaction(lambda conn: conn.execute(counted))
 
     def wish_is_over(self, row: StepRow) -> None:
         """The message that a verdict on a finished step wanted sent was sent, or never can be. One commit.
@@ -541,8 +445,8 @@ class Doubts:
         """
         if row.status not in (StepStatus.SUCCEEDED, StepStatus.FAILED):
             return
-        here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == row.status.value)
-        over = sa.update(step).where(here, step.c.look_at == row.look_at).values(look_at=None)
+        stands = sa.and_(this(row), step.c.status == row.status.value, step.c.look_at == row.look_at)
+        over = sa.update(step).where(stands).values(look_at=None)
         self._db.transaction(lambda conn: conn.execute(over))
 
     def of_the_dead(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, str | None]]:
@@ -598,12 +502,12 @@ class Doubts:
 
     def put_before_people(self, ref: str, key: str, attention: Attention, why: str) -> bool:
         """Puts a step that is over in front of people; nothing else changes. One commit, and none where it is there."""
-        here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.attention.is_(None))
-        if not self._db.select(sa.select(step.c.ref).where(here)):
+        unmarked = sa.and_(step.c.ref == ref, step.c.key == key, step.c.attention.is_(None))
+        if not self._db.select(sa.select(step.c.ref).where(unmarked)):
             return False
 
         def write(conn: Connection) -> bool:
-            changed = conn.execute(sa.update(step).where(here).values(attention=attention.value)).rowcount
+            changed = conn.execute(sa.update(step).where(unmarked).values(attention=attention.value)).rowcount
             if changed:
                 alert = Alert.CALLBACK_FAILED if attention is Attention.CALLBACK else Alert.WORKFLOW_DRIFTED
                 troubles.add(conn, alert, ref, key, why)
@@ -633,31 +537,15 @@ class Doubts:
         """
 
         def write(conn: Connection) -> bool:
-            changed = conn.execute(
-                sa.update(step)
-                .where(
-                    step.c.ref == row.ref,
-                    step.c.key == row.key,
-                    step.c.status == StepStatus.HELD.value,
-                    step.c.attention == Attention.DRIFT.value,
-                    _same_token(row),
-                )
-                .values(
-                    status=StepStatus.WAITING.value,
-                    look_at=self._db.now,
-                    sent_at=None,
-                    sends=0,
-                    attention=None,
-                    doubt=None,
-                    doubt_at=None,
-                    evidence=None,
-                )
-            ).rowcount
+            values: dict[str, Any] = {"look_at": self._db.now, "sent_at": None, "sends": 0}
+            values |= dict.fromkeys(("attention", "doubt", "doubt_at", "evidence"))
+            drifted = step.c.attention == Attention.DRIFT.value
+            told: dict[str, Any] = {"event": Event.OPERATOR, "who": who, "why": why, "action": "retry"}
+            changed = self._move(conn, row, StepStatus.WAITING, values, drifted, same_token(row), of=(StepStatus.HELD,), **told)
             if changed:
-                self._events.write(conn, Event.OPERATOR, ref=row.ref, key=row.key, who=who, why=why, action="retry")
                 self._undo.goes_forward(conn, row.ref)
                 self._undo.look_now(conn, row.ref)
-            return bool(changed)
+            return changed
 
         return self._db.transaction(write)
 
@@ -704,7 +592,9 @@ _RUNNING = sa.or_(
     step.c.status.in_(literals((StepStatus.BEGUN,))),
     sa.and_(step.c.status.in_(literals((StepStatus.IN_DOUBT,))), step.c.over_at == NOT_OVER),
 )
-_DECIDABLE = [StepStatus.IN_DOUBT.value, StepStatus.HELD.value, StepStatus.FAILED.value]
+_DOUBTED = step.c.status.in_(literals((StepStatus.IN_DOUBT, StepStatus.HELD)))
+#: What a verdict may be about.
+_DECIDABLE = frozenset({StepStatus.IN_DOUBT, StepStatus.HELD, StepStatus.FAILED})
 
 
 def _not_of(refs: Collection[str]) -> list[sa.ColumnElement[bool]]:
@@ -721,5 +611,6 @@ def _overdue(row: StepRow) -> str:
     return "its time-out has passed"
 
 
-def _same_token(row: StepRow) -> Any:
-    return step.c.token.is_(None) if row.token is None else step.c.token == row.token
+def _as_read(row: StepRow) -> Any:
+    """The condition that a step stands as it was read, under the same claim."""
+    return sa.and_(this(row), step.c.status == row.status.value, same_token(row))

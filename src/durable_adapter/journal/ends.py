@@ -15,6 +15,8 @@ from sqlalchemy.engine import Connection
 from ..model import (
     CLAIMABLE,
     OPEN_STEPS,
+    SECOND,
+    UNSETTLED_STEPS,
     Alert,
     Attention,
     Effect,
@@ -31,11 +33,13 @@ from .database import Database
 from .events import Events
 from .rows import step_row
 from .schema import literals, step
+from .transitions import Transitions, moving, same_token, this
 from .turns import Turns, count_down, count_end, needle
 from .undo import Decision, Undo
 
 _P = sa.bindparam
-_HELD_BY_TOKEN = (StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD)
+#: A step that no attempt holds.
+_UNCLAIMED = OPEN_STEPS - {StepStatus.BEGUN}
 
 
 def new_key(*, unless: Any = None) -> dict[str, Any]:
@@ -65,20 +69,14 @@ class Ended:
 class Ends:
     """The step table's transitions out of an attempt."""
 
-    def __init__(self, db: Database, events: Events, undo: Undo, turns: Turns) -> None:
+    def __init__(self, db: Database, events: Events, transitions: Transitions, undo: Undo, turns: Turns) -> None:
         self._db = db
         self._events = events
+        self._move = transitions.move
         self._undo = undo
         self._turns = turns
-        by_token = sa.and_(
-            step.c.ref == _P("b_ref"),
-            step.c.key == _P("b_key"),
-            step.c.token == _P("b_token"),
-            step.c.status.in_(literals(_HELD_BY_TOKEN)),
-        )
-        unclaimed = sa.and_(step.c.ref == _P("b_ref"), step.c.key == _P("b_key"), step.c.status.in_(literals(OPEN_STEPS)))
+        its_row = sa.and_(step.c.ref == _P("b_ref"), step.c.key == _P("b_key"))
         outcome: dict[str, Any] = {
-            "status": StepStatus.SUCCEEDED.value,
             "outcome": _P("b_outcome"),
             "outcome_codec": _P("b_codec"),
             "ended_at": db.now,
@@ -92,8 +90,9 @@ class Ends:
             "attempt": step.c.attempt + 1,
             "begun_at": db.now,
         }
-        self._succeed = sa.update(step).where(by_token).values(**outcome)
-        self._succeed_unclaimed = sa.update(step).where(unclaimed).values(**untaken)
+        by_token = step.c.token == _P("b_token")
+        self._succeed = moving(StepStatus.SUCCEEDED, outcome, its_row, by_token, of=UNSETTLED_STEPS)
+        self._succeed_unclaimed = moving(StepStatus.SUCCEEDED, untaken, its_row, of=OPEN_STEPS)
         self._count_down = count_down(db, _P("b_ref"))
         self._succeed_member: Any = None
         self._succeed_unclaimed_last: sa.Update | None = None
@@ -212,8 +211,7 @@ class Ends:
         if new and not goes_forward(conn, row.ref, locked=True):
             return Ended(recorded=False)
         if row.reference is not None:
-            here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
-            conn.execute(sa.update(step).where(here).values(reference=row.reference))
+            conn.execute(sa.update(step).where(this(row)).values(reference=row.reference))
         if row.target is not None:
             return Ended(recorded=True, decision=self._undo.settle(conn, row.ref, row.target, undone=True))
         if row.kind is Kind.DISPATCH:
@@ -286,41 +284,25 @@ class Ends:
                 self._lock(conn, row.ref, row.key, row.target)
             elif decides:
                 self._undo.lock(conn, row.ref)
-            conditions, known = _still(row, token), _all_attempts(effect)
+            (claim, of), known = _still(row, token), _all_attempts(effect)
             if who:  # a verdict is about the step, whatever its attempts knew: a compare-and-set on status and token
-                conditions, known = [*_unclaimed(row), step.c.status == row.status.value], sa.literal(effect.value)
-            changed = conn.execute(
-                sa.update(step)
-                .where(*conditions)
-                .values(
-                    status=StepStatus.FAILED.value,
-                    error=error,
-                    effect=known,
-                    attempt=step.c.attempt + (1 if token is None and worker_id is not None else 0),
-                    ended_at=self._db.now,
-                    look_at=self._db.now if who and send else None,
-                    deadline_at=None,
-                    attention=sa.case(
-                        (known == Effect.UNKNOWN.value, Attention.EFFECT_UNKNOWN.value),
-                        else_=sa.null(),
-                    ),
-                    verdict=why if who else step.c.verdict,
-                )
-            ).rowcount
+                claim, of, known = same_token(row), frozenset({row.status}) & _UNCLAIMED, sa.literal(effect.value)
+            values: dict[str, Any] = {
+                "attention": sa.case((known == Effect.UNKNOWN.value, Attention.EFFECT_UNKNOWN.value), else_=sa.null()),
+                "effect": known,
+                "error": error,
+                "attempt": step.c.attempt + (1 if token is None and worker_id is not None else 0),
+                "ended_at": self._db.now,
+                "look_at": self._db.now if who and send else None,
+                "deadline_at": None,
+                "verdict": why if who else step.c.verdict,
+            }
+            told: dict[str, Any] = {"event": Event.STEP_FAILED, "token": token, "who": who, "why": why, "effect": effect.value}
+            changed = self._move(conn, row, StepStatus.FAILED, values, claim, of=of, **told)
             if not changed and not self._failed_before(conn, row, token, error):
                 self._late_failure(conn, row, token, worker_id, why)
                 return Ended(recorded=False)
             if changed:
-                self._events.write(
-                    conn,
-                    Event.STEP_FAILED,
-                    ref=row.ref,
-                    key=row.key,
-                    token=token,
-                    who=who,
-                    why=why,
-                    effect=effect.value,
-                )
                 self._tell_unknown(conn, row)
             if row.target is not None:
                 return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=False))
@@ -385,33 +367,28 @@ class Ends:
         anew = new_key(unless=step.c.effect == Effect.UNKNOWN.value)
 
         def write(conn: Connection) -> bool:
-            changed = conn.execute(
-                sa.update(step)
-                .where(*_still(row, token))
-                .values(
-                    **kept,
-                    status=StepStatus.WAITING.value,
-                    look_at=self._db.now + delay,
-                    sent_at=self._db.now + delay if sent else None,
-                    sends=1 if sent else 0,
-                    deadline_at=None,
-                    error=error,
-                    effect=_all_attempts(effect),
-                    attempt=step.c.attempt + (1 if token is None else 0),
-                    **(anew if error is not None and effect is Effect.DID_NOT_HAPPEN else {}),
-                )
-            ).rowcount
-            if not changed:
+            values: dict[str, Any] = {
+                **kept,
+                **(anew if error is not None and effect is Effect.DID_NOT_HAPPEN else {}),
+                "look_at": self._db.now + delay,
+                "sent_at": self._db.now + delay if sent else None,
+                "sends": 1 if sent else 0,
+                "deadline_at": None,
+                "error": error,
+                "effect": _all_attempts(effect),
+                "attempt": step.c.attempt + (1 if token is None else 0),
+            }
+            claim, of = _still(row, token)
+            if not self._move(
+                conn, row, StepStatus.WAITING, values, claim, of=of,
+                event=Event.ATTEMPT_FAILED, token=token, why=why, next_in_seconds=delay / SECOND,
+            ):  # fmt: skip
                 found = self._found(conn, row.ref, row.key)
                 mine = found is not None and token is not None and found.token == token
                 if mine and found is not None and found.status is StepStatus.WAITING and found.error == error:
                     return True  # committed, its answer was lost
                 self._late_failure(conn, row, token, worker_id, why)
                 return False
-            self._events.write(
-                conn, Event.ATTEMPT_FAILED, ref=row.ref, key=row.key, token=token, why=why,
-                next_in_seconds=delay / 1_000_000,
-            )  # fmt: skip
             return row.kind is Kind.COMPENSATION or self._undo.goes_forward(conn, row.ref)
 
         return self._db.transaction(write)
@@ -424,16 +401,15 @@ class Ends:
         """
 
         def write(conn: Connection) -> int:
-            here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
             lost = (
                 sa.update(step)
-                .where(here, step.c.status.in_(literals(CLAIMABLE)))
+                .where(this(row), step.c.status.in_(literals(CLAIMABLE)))
                 .values(losses=step.c.losses + 1, attempt=step.c.attempt + 1)
             )
             if not conn.execute(lost).rowcount:
                 return 0
             self._events.write(conn, Event.ATTEMPT_FAILED, ref=row.ref, key=row.key, who=worker_id, why=why)
-            return int(conn.execute(sa.select(step.c.losses).where(here)).scalar_one())
+            return int(conn.execute(sa.select(step.c.losses).where(this(row))).scalar_one())
 
         return self._db.transaction(write)
 
@@ -490,39 +466,37 @@ class Ends:
             idempotent = row.safety is Safety.IDEMPOTENT and row.generation == (generation or 0)
             if idempotent and row.status is StepStatus.SUCCEEDED:
                 return row  # the provider took both for one, by their key: everybody gets what was recorded first
-            values: dict[str, Any] = {}
             cancelled = row.status is StepStatus.CANCELLED
             # A function may have gone on after its step's failure: what it was told stays as it is.
             given_up = cancelled or (row.status is StepStatus.FAILED and not self._undo.is_forward(conn, ref))
-            if given_up or row.status in CLAIMABLE:
-                values |= {
+            taken = given_up or row.status in CLAIMABLE
+            if taken:
+                values = {
                     "token": token,
-                    "status": StepStatus.SUCCEEDED.value,
                     "outcome": outcome.data,
                     "outcome_codec": outcome.codec,
                     "ended_at": self._db.now,
                     "attention": None,
                     "look_at": None,  # the worker that is late has the message in hand, and sends what follows
                 }
+                self._move(conn, row, StepStatus.SUCCEEDED, values, of=(row.status,))
             # What was cancelled while it ran, or is to be repeated under the same key, happened once. Anything else was decided
             # otherwise before: by another attempt, or by a verdict.
             once = cancelled or (idempotent and row.status in CLAIMABLE)
-            if not once:
-                values |= {"twice_at": sa.func.coalesce(step.c.twice_at, self._db.now)}
-            conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(**values))
             if not once and row.twice_at is None:
+                conn.execute(sa.update(step).where(this(row)).values(twice_at=self._db.now))
                 why = f"an attempt reported success after the step was {row.status}"
                 troubles.add(conn, Alert.MAY_HAVE_HAPPENED_TWICE, ref, key, why)
-            if row.target is not None and "status" in values:
+            if row.target is not None and taken:
                 self._undo.resume(conn, ref)
                 self._undo.settle(conn, ref, row.target, undone=True)
                 self._undo.look_now(conn, ref)
             elif given_up and row.compensation is not None:
                 passed = any(s.pivot and s.status is StepStatus.SUCCEEDED for s in self._undo.steps(conn, ref))
                 self._undo.resume(conn, ref, also_failed=not passed)
-            elif "status" in values and not given_up and row.completes_run:
+            elif taken and not given_up and row.completes_run:
                 count_end(self._db, conn, ref, key)
-            if "status" in values:
+            if taken:
                 self._turns.release(conn, ref, key)
             return self._found(conn, ref, key)
 
@@ -531,28 +505,18 @@ class Ends:
     def happened_without_value(self, row: StepRow, token: str | None, reason: str, worker_id: str) -> bool:
         """The step happened, but its value cannot be recorded: holds it as such, so that the fact is not lost (P10)."""
 
-        def write(conn: Connection) -> bool:
-            values = {
-                "status": StepStatus.HELD.value,
-                "effect": Effect.HAPPENED.value,
-                "attention": Attention.VALUE_MISSING.value,
-                "doubt": reason,
-                "doubt_at": self._db.now,
-                "look_at": None,
-                "deadline_at": None,
-                "worker": worker_id,
-            }
-            conditions = [step.c.ref == row.ref, step.c.key == row.key]
-            if token is not None:
-                conditions.append(step.c.token == token)
-            conditions.append(step.c.status.in_([s.value for s in OPEN_STEPS]))
-            changed = conn.execute(sa.update(step).where(*conditions).values(**values)).rowcount
-            if changed:
-                self._events.write(conn, Event.VALUE_MISSING, ref=row.ref, key=row.key, token=token, why=reason)
-                troubles.add(conn, Alert.VALUE_MISSING, row.ref, row.key, reason)
-            return bool(changed)
-
-        return self._db.transaction(write)
+        values: dict[str, Any] = {
+            "effect": Effect.HAPPENED.value,
+            "attention": Attention.VALUE_MISSING.value,
+            "doubt": reason,
+            "doubt_at": self._db.now,
+            "look_at": None,
+            "deadline_at": None,
+            "worker": worker_id,
+        }
+        claim = [] if token is None else [step.c.token == token]
+        told: dict[str, Any] = {"event": Event.VALUE_MISSING, "alert": Alert.VALUE_MISSING, "token": token, "why": reason}
+        return self._db.transaction(lambda conn: self._move(conn, row, StepStatus.HELD, values, *claim, of=OPEN_STEPS, **told))
 
     @staticmethod
     def _lock(conn: Connection, ref: str, *keys: str) -> None:
@@ -566,12 +530,9 @@ class Ends:
         return None if row is None else step_row(row)
 
 
-def _still(row: StepRow, token: str | None) -> list[Any]:
-    """The conditions under which an attempt may still end: its claim holds, or it took none and nobody else has since."""
-    if token is None:
-        return _unclaimed(row)
-    here = [step.c.ref == row.ref, step.c.key == row.key]
-    return [*here, step.c.token == token, step.c.status.in_(literals(_HELD_BY_TOKEN))]
+def _still(row: StepRow, token: str | None) -> tuple[Any, frozenset[StepStatus]]:
+    """The condition and the statuses in which an attempt may still end: its claim holds, or it took none and nobody has since."""
+    return (same_token(row), _UNCLAIMED) if token is None else (step.c.token == token, UNSETTLED_STEPS)
 
 
 def _all_attempts(effect: Effect | None) -> Any:
@@ -582,9 +543,3 @@ def _all_attempts(effect: Effect | None) -> Any:
     """
     last = sa.literal(None if effect is None else effect.value, sa.String)
     return sa.case((step.c.effect == Effect.UNKNOWN.value, sa.literal(Effect.UNKNOWN.value)), else_=last)
-
-
-def _unclaimed(row: StepRow) -> list[Any]:
-    """The conditions that a step is open, is not begun, and has not been claimed since *row* was read."""
-    token = step.c.token.is_(None) if row.token is None else step.c.token == row.token
-    return [step.c.ref == row.ref, step.c.key == row.key, token, step.c.status.in_(literals(OPEN_STEPS - {StepStatus.BEGUN}))]

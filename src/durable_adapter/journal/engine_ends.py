@@ -27,6 +27,7 @@ from . import troubles
 from .database import Database
 from .events import Events
 from .schema import event, step, workflow
+from .transitions import Transitions, moving, this
 from .undo import UNSENT, Undo
 
 #: Who gives the verdicts that no person does.
@@ -38,9 +39,10 @@ _NOT_BEGUN = (StepStatus.PLANNED, StepStatus.WAITING)
 class EngineEnds:
     """The transition of a step whose engine ended its task before it began."""
 
-    def __init__(self, db: Database, events: Events, undo: Undo) -> None:
+    def __init__(self, db: Database, events: Events, transitions: Transitions, undo: Undo) -> None:
         self._db = db
         self._events = events
+        self._transitions = transitions
         self._undo = undo
 
     def end(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
@@ -72,18 +74,12 @@ class EngineEnds:
                 return False
             gone = {s.key for s in after(found, steps)} | {found.key}
             self._undo.cancel_planned(conn, row.ref, keys=gone)
-            here = sa.and_(step.c.ref == row.ref, step.c.key == row.key)
-            conn.execute(sa.update(step).where(here).values(cause=Cause.ENDED_BY_ENGINE.value, evidence=why, look_at=None))
-            values: dict[str, object] = {"attention": Attention.ENDED_BY_ENGINE.value}
-            if not any(s.status in OPEN_STEPS and s.key not in gone and s.kind is not Kind.COMPENSATION for s in steps):
-                values |= {
-                    "status": WorkflowStatus.CANCELLED.value,
-                    "ended_at": self._db.now,
-                    "look_at": None,
-                    "wake_at": None,
-                    "waiting_for": None,
-                }
-            conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**values))
+            conn.execute(sa.update(step).where(this(row)).values(cause=Cause.ENDED_BY_ENGINE.value, evidence=why, look_at=None))
+            marked = {"attention": Attention.ENDED_BY_ENGINE.value}
+            if any(s.status in OPEN_STEPS and s.key not in gone and s.kind is not Kind.COMPENSATION for s in steps):
+                conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**marked))
+            else:
+                self._transitions.move_run(conn, row.ref, WorkflowStatus.CANCELLED, marked)
             self._events.write(conn, Event.ENDED_BY_ENGINE, ref=row.ref, key=row.key, token=row.token, who=who, why=why)
             troubles.add(conn, Alert.ENDED_BY_ENGINE, row.ref, row.key, why)
             return True
@@ -101,12 +97,12 @@ class EngineEnds:
 
         def write(conn: Connection) -> bool:
             self._undo.lock(conn, ref)
-            here = sa.and_(step.c.ref == ref, step.c.task_id == task_id, step.c.status == StepStatus.PLANNED.value)
-            here = sa.and_(here, step.c.kind != Kind.UNMARKED.value)
-            changed = conn.execute(sa.update(step).where(here).values(cause=Cause.NOT_TAKEN.value, evidence=why)).rowcount
+            planned = sa.and_(step.c.ref == ref, step.c.task_id == task_id, step.c.status == StepStatus.PLANNED.value)
+            planned = sa.and_(planned, step.c.kind != Kind.UNMARKED.value)
+            changed = conn.execute(sa.update(step).where(planned).values(cause=Cause.NOT_TAKEN.value, evidence=why)).rowcount
             if not changed:
                 return False
-            key = sa.select(step.c.key).where(here).limit(1)
+            key = sa.select(step.c.key).where(planned).limit(1)
             self._events.write(conn, Event.NOT_TAKEN, ref=ref, key=conn.execute(key).scalar_one(), who=who, why=why)
             open_run = sa.and_(workflow.c.ref == ref, workflow.c.look_at > self._db.now + UNSENT)
             conn.execute(sa.update(workflow).where(open_run).values(look_at=self._db.now + UNSENT))
@@ -116,19 +112,19 @@ class EngineEnds:
 
     def begins_again(self, ref: str, task_id: str) -> None:
         """Counts that an unmarked member's message was delivered once more: its worker may die of it each time. One commit."""
-        here = sa.and_(
+        planned = sa.and_(
             step.c.ref == ref,
             step.c.task_id == task_id,
             step.c.kind == Kind.UNMARKED.value,
             step.c.status == StepStatus.PLANNED.value,
         )
-        again = sa.update(step).where(here).values(attempt=step.c.attempt + 1, begun_at=self._db.now)
+        again = sa.update(step).where(planned).values(attempt=step.c.attempt + 1, begun_at=self._db.now)
         self._db.transaction(lambda conn: conn.execute(again))
 
     def taken_up(self, row: StepRow) -> None:
         """A message that no worker had taken is about to be sent again: what becomes of that one is not known. One commit."""
-        here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.cause == Cause.NOT_TAKEN.value)
-        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(cause=None, evidence=None)))
+        not_taken = sa.and_(this(row), step.c.cause == Cause.NOT_TAKEN.value)
+        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(not_taken).values(cause=None, evidence=None)))
 
     def send_again(self, ref: str, task_id: str) -> None:
         """Makes a task due whose message its engine threw away although it is to run. One commit.
@@ -136,14 +132,14 @@ class EngineEnds:
         One that waits for its next attempt stays due when it was. What its engine stored of that message is overruled: an end
         from before now is not heard any more.
         """
-        here = sa.and_(step.c.ref == ref, step.c.task_id == task_id)
-        planned = sa.and_(here, step.c.status == StepStatus.PLANNED.value)
-        waits = sa.and_(here, step.c.status == StepStatus.WAITING.value)
+        its_step = sa.and_(step.c.ref == ref, step.c.task_id == task_id)
+        waits = sa.and_(its_step, step.c.status == StepStatus.WAITING.value)
 
         def write(conn: Connection) -> None:
             conn.execute(sa.update(step).where(waits).values(sent_at=None, sends=0))  # that one did not vanish
-            conn.execute(sa.update(step).where(planned).values(status=StepStatus.WAITING.value, look_at=self._db.now, sends=0))
-            key = conn.execute(sa.select(step.c.key).where(here).limit(1)).scalar_one_or_none()
+            due = {"look_at": self._db.now, "sends": 0}
+            conn.execute(moving(StepStatus.WAITING, due, its_step, of=(StepStatus.PLANNED,)))
+            key = conn.execute(sa.select(step.c.key).where(its_step).limit(1)).scalar_one_or_none()
             why = "it is to run, and its message was thrown away"
             self._events.write(conn, Event.SENT_AGAIN, ref=ref, key=key, why=why, overruled=True)
 

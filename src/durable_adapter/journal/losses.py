@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from ..model import Attention, Kind, Safety, StepStatus, WorkflowStatus
 from .schema import literals, step, workflow
+from .transitions import moving
 
 #: How the doubt that such a loss raises begins.
 LOST = "the journal may have lost commits"
@@ -111,28 +112,9 @@ def put_in_doubt(conn: Connection, refs: list[str], why: str, now: sa.ColumnElem
     """Puts what is doubtful of some runs in doubt; functions are held until a person lets them go on."""
     text = f"{LOST}: {why}"
     here = step.c.ref.in_(refs)
-    conn.execute(
-        sa.update(step)
-        .where(here, FUNCTIONS)
-        .values(
-            status=StepStatus.HELD.value,
-            doubt=text,
-            doubt_at=now,
-            evidence=text,
-            attention=Attention.DRIFT.value,
-            look_at=None,
-        )
-    )
-    conn.execute(
-        sa.update(step)
-        .where(here, STEPS)
-        # What is begun may be running now, on a worker whose beats say so. MySQL assigns from left to right.
-        .ordered_values(
-            (step.c.over_at, sa.case((step.c.status == StepStatus.BEGUN.value, not_over), else_=now)),
-            (step.c.status, StepStatus.IN_DOUBT.value),
-            (step.c.doubt, text),
-            (step.c.doubt_at, now),
-            (step.c.look_at, now),
-            (step.c.deadline_at, None),
-        )
-    )
+    held = {"doubt": text, "doubt_at": now, "evidence": text, "attention": Attention.DRIFT.value, "look_at": None}
+    conn.execute(moving(StepStatus.HELD, held, here, FUNCTIONS))
+    # What is begun may be running now, on a worker whose beats say so.
+    over_at = sa.case((step.c.status == StepStatus.BEGUN.value, not_over), else_=now)
+    doubted = {"over_at": over_at, "doubt": text, "doubt_at": now, "look_at": now, "deadline_at": None}
+    conn.execute(moving(StepStatus.IN_DOUBT, doubted, here, STEPS))

@@ -25,6 +25,7 @@ from ..model import (
     WorkerRow,
     WorkflowRow,
     WorkflowStatus,
+    check_transition,
 )
 from .schema import step, worker, workflow
 
@@ -150,7 +151,12 @@ def readable(
 
 
 def step_values(row: StepRow) -> dict[str, Any]:
-    """The columns of a new step row; times are the caller's, and nobody has heard of its attempts yet."""
+    """Returns the columns of a new step row; times are the caller's, and nobody has heard of its attempts yet.
+
+    Raises:
+        IllegalTransition: no step is made as what it is.
+    """
+    check_transition(None, row.status)
     return {
         "ref": row.ref,
         "key": row.key,

@@ -17,6 +17,7 @@ from ..errors import UnreadableRow
 from ..model import (
     ALSO_AFTER,
     FORWARD_WORKFLOWS,
+    LEGAL_RUNS,
     OPEN_STEPS,
     SLEEPS,
     Alert,
@@ -41,6 +42,7 @@ from .engine_ends import is_ended_by_engine, is_left_behind
 from .events import Events
 from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, readable, step_row, step_values, workflow_row, workflow_values
 from .schema import event, step, workflow
+from .transitions import Transitions, moving, this
 from .turns import Turns, count_down
 from .undo import UNSENT, Undo, happened_after_all, undecided
 
@@ -63,8 +65,11 @@ _REOPENED_FROM = {
 class Runs:
     """The workflow table's writes."""
 
-    def __init__(self, db: Database, events: Events, undo: Undo, resend_after: int, turns: Turns) -> None:
+    def __init__(
+        self, db: Database, events: Events, transitions: Transitions, undo: Undo, resend_after: int, turns: Turns
+    ) -> None:
         self._db = db
+        self._transitions = transitions
         self._turns = turns
         self._events = events
         self._undo = undo
@@ -181,7 +186,11 @@ class Runs:
                     given = {**step_values(other), "position": row.position + 1}
                     conn.execute(sa.insert(step).values(**given, created_at=self._db.now))
             if not over:
-                conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**self._opened_again(status)))
+                opened = self._opened_again(status)
+                if status is WorkflowStatus.SUCCEEDED:
+                    self._transitions.move_run(conn, row.ref, WorkflowStatus.RUNNING, opened)
+                else:
+                    conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**opened))
             return row.status
 
         return write(connection) if connection is not None else self._db.transaction(write)
@@ -209,7 +218,7 @@ class Runs:
         values: dict[str, Any] = {"open_steps": workflow.c.open_steps + 1}
         if status is WorkflowStatus.SUCCEEDED:
             look_at = self._db.now + self.resend_after
-            values |= {"status": WorkflowStatus.RUNNING.value, "ended_at": None, "look_at": look_at}
+            values |= {"ended_at": None, "look_at": look_at}
         return values
 
     def leave(self, ref: str, key: str, *, counts: bool = True) -> None:
@@ -338,11 +347,8 @@ class Runs:
             look_at = wake_at + self.resend_after if alone else look_at
         elif wake_at is not None:
             look_at = wake_at
-        conn.execute(
-            sa.update(workflow)
-            .where(workflow.c.ref == ref)
-            .values(status=WorkflowStatus.SUSPENDED.value, waiting_for=waiting_for, wake_at=wake_at, look_at=look_at)
-        )
+        values = {"waiting_for": waiting_for, "wake_at": wake_at, "look_at": look_at}
+        self._transitions.move_run(conn, ref, WorkflowStatus.SUSPENDED, values)
 
     def woken(self, ref: str, key: str) -> None:
         """Commits that a function's own retry has begun, so that nothing sends it a second time. One commit.
@@ -478,11 +484,10 @@ class Runs:
             rows = [row for refs in searched for row in conn.execute(found.where(step.c.ref.in_(refs)))]
             now, changed = self._db.now, 0
             for row in rows:
-                here = sa.and_(step.c.ref == row.ref, step.c.key == row.key, step.c.status == StepStatus.PLANNED.value)
-                values: dict[str, Any] = {"status": StepStatus.WAITING.value, "look_at": now, "sent_at": None, "sends": 0}
-                if conn.execute(sa.update(step).where(here).values(**values)).rowcount:
-                    self._events.write(conn, Event.SENT_AGAIN, ref=row.ref, key=row.key, why=why)
-                    changed += 1
+                values: dict[str, Any] = {"look_at": now, "sent_at": None, "sends": 0}
+                changed += self._transitions.move(
+                    conn, row, StepStatus.WAITING, values, of=(StepStatus.PLANNED,), event=Event.SENT_AGAIN, why=why
+                )
             if in_hand and ref is not None:  # the message of one that waits for such a worker has not vanished either
                 waits = sa.and_(step.c.task_id == task_id, step.c.status == StepStatus.WAITING.value)
                 conn.execute(sa.update(step).where(step.c.ref == ref, waits).values(sends=0))
@@ -504,38 +509,23 @@ class Runs:
         Returns:
             Whether anything was changed.
         """
-        planned, waits = (step.c.status == status.value for status in (StepStatus.PLANNED, StepStatus.WAITING))
-        sent = sa.or_(
-            planned,
-            sa.and_(waits, step.c.look_at <= self._db.now),
-            sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.sends > 0),
-        )
-        here = sa.and_(
-            step.c.ref == row.ref,
-            step.c.key == row.key,
-            step.c.attempt == row.attempt,
-            step.c.kind != Kind.UNMARKED.value,
-            step.c.losses < MAX_UNBEGUN,
-            sent,
-        )
+        believed = sa.and_(step.c.attempt == row.attempt, step.c.kind != Kind.UNMARKED.value, step.c.losses < MAX_UNBEGUN)
+        lost: dict[str, Any] = {"losses": step.c.losses + 1, "sent_at": None}
+        waits = sa.and_(step.c.status == StepStatus.WAITING.value, step.c.look_at <= self._db.now)
+        doubted = sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.sends > 0)
+        unsent = sa.case((step.c.sends == 0, 0), else_=step.c.sends - 1)
 
         def write(conn: Connection) -> bool:
-            # MySQL assigns from left to right: the status comes last.
-            change = (
-                sa.update(step)
-                .where(here)
-                .ordered_values(
-                    (step.c.losses, step.c.losses + 1),
-                    (step.c.sends, sa.case((sa.or_(planned, step.c.sends == 0), 0), else_=step.c.sends - 1)),
-                    (step.c.sent_at, None),
-                    (step.c.look_at, sa.case((waits, step.c.look_at), else_=self._db.now)),  # one that waits is due already
-                    (step.c.status, sa.case((planned, StepStatus.WAITING.value), else_=step.c.status)),
-                )
-            )
-            if not conn.execute(change).rowcount:
-                return False
-            self._events.write(conn, Event.SENT_AGAIN, ref=row.ref, key=row.key, who=who, why=why)
-            return True
+            told: dict[str, Any] = {"event": Event.SENT_AGAIN, "who": who, "why": why}
+            due = lost | {"sends": 0, "look_at": self._db.now}
+            if self._transitions.move(conn, row, StepStatus.WAITING, due, believed, of=(StepStatus.PLANNED,), **told):
+                return True
+            for stands, again in ((waits, {}), (doubted, {"look_at": self._db.now})):  # one that waits is due already
+                change = sa.update(step).where(this(row), believed, stands).values(**lost, sends=unsent, **again)
+                if conn.execute(change).rowcount:
+                    self._events.write(conn, ref=row.ref, key=row.key, kind=Event.SENT_AGAIN, who=who, why=why)
+                    return True
+            return False
 
         return self._db.transaction(write)
 
@@ -599,18 +589,7 @@ class Runs:
             if self._undo.lock_run(conn, ref) is None:
                 return []
             self._undo.cancel_planned(conn, ref)
-            going = FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
-            conn.execute(
-                sa.update(workflow)
-                .where(workflow.c.ref == ref, workflow.c.status.in_([status.value for status in going]))
-                .values(
-                    status=WorkflowStatus.CANCELLED.value,
-                    ended_at=self._db.now,
-                    look_at=None,
-                    wake_at=None,
-                    waiting_for=None,
-                )
-            )
+            self._transitions.move_run(conn, ref, WorkflowStatus.CANCELLED, {}, of=LEGAL_RUNS[WorkflowStatus.CANCELLED])
             self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="cancel")
             return [s.key for s in self._undo.steps(conn, ref) if undecided(s)]
 
@@ -637,40 +616,25 @@ class Runs:
             failed = [s for s in named if s.status is StepStatus.FAILED and not happened_after_all(s)]
             # Of an unmarked one, the member before it sends the message: planned again, like what was cancelled behind it.
             failed += [s for s in named if _is_to_begin(s)]
-            conn.execute(
-                sa.update(step)
-                .where(step.c.ref == ref, step.c.key.in_([s.key for s in failed]))
-                .values(
-                    status=StepStatus.WAITING.value, look_at=now, sent_at=None, sends=0, losses=0, attention=None, ended_at=None
-                )
-            )
+            due: dict[str, Any] = {"look_at": now, "sent_at": None, "sends": 0, "losses": 0, "attention": None, "ended_at": None}
+            conn.execute(moving(StepStatus.WAITING, due, step.c.ref == ref, step.c.key.in_([s.key for s in failed])))
             anew = [s.key for s in failed if s.effect is Effect.DID_NOT_HAPPEN and s.attempt]
             conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key.in_(anew)).values(**new_key()))
             if run.status not in FORWARD_WORKFLOWS:  # else its function was told that it failed, and goes on from that
-                done = [s.key for s in named if happened_after_all(s)]
-                conn.execute(
-                    sa.update(step).where(step.c.ref == ref, step.c.key.in_(done)).values(status=StepStatus.SUCCEEDED.value)
-                )
+                done = step.c.key.in_([s.key for s in named if happened_after_all(s)])
+                conn.execute(moving(StepStatus.SUCCEEDED, {}, step.c.ref == ref, done, of=(StepStatus.FAILED,)))
             self._forget_engine_ends(conn, ref)
             if not undoing:
                 self._take_back_cancellation(conn, ref)
             going_on: dict[str, Any] = {}
             if not undoing:  # else nothing goes forward, and what was cancelled stays counted
                 going_on = {"error": None, "open_steps": sum(_counts_still(s) for s in self._undo.steps(conn, ref))}
-            status = WorkflowStatus.ROLLING_BACK if undoing else WorkflowStatus.RUNNING
+            going_on |= {"ended_at": None, "look_at": now, "attention": None}
             if run.status in FORWARD_WORKFLOWS:
-                status = run.status
-            conn.execute(
-                sa.update(workflow)
-                .where(workflow.c.ref == ref)
-                .values(
-                    status=status.value,
-                    ended_at=None,
-                    look_at=now,
-                    attention=None,
-                    **going_on,
-                )
-            )
+                conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**going_on))
+            else:
+                status = WorkflowStatus.ROLLING_BACK if undoing else WorkflowStatus.RUNNING
+                self._transitions.move_run(conn, ref, status, going_on)
             self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="retry", keys=list(keys))
             if not undoing:
                 self._go_on(conn, ref)
@@ -703,11 +667,7 @@ class Runs:
             as_ended: its engine ended one of its members, so that it is cancelled, and has not succeeded.
         """
         status = WorkflowStatus.CANCELLED if as_ended else WorkflowStatus.SUCCEEDED
-        conn.execute(
-            sa.update(workflow)
-            .where(workflow.c.ref == ref)
-            .values(status=status.value, ended_at=self._db.now, look_at=None, open_steps=0)
-        )
+        self._transitions.move_run(conn, ref, status, {"open_steps": 0})
         self._undo.cancel_planned(conn, ref)
 
     @staticmethod
@@ -720,18 +680,10 @@ class Runs:
         """What was cancelled is planned again; a timer runs until the time that it was set to."""
         cancelled = sa.and_(step.c.ref == ref, step.c.status == StepStatus.CANCELLED.value)
         timer = step.c.kind == Kind.SLEEP.value
-        conn.execute(
-            sa.update(step)
-            .where(cancelled, timer)
-            .ordered_values(
-                (step.c.status, StepStatus.WAITING.value),
-                (step.c.ended_at, None),
-                (step.c.look_at, sa.func.coalesce(step.c.deadline_at, self._db.now)),
-                (step.c.deadline_at, None),
-            )
-        )
-        planned = {"status": StepStatus.PLANNED.value, "ended_at": None, "look_at": None}
-        conn.execute(sa.update(step).where(cancelled, ~timer).values(**planned))
+        until = sa.func.coalesce(step.c.deadline_at, self._db.now)
+        running = {"ended_at": None, "look_at": until, "deadline_at": None}
+        conn.execute(moving(StepStatus.WAITING, running, cancelled, timer))
+        conn.execute(moving(StepStatus.PLANNED, {"ended_at": None, "look_at": None}, cancelled, ~timer))
 
     def _sleep_on(self, conn: Connection, ref: str, *, named: bool) -> None:
         """A function that slept when it was cancelled sleeps on, unless one of its steps is tried again."""
@@ -782,11 +734,8 @@ class Runs:
         def write(conn: Connection) -> None:
             conn.execute(sa.select(step.c.key).where(step.c.ref == ref).order_by(step.c.key).with_for_update()).all()
             conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(completes_run=True))
-            conn.execute(
-                sa.update(step)
-                .where(step.c.ref == ref, step.c.key != key, step.c.status == StepStatus.PLANNED.value)
-                .values(status=StepStatus.CANCELLED.value, ended_at=self._db.now, look_at=None)
-            )
+            left_out, over = (step.c.ref == ref, step.c.key != key), {"ended_at": self._db.now, "look_at": None}
+            conn.execute(moving(StepStatus.CANCELLED, over, *left_out, of=(StepStatus.PLANNED,)))
 
         self._db.transaction(write)
 
@@ -815,23 +764,11 @@ class Runs:
         """
 
         def write(conn: Connection) -> bool:
-            ended = conn.execute(
-                sa.update(step)
-                .where(
-                    step.c.ref == ref,
-                    step.c.key == key,
-                    step.c.kind == Kind.UNMARKED.value,
-                    step.c.status == StepStatus.PLANNED.value,
-                )
-                .values(
-                    status=(StepStatus.FAILED if failed is not None else StepStatus.SUCCEEDED).value,
-                    outcome=outcome.data if outcome else None,
-                    outcome_codec=outcome.codec if outcome else None,
-                    error=failed,
-                    ended_at=self._db.now,
-                )
-            ).rowcount
-            if not ended:
+            to = StepStatus.FAILED if failed is not None else StepStatus.SUCCEEDED
+            values: dict[str, Any] = {"error": failed, "ended_at": self._db.now}
+            values |= {"outcome": outcome.data, "outcome_codec": outcome.codec} if outcome else {}
+            unmarked = (step.c.ref == ref, step.c.key == key, step.c.kind == Kind.UNMARKED.value)
+            if not conn.execute(moving(to, values, *unmarked, of=(StepStatus.PLANNED,))).rowcount:
                 return False
             if who is not None:
                 said = "failed" if failed is not None else "happened"

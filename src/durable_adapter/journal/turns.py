@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import WorkflowStatus
+from ..model import LEGAL_RUNS, WorkflowStatus
 from .database import Database
 from .schema import literals, step, workflow
 
@@ -96,7 +96,7 @@ def count_down(db: Database, ref: Any) -> sa.Update:
     """
     finishes = sa.and_(
         workflow.c.open_steps == 1,
-        workflow.c.status.in_(literals((WorkflowStatus.RUNNING, WorkflowStatus.SUSPENDED))),
+        workflow.c.status.in_(literals(LEGAL_RUNS[WorkflowStatus.SUCCEEDED])),
     )
     return (
         sa.update(workflow)

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import (
+    ENDED_WORKFLOWS,
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
-    OPEN_WORKFLOWS,
     SECOND,
     UNSETTLED_STEPS,
     Alert,
@@ -38,6 +38,7 @@ from .database import Database
 from .events import Events
 from .rows import step_row, step_values, workflow_row
 from .schema import event, step, workflow
+from .transitions import Transitions, moving
 
 #: How long a rollback that only a person can take further waits before it is looked at again.
 REST = 600 * SECOND
@@ -57,9 +58,11 @@ class Decision:
 class Undo:
     """The transitions of a run that failed for good."""
 
-    def __init__(self, db: Database, events: Events) -> None:
+    def __init__(self, db: Database, events: Events, transitions: Transitions) -> None:
         self._db = db
         self._events = events
+        self._transitions = transitions
+        self._move_run = transitions.move_run
 
     def lock(self, conn: Connection, ref: str) -> None:
         """Locks every step of a run in key order."""
@@ -96,19 +99,10 @@ class Undo:
         self.cancel_planned(conn, ref)
         steps = self.steps(conn, ref)
         status = outcome_of_failure(steps)
-        ended = status is WorkflowStatus.FAILED
-        conn.execute(
-            sa.update(workflow)
-            .where(workflow.c.ref == ref)
-            .values(
-                status=status.value,
-                error=error if error is not None else run.error,
-                ended_at=self._db.now if ended else None,
-                look_at=None if ended else self._db.now + REST,
-                wake_at=None,
-                waiting_for=None,
-            )
-        )
+        values: dict[str, Any] = {"error": error if error is not None else run.error}
+        if status not in ENDED_WORKFLOWS:
+            values |= {"look_at": self._db.now + REST, "wake_at": None, "waiting_for": None}
+        self._move_run(conn, ref, status, values)
         if status is not WorkflowStatus.ROLLING_BACK:
             return Decision(status)
         self._events.write(conn, Event.ROLLBACK, ref=ref, why="a step failed for good", steps=len(steps))
@@ -150,18 +144,8 @@ class Undo:
             if passed_pivot(self.steps(conn, ref)) is not None:
                 return None
             self.cancel_planned(conn, ref)
-            conn.execute(
-                sa.update(workflow)
-                .where(workflow.c.ref == ref)
-                .values(
-                    status=WorkflowStatus.ROLLING_BACK.value,
-                    ended_at=None,
-                    look_at=self._db.now,
-                    wake_at=None,
-                    waiting_for=None,
-                    attention=None,
-                )
-            )
+            values = {"ended_at": None, "look_at": self._db.now, "wake_at": None, "waiting_for": None, "attention": None}
+            self._move_run(conn, ref, WorkflowStatus.ROLLING_BACK, values)
             self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="rollback")
             return self._advance(conn, ref)
 
@@ -176,15 +160,12 @@ class Undo:
 
     def settle(self, conn: Connection, ref: str, target: str, *, undone: bool) -> Decision | None:
         """A compensation ended: writes that its target is undone, or that undoing it failed, and goes on."""
-        values: dict[str, Any] = {"attention": Attention.UNDO_FAILED.value}
+        target_row = sa.and_(step.c.ref == ref, step.c.key == target)
+        change = sa.update(step).where(target_row, step.c.status == StepStatus.SUCCEEDED.value)
+        change = change.values(attention=Attention.UNDO_FAILED.value)
         if undone:  # nothing of it is to be sent any more, whatever a verdict had wanted sent
-            values = {"status": StepStatus.UNDONE.value, "attention": None, "look_at": None}
-        changed = conn.execute(
-            sa.update(step)
-            .where(step.c.ref == ref, step.c.key == target, step.c.status == StepStatus.SUCCEEDED.value)
-            .values(**values)
-        ).rowcount
-        if changed and not undone:
+            change = moving(StepStatus.UNDONE, {"attention": None, "look_at": None}, target_row)
+        if conn.execute(change).rowcount and not undone:
             troubles.add(conn, Alert.UNDO_FAILED, ref, target, "its compensation failed for good: what the step did still stands")
         run = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref).with_for_update()).one_or_none()
         if run is None or WorkflowStatus(run.status) is not WorkflowStatus.ROLLING_BACK:
@@ -202,18 +183,12 @@ class Undo:
             ref: the run.
             also_failed: a run that had failed with nothing to undo begins its rollback now.
         """
-        ended = [WorkflowStatus.COMPENSATED.value, WorkflowStatus.COMPENSATION_FAILED.value]
+        ended = [WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED]
         if also_failed:
-            ended += [WorkflowStatus.FAILED.value, WorkflowStatus.CANCELLED.value]
+            ended += [WorkflowStatus.FAILED, WorkflowStatus.CANCELLED]
         conn.execute(sa.select(workflow.c.ref).where(workflow.c.ref == ref).with_for_update()).all()
-        conn.execute(
-            sa.update(workflow)
-            .where(
-                workflow.c.ref == ref,
-                workflow.c.status.in_(ended),
-            )
-            .values(status=WorkflowStatus.ROLLING_BACK.value, ended_at=None, look_at=self._db.now, attention=None)
-        )
+        values = {"ended_at": None, "look_at": self._db.now, "attention": None}
+        self._move_run(conn, ref, WorkflowStatus.ROLLING_BACK, values, of=ended)
 
     def look_now(self, conn: Connection, ref: str) -> None:
         """Makes an unfinished run due for the next sweep."""
@@ -254,40 +229,26 @@ class Undo:
             step.c.effect == Effect.UNKNOWN.value,
         )
         for row in conn.execute(sa.select(step.c.key).where(may_have_run).order_by(step.c.key)).all():
-            changed = conn.execute(
-                sa.update(step)
-                .where(may_have_run, step.c.key == row.key)
-                .values(
-                    status=StepStatus.FAILED.value,
-                    effect=Effect.UNKNOWN.value,
-                    attention=Attention.EFFECT_UNKNOWN.value,
-                    ended_at=self._db.now,
-                    look_at=None,
-                )
-            ).rowcount
-            if changed:
+            unknown: dict[str, Any] = {"attention": Attention.EFFECT_UNKNOWN.value, "ended_at": self._db.now, "look_at": None}
+            failed = moving(StepStatus.FAILED, unknown, may_have_run, step.c.key == row.key, of=(StepStatus.WAITING,))
+            if conn.execute(failed).rowcount:
                 why = "it is not tried again, and an earlier attempt of it may have had its effect"
                 troubles.add(conn, Alert.EFFECT_UNKNOWN, ref, row.key, why)
-        conn.execute(
-            sa.update(step)
-            .where(not_begun, step.c.status.in_([StepStatus.PLANNED.value, StepStatus.WAITING.value]))
-            .ordered_values(
-                (step.c.status, StepStatus.CANCELLED.value),
-                (step.c.ended_at, self._db.now),
-                # Until when a timer runs is kept beside it: a person may take the run up again.
-                (step.c.deadline_at, sa.case((step.c.kind == Kind.SLEEP.value, step.c.look_at), else_=sa.null())),
-                # Its message may be waiting behind that of another, where an engine sends them all at the start.
-                (step.c.look_at, sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null())),
-            )
-        )
+        cancelled = {
+            "ended_at": self._db.now,
+            # Until when a timer runs is kept beside it: a person may take the run up again.
+            "deadline_at": sa.case((step.c.kind == Kind.SLEEP.value, step.c.look_at), else_=sa.null()),
+            # Its message may be waiting behind that of another, where an engine sends them all at the start.
+            "look_at": sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null()),
+        }
+        conn.execute(moving(StepStatus.CANCELLED, cancelled, not_begun))
 
     def _advance(self, conn: Connection, ref: str) -> Decision:
         """The next undo, in reverse order of completion; or the end, where nothing is left to undo."""
         steps = self.steps(conn, ref)
         for s in steps:
             if happened_after_all(s):  # no replay needs the failure any more that its function was told
-                here = sa.and_(step.c.ref == ref, step.c.key == s.key)
-                conn.execute(sa.update(step).where(here).values(status=StepStatus.SUCCEEDED.value))
+                self._transitions.move(conn, s, StepStatus.SUCCEEDED, {}, of=(s.status,))
                 s.status = StepStatus.SUCCEEDED
         following = next_of_rollback(steps)
         if following.target is not None and following.undo is None:
@@ -297,16 +258,8 @@ class Undo:
         if following.status is WorkflowStatus.ROLLING_BACK:
             return following
         attention = attention_at_end(following.status, steps)
-        conn.execute(
-            sa.update(workflow)
-            .where(workflow.c.ref == ref, workflow.c.status.in_([s.value for s in OPEN_WORKFLOWS]))
-            .values(
-                status=following.status.value,
-                ended_at=self._db.now,
-                look_at=None,
-                attention=attention.value if attention is not None else None,
-            )
-        )
+        values = {"attention": attention.value if attention is not None else None}
+        self._move_run(conn, ref, following.status, values)
         return following
 
     def _plan(self, conn: Connection, target: StepRow) -> StepRow:

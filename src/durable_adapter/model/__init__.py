@@ -40,8 +40,10 @@ from .rows import ALLOW_FAILURE, ALSO_AFTER, MISSED_BEATS, SECOND, Expected, Ste
 from .status import (
     BORN,
     CLAIMABLE,
+    ENDED_WORKFLOWS,
     FORWARD_WORKFLOWS,
     LEGAL,
+    LEGAL_RUNS,
     NEVER_DUE,
     OPEN_STEPS,
     OPEN_WORKFLOWS,

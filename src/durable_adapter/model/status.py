@@ -51,7 +51,8 @@ LEGAL: dict[StepStatus, frozenset[StepStatus]] = {
     # wait for the next attempt that outlasted what made it safe. What waits may have run where the journal lost commits.
     _S.IN_DOUBT: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.FAILED}),
     # Functions are not claimed: they are held as they stand.
-    _S.HELD: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT}),
+    # Of what is held it may become known that it happened, with a value that cannot be recorded.
+    _S.HELD: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD}),
     # A success that comes after its run was given up is recorded all the same, and undone with the rest.
     _S.SUCCEEDED: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD, _S.FAILED, _S.CANCELLED}),
     _S.FAILED: frozenset({_S.PLANNED, _S.WAITING, _S.BEGUN, _S.IN_DOUBT, _S.HELD}),
@@ -73,6 +74,22 @@ CLAIMABLE: frozenset[StepStatus] = LEGAL[_S.BEGUN]
 _W = WorkflowStatus
 OPEN_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED, _W.FAILING, _W.ROLLING_BACK})
 FORWARD_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED})
+#: A run in one of these has ended: it waits for nothing, and no sweep looks at it.
+ENDED_WORKFLOWS: frozenset[WorkflowStatus] = frozenset(_W) - OPEN_WORKFLOWS
+#: From which statuses a run may move to each status. Nothing else is legal.
+LEGAL_RUNS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
+    # A person's retry takes up again what ended without success; a member that joins, what had succeeded without it.
+    _W.RUNNING: frozenset({_W.FAILING, _W.SUCCEEDED, _W.FAILED, _W.CANCELLED}),
+    _W.SUSPENDED: frozenset({_W.RUNNING, _W.SUSPENDED}),
+    _W.FAILING: frozenset({_W.RUNNING, _W.SUSPENDED, _W.FAILING}),
+    # Also by a person's order, again for what was not undone, and where a success came after the end.
+    _W.ROLLING_BACK: frozenset(_W),
+    _W.SUCCEEDED: frozenset({_W.RUNNING, _W.SUSPENDED}),
+    _W.FAILED: frozenset({_W.RUNNING, _W.SUSPENDED, _W.FAILING}),
+    _W.COMPENSATED: frozenset({_W.ROLLING_BACK}),
+    _W.COMPENSATION_FAILED: frozenset({_W.ROLLING_BACK}),
+    _W.CANCELLED: frozenset({_W.RUNNING, _W.SUSPENDED, _W.FAILING}),
+}
 
 
 def check_transition(old: StepStatus | None, new: StepStatus) -> None:
