@@ -16,26 +16,25 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .current import FUNCTION
 from .declare.policy import StepPolicy
-from .errors import DeclarationError, InstallConflict, Left, NotFinished, NotInstalled, UnsupportedCanvas
-from .journal import Journal
-from .model import Kind, Mode, StepRow, StepStatus, WorkflowRow, new_ref
+from .errors import DeclarationError, Left, NotFinished, NotInstalled, UnsupportedCanvas
+from .model import Kind, StepRow, StepStatus, WorkflowRow, new_ref
 from .recovery import Sweeper
 from .runtime.alerts import explain
+from .runtime.binding import LOOK_AFTER, BaseBinding
 from .runtime.calls import Call
 from .runtime.contexts import afresh
 from .runtime.deliveries import awaited, unmarked_ended
-from .runtime.engine import INSTALLED, EngineOutcome, message_of
+from .runtime.engine import EngineOutcome, message_of
 from .runtime.functions import FunctionRun, run_function
 from .runtime.handles import Found, find
-from .runtime.host import Host
 from .runtime.marked import Named, dotted_name
 from .runtime.plans import Member, arguments_of, compensation_options, encode_member, recorded, undo_call
+from .runtime.publication import publication, publishing
 from .runtime.starting import (
-    STARTING,
     AlreadyStarted,
     check_id,
     current_step,
@@ -44,11 +43,10 @@ from .runtime.starting import (
     planned,
     start_run,
     started_before,
-    starting,
 )
 from .runtime.steps import run_step
 from .runtime.values import read_failure
-from .settings import NAMES, Settings, load
+from .settings import Settings, load
 
 __all__ = ["Handle", "Planned", "call", "enqueue", "handle", "install", "installed", "start", "uninstall", "work"]
 
@@ -56,8 +54,6 @@ logger = logging.getLogger("durable_adapter")
 
 #: The name of the queue that every step has here.
 QUEUE = "inline"
-#: How soon an unfinished run is looked at, in seconds, unless it is set: its process may be gone, and with it all that it knew.
-LOOK_AFTER = 60.0
 #: Seconds between two looks of `work()` at what is due.
 LOOK_EVERY = 1.0
 
@@ -134,7 +130,7 @@ class InlineEngine:
         self._binding = binding
 
     def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
-        """Has a step run here, soon. A call in place is its function's to run again."""
+        """Has a step run here, soon."""
         step = message_of(run, step, steps)
         self._binding.post(run.ref, step.key, again=True)
 
@@ -177,29 +173,15 @@ class Local(threading.local):
         self.depth = 0
 
 
-class Binding:
+class Binding(BaseBinding):
     """What `install()` made of this process."""
 
+    installed: ClassVar[list[Binding]] = []
+    registry: Named
+
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        given = settings.origins.get("resend_after", "default") != "default"
-        self.journal = Journal(
-            settings.url(),
-            namespace=settings.namespace,
-            schema=settings.schema,
-            resend_after=settings.resend_after if given else LOOK_AFTER,
-            pool_size=settings.pool_size,
-        )
-        self.registry = Named()
-        self.engine = InlineEngine(self)
-        self.host = Host(
-            self.journal,
-            self.engine,
-            queues=lambda: [QUEUE],
-            stale=settings.stale,
-            beat=settings.beat,
-            code_version=settings.code_version,
-        )
+        super().__init__(settings, Named(), InlineEngine, look_after=LOOK_AFTER)
+        self.queues = [QUEUE]
         self._sweeper = Sweeper(
             self.journal,
             [self.engine],
@@ -214,29 +196,20 @@ class Binding:
         self.elsewhere: Callable[[Callable[[], None]], None] | None = None
 
     @property
-    def is_off(self) -> bool:
-        """Whether new starts are left alone. What began durable ends durable all the same."""
-        return self.settings.mode is Mode.OFF
-
-    @property
     def waiting(self) -> deque[tuple[str, str, bool]]:
         """What this thread still has to run."""
         return self._local.waiting
 
-    def install(self) -> None:
+    def register(self) -> None:
         """Makes this the process's binding."""
-        BINDINGS.append(self)
-        INSTALLED[self.engine.name] = self.engine
+        super().register()
         atexit.register(self._exit)
 
     def uninstall(self) -> None:
         """Takes it out again."""
-        BINDINGS.remove(self)
-        if INSTALLED.get(self.engine.name) is self.engine:
-            del INSTALLED[self.engine.name]
         atexit.unregister(self._exit)
         self._exit()
-        self.journal.close()
+        super().uninstall()
 
     def _exit(self) -> None:
         """The process ends by itself: what it had begun is over, and nobody waits for its beat."""
@@ -279,7 +252,7 @@ class Binding:
             )
 
     def _start(self, calls: Sequence[Planned], names: Sequence[str]) -> Handle:
-        inside = identity_here(names[0]) if STARTING.get() is None else None
+        inside = identity_here(names[0]) if publication().workflow_id is None else None
         ids = [inside.task_id if inside is not None and not n else str(uuid.uuid4()) for n in range(len(calls))]
         members = [
             Member(name, p.args, p.kwargs, task_id=task_id, immutable=True, queue=QUEUE)
@@ -428,10 +401,6 @@ class Binding:
             self.post(following.ref, following.key, again=False)
 
 
-#: The binding of this process: none, or one.
-BINDINGS: list[Binding] = []
-
-
 def install(journal: str | None = None, **options: Any) -> Binding:
     """Makes this process able to run durable functions by itself.
 
@@ -452,27 +421,21 @@ def install(journal: str | None = None, **options: Any) -> Binding:
         >>> binding = install("sqlite:////tmp/durable-doctest-inline.db")
         >>> uninstall()
     """
-    if BINDINGS and journal is None and not options:
-        return BINDINGS[-1]
+    here = Binding.installed
+    if here and journal is None and not options:
+        return here[-1]
     settings = load({"journal": journal, **options})
-    if BINDINGS:
-        existing = BINDINGS[-1]
-        differing = [name for name in NAMES if getattr(existing.settings, name) != getattr(settings, name)]
-        if differing:
-            raise InstallConflict(
-                "durable_adapter.inline.install() was called before in this process with another "
-                + ", ".join(differing)
-                + ". Call uninstall() first, or install once."
-            )
-        return existing
+    if here:
+        here[-1].refuse_others(settings, room="inline", where="in this process", undo="uninstall()")
+        return here[-1]
     made = Binding(settings)
-    made.install()
+    made.register()
     return made
 
 
 def uninstall() -> None:
     """Takes the binding out; nothing where it was not installed."""
-    for existing in BINDINGS:
+    for existing in list(Binding.installed):
         existing.uninstall()
 
 
@@ -482,12 +445,12 @@ def installed() -> Binding:
     Raises:
         NotInstalled: `install()` was not called.
     """
-    if not BINDINGS:
+    if not Binding.installed:
         raise NotInstalled(
             "durable-adapter is not installed in this process: call durable_adapter.inline.install(journal=...) before the first "
             "start"
         )
-    return BINDINGS[-1]
+    return Binding.installed[-1]
 
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Planned:
@@ -540,7 +503,7 @@ def start(workflow_id: str, function: Callable[..., Any] | Planned, *args: Any, 
     here = installed()
     planned = _planned(function, args, kwargs)
     try:
-        with starting(workflow_id):
+        with publishing(workflow_id=workflow_id):
             return here.publish(planned)
     except AlreadyStarted as before:
         return Handle(here.journal, before.run)

@@ -26,7 +26,7 @@ from durable_adapter.declare.registry import DECLARED
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus
 from durable_adapter.rq import command
-from durable_adapter.rq.binding import BINDINGS
+from durable_adapter.rq.binding import Binding
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.making import a_run, a_step, a_worker, age, held, statuses, succeed
 from tests.servers.addresses import free_port
@@ -483,7 +483,7 @@ def test_doctor_lists_what_is_patched_in_rq_and_leaves_this_process_as_it_was(cl
     told = cli.json(*bakery.options, "doctor", "--patches")["patches"]
     assert "rq.job.Job.create" in [patch["where"] for patch in told]
     assert all(patch["why"] for patch in told)
-    assert BINDINGS == []
+    assert Binding.installed == []
     assert Job.__dict__["create"].__func__.__module__ == "rq.job"
     assert "name the Celery app with -A, or RQ with -u or -c" in cli("doctor", "--patches", code=2).stderr
 

@@ -9,6 +9,7 @@ from rq.job import Dependency, Job, JobStatus
 
 import durable_adapter.rq as durable_rq
 from durable_adapter.model import STAMP, StepStatus, WorkflowStatus
+from durable_adapter.rq import hooks
 from tests.celery.ledger import Ledger
 from tests.rq.shop import chains, functions, steps
 from tests.rq.world import Shop
@@ -197,7 +198,7 @@ def test_a_chain_from_a_publisher_without_the_plugin_is_durable_job_by_job(shop:
     charge = shop.queue.enqueue(steps.charge, order)
     book = shop.queue.enqueue(steps.book, order, depends_on=charge)
     assert STAMP not in charge.meta
-    shop.binding.install()
+    hooks.install(shop.binding)
     shop.work()
     assert ledger.names(order) == ["charge", "book"]
     assert [shop.status(job) for job in (charge, book)] == [WorkflowStatus.SUCCEEDED] * 2

@@ -167,7 +167,7 @@ def test_the_death_of_a_horse_is_written_once_by_two_threads(shop: Shop, order: 
     charge = shop.steps(chain(shop, order)[0])[0]
     dead._durable_lost = [(f"{charge.ref} - {charge.key}", "its horse died")]
     dead._durable_writing = threading.Lock()
-    sweeping = threading.Thread(target=dead._durable_bury, args=(shop.binding,))
+    sweeping = threading.Thread(target=dead._durable_record_lost, args=(shop.binding,))
     written: list[str] = []
 
     def write(*_args: Any, **_options: Any) -> bool:
@@ -178,7 +178,7 @@ def test_the_death_of_a_horse_is_written_once_by_two_threads(shop: Shop, order: 
         return True
 
     monkeypatch.setattr(worker, "attempt_lost", write)
-    assert dead._durable_bury(shop.binding)
+    assert dead._durable_record_lost(shop.binding)
     sweeping.join(SOON)
     assert written == [threading.current_thread().name]
 

@@ -13,7 +13,7 @@ from rq.job import Job, JobStatus
 import durable_adapter.rq as durable_rq
 from durable_adapter.errors import JournalUnreachable
 from durable_adapter.model import StepStatus, WorkflowStatus
-from durable_adapter.rq import registry
+from durable_adapter.rq import hooks, registry
 from tests.celery.ledger import Ledger
 from tests.rq.shop import legacy, sql, steps
 from tests.rq.world import InProcess, Shop
@@ -45,7 +45,7 @@ def test_what_a_worker_without_the_plugin_ran_is_taken_over_while_its_result_is_
     job = shop.queue.enqueue(steps.charge, order)
     durable_rq.uninstall()
     rq.SimpleWorker([shop.queue], connection=shop.redis).work(burst=True, logging_level="ERROR")
-    shop.binding.install()
+    hooks.install(shop.binding)
     shop.sweep(120)
     assert shop.story(job) == [("charge", "succeeded")]
     assert shop.status(job) is WorkflowStatus.SUCCEEDED
@@ -190,19 +190,19 @@ def test_a_job_class_that_runs_jobs_by_itself_is_hooked(shop: Shop, ledger: Ledg
     queue = Queue(shop.name, connection=shop.redis, job_class=RunsByItself)
     job = queue.enqueue(steps.charge, order)
     if not published:
-        shop.binding.install()
+        hooks.install(shop.binding)
     shop.work(job_class=RunsByItself)
     assert ledger.names(order) == ["by itself", "charge"]
     assert shop.status(job) is WorkflowStatus.SUCCEEDED
     again = Job.fetch(job.id, connection=shop.redis)
-    shop.binding.engine.put_back(again)
+    shop.binding.here.put_back(again)
     shop.work(job_class=RunsByItself)
     assert ledger.names(order) == ["by itself", "charge"]
     assert shop.binding.patches[before:][0].where.endswith("RunsByItself._execute")
     durable_rq.uninstall()
     assert "hooked" not in RunsByItself._execute.__qualname__
     assert not hasattr(RunsByItself._execute, "_ours")
-    shop.binding.install()
+    hooks.install(shop.binding)
 
 
 def test_one_that_hands_on_is_left_as_it_is(shop: Shop, order: str) -> None:

@@ -130,7 +130,7 @@ class TestAHashThatIsLostWhileItsJobRuns:
         shop.redis.hdel(charge.key, FIELD)
         engine, (step,) = shop.binding.engine, shop.steps(charge)
         assert engine.outcome(step) is not None
-        found = engine.job_of(step)
+        found = shop.binding.here.job_of(step)
         assert found is not None
         assert "meta" not in [name.decode() for name in shop.redis.hkeys(charge.key)]
 

@@ -13,6 +13,7 @@ from rq.serializers import JSONSerializer
 import durable_adapter.rq as durable_rq
 from durable_adapter.errors import DeclarationError, InstallConflict, NotInstalled
 from durable_adapter.model import STAMP, StepStatus, WorkflowStatus
+from durable_adapter.rq import hooks
 from tests.celery.ledger import Ledger
 from tests.rq.shop import functions, steps
 from tests.rq.world import FAST, InProcess, Shop, forget, spec
@@ -66,7 +67,7 @@ def test_a_marked_job_without_the_plugin_is_as_it_always_was(shop: Shop, ledger:
     shop.work(Plain)
     assert job.meta == {}
     assert shop.value(job) == f"ch-{order}"
-    shop.binding.install()
+    hooks.install(shop.binding)
     assert shop.count_runs() == 0
 
 
@@ -116,7 +117,7 @@ def test_a_job_from_a_publisher_without_the_plugin_that_may_have_run_is_in_doubt
     durable_rq.uninstall()
     job = shop.queue.enqueue(steps.charge, order, retry=Retry(max=1))
     shop.redis.hset(job.key, "started_at", "2026-01-01T00:00:00.000000Z")
-    shop.binding.install()
+    hooks.install(shop.binding)
     shop.work()
     assert shop.steps(job)[0].status is StepStatus.HELD
     assert ledger.names(order) == []
@@ -128,7 +129,7 @@ def test_each_tick_from_a_publisher_without_the_plugin_is_a_run(shop: Shop, ledg
 
     durable_rq.uninstall()
     job = shop.queue.enqueue(steps.charge, order, repeat=Repeat(times=2))
-    shop.binding.install()
+    hooks.install(shop.binding)
     shop.work()
     assert ledger.names(order) == ["charge"] * 3
     assert len(shop.runs_of(job)) == 3

@@ -13,6 +13,7 @@ from rq.job import Job, JobStatus
 import durable_adapter.rq as durable_rq
 from durable_adapter.errors import DeclarationError, UnserialisableValue, UnsupportedCanvas
 from durable_adapter.model import STAMP, Effect, StepStatus, WorkflowStatus, make_stamp, new_ref
+from durable_adapter.rq import hooks
 from tests.celery.ledger import Ledger
 from tests.rq.shop import chains, steps
 from tests.rq.world import Shop
@@ -341,7 +342,7 @@ def test_a_job_whose_run_the_journal_does_not_have_is_refused_and_reported(shop:
     ref = new_ref()
     durable_rq.uninstall()
     shop.queue.enqueue(steps.charge, order, meta={STAMP: make_stamp(ref)})
-    shop.binding.install()
+    hooks.install(shop.binding)
     shop.work()
     assert shop.events(ref) == ["refused"]
     assert ledger.names(order) == []

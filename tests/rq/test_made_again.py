@@ -11,7 +11,8 @@ from rq.serializers import JSONSerializer
 
 import durable_adapter.rq as durable_rq
 from durable_adapter.model import STAMP, StepStatus, WorkflowStatus
-from durable_adapter.rq.publishing import sending_again
+from durable_adapter.rq import hooks
+from durable_adapter.runtime.publication import publishing
 from tests.celery.ledger import Ledger
 from tests.rq.shop import saga, steps
 from tests.rq.world import Shop
@@ -62,7 +63,7 @@ def test_everything_that_rq_writes_of_a_job_is_kept_or_left_for_a_reason(shop: S
     told = job.to_dict()
     run = shop.of(job)
     step = next(s for s in shop.steps(run) if s.task_id == job.id)
-    with sending_again():
+    with publishing(is_repeated=True):
         made = shop.binding.engine._made(run, step, shop.steps(run))
     again = made.to_dict()
     assert set(told) >= {"rate_limit_key", "webhooks", "repeats_left", "retry_intervals", "dependency_ids", "durable_run"}
@@ -149,7 +150,7 @@ class TestTwoSerializersInOneRedis:
         json.enqueue(steps.book, order, depends_on=charge.id)
         durable_rq.uninstall()
         keyed = json.enqueue(steps.keyed, f"{order}-k", 1, retry=Retry(max=2, interval=30))
-        shop.binding.install()
+        hooks.install(shop.binding)
         self.work(shop, json)
         assert shop.steps(keyed)[0].status is StepStatus.WAITING
         shop.flush()

@@ -9,6 +9,7 @@ import pytest
 
 import durable_adapter.rq as durable_rq
 from durable_adapter.model import WorkflowStatus
+from durable_adapter.rq import hooks
 from tests.celery.ledger import Ledger
 from tests.rq.shop import decorated, functions, legacy
 from tests.rq.world import Shop, forget
@@ -76,11 +77,11 @@ def test_it_is_itself_elsewhere_and_put_back_by_uninstall(shop: Shop, ledger: Le
     assert shop.count_runs() == 0
     durable_rq.uninstall()
     assert legacy.charge is before
-    shop.binding.install()
+    hooks.install(shop.binding)
     assert legacy.charge is not before
     durable_rq.uninstall()
     assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("durable_adapter")]
-    shop.binding.install()
+    hooks.install(shop.binding)
 
 
 def test_what_somebody_else_put_there_since_stays(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_what_somebody_else_put_there_since_stays(shop: Shop, monkeypatch: pytes
     legacy.charge = other
     durable_rq.uninstall()
     assert legacy.charge is other
-    shop.binding.install()
+    hooks.install(shop.binding)
 
 
 def test_a_mark_that_comes_after_the_first_look_counts(shop: Shop, ledger: Ledger, order: str) -> None:

@@ -11,6 +11,7 @@ from rq.job import Dependency, JobStatus
 import durable_adapter.rq as durable_rq
 from durable_adapter.model import Attention, StepStatus, WorkflowStatus
 from durable_adapter.reconcile import look_for_trouble
+from durable_adapter.rq import hooks
 from durable_adapter.rq.command import Witness
 from tests.celery.ledger import Ledger
 from tests.journal.making import age
@@ -75,7 +76,7 @@ def test_a_dispatched_step_waits_too(shop: Shop, ledger: Ledger, order: str) -> 
     first = next(s for s in shop.steps(job) if s.name.endswith("charge"))
     shop.redis.delete(f"rq:job:{first.task_id}")
     second = next(s for s in shop.steps(job) if s.name.endswith("book"))
-    shop.binding.engine.put_back(shop.queue.fetch_job(second.task_id or ""))  # type: ignore[arg-type]
+    shop.binding.here.put_back(shop.queue.fetch_job(second.task_id or ""))  # type: ignore[arg-type]
     shop.work()
     assert ledger.count(order, "book") == 0
     shop.sweep_and_work(70, 200, 500)
@@ -219,7 +220,7 @@ def test_an_unmarked_member_of_which_only_rq_knows_the_end_is_learned_of(shop: S
     shop.work(jobs=1)
     durable_rq.uninstall()
     shop.work_plainly(jobs=1)
-    shop.binding.install()
+    hooks.install(shop.binding)
     assert shop.rq_status(between) is JobStatus.FINISHED
     shop.work()
     assert ledger.names(order) == ["charge", "unmarked", "book"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import rq
 
 import durable_adapter.rq
-from durable_adapter.rq.binding import SPAWNED
+from durable_adapter.rq.installing import SPAWNED
 from durable_adapter.rq.worker import ROW, RUNNING, SimpleWorker, Worker
 from tests.rq.world import Shop
 from tests.rq_versions import since

@@ -14,9 +14,10 @@ import durable_adapter.rq as durable_rq
 from durable_adapter.model import SECOND, WorkflowStatus
 from durable_adapter.reconcile import look_for_trouble
 from durable_adapter.recovery import Sweeper
-from durable_adapter.rq.binding import LOOK_AFTER
+from durable_adapter.rq import hooks
 from durable_adapter.rq.command import Witness
-from durable_adapter.rq.places import db_of
+from durable_adapter.rq.jobs import db_of
+from durable_adapter.runtime.binding import LOOK_AFTER
 from tests.celery.ledger import Ledger
 from tests.journal.making import age
 from tests.rq.shop import functions, saga, steps
@@ -142,7 +143,7 @@ class TestAnotherDatabase:
         shop.queue.enqueue(steps.mail, f"{order}-first")
         job = other.enqueue(functions.sleeps, order, 0.2)
         work_at(other)
-        assert db_of(shop.binding.engine.connection) == db_of(other.connection)
+        assert db_of(shop.binding.here.connection) == db_of(other.connection)
         eventually(lambda: shop.sweep(1) and work_at(other) is None and shop.status(job) is WorkflowStatus.SUCCEEDED, SOON)
         assert ledger.names(order) == ["charge", "book"]
 
@@ -177,7 +178,7 @@ class TestAKeyPrefix:
         queue = Prefixed(shop.name, connection=shop.redis)
         durable_rq.uninstall()
         job = queue.enqueue(steps.retried_in_an_hour, order)
-        shop.binding.install()
+        hooks.install(shop.binding)
         options = (*IMPATIENT, "--queue-class", f"{__name__}.Prefixed")
         with shop.worker(options=options):
             eventually(lambda: ledger.count(order, "charge") == 1, SOON)

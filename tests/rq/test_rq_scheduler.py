@@ -12,6 +12,7 @@ from rq.job import Job, JobStatus
 
 import durable_adapter.rq as durable_rq
 from durable_adapter.model import StepStatus, WorkflowStatus
+from durable_adapter.rq import hooks
 from tests.celery.ledger import Ledger
 from tests.rq.shop import steps
 from tests.rq.world import Shop
@@ -51,7 +52,7 @@ class Clock:
 
 def with_plugin(shop: Shop, wanted: bool) -> None:
     if wanted and not shop.binding.is_installed:
-        shop.binding.install()
+        hooks.install(shop.binding)
     elif not wanted:
         durable_rq.uninstall()
 

@@ -10,7 +10,7 @@ from rq import Queue
 from rq.job import Job
 
 from durable_adapter.rq import install, uninstall
-from durable_adapter.rq.binding import BINDINGS
+from durable_adapter.rq.binding import Binding
 from tests.rq_unchanged.stage import Stage, prepare, rows_of
 from tests.servers.fixtures import FreshDatabase
 from tests.servers.redis import RedisServer
@@ -33,19 +33,19 @@ def own_server(note_server: Callable[[str], None]) -> Iterator[RedisServer]:
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """RQ as it came: what other tests have installed in this process is out meanwhile."""
     monkeypatch.delenv("DURABLE_ADAPTER_JOURNAL", raising=False)
-    others = list(BINDINGS)
+    others = list(Binding.installed)
     hooked = {(owner, name): value for owner in (Job, Queue) for name, value in list(vars(owner).items())}
     for other in reversed(others):
         for patch in reversed(other.patches):
             patch.undo()
-    BINDINGS.clear()
+    Binding.installed.clear()
     yield
     uninstall()
     if others:
         for (owner, name), value in hooked.items():
             if vars(owner).get(name) is not value:
                 setattr(owner, name, value)
-    BINDINGS[:] = others
+    Binding.installed[:] = others
 
 
 @pytest.fixture

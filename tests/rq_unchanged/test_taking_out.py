@@ -20,7 +20,7 @@ from rq.job import Job
 
 from durable_adapter.errors import InstallConflict, NotInstalled, SettingError
 from durable_adapter.rq import install, uninstall
-from durable_adapter.rq.binding import BINDINGS
+from durable_adapter.rq.binding import Binding
 from durable_adapter.rq.installing import installed
 from tests.rq_unchanged import jobs
 from tests.rq_unchanged.custom import LoudJob, LoudQueue
@@ -106,7 +106,7 @@ def test_importing_the_package_and_its_workers_changes_nothing(journal: str) -> 
     """Without a journal in the environment: with one, importing the workers installs."""
     before = everything()
     importlib.reload(importlib.import_module("durable_adapter.rq.worker"))
-    assert (changed(before), BINDINGS) == (set(), [])
+    assert (changed(before), Binding.installed) == (set(), [])
 
 
 def test_installing_twice_alike_is_nothing(journal: str) -> None:
@@ -150,7 +150,7 @@ def test_an_install_that_is_refused_leaves_rq_alone() -> None:
         install("sqlite:////tmp/journal.db", stail=3)
     with pytest.raises(SettingError):
         install("oracle://nowhere")
-    assert (changed(before), BINDINGS) == (set(), [])
+    assert (changed(before), Binding.installed) == (set(), [])
 
 
 def test_an_rq_that_is_too_old_is_refused_and_left_alone(journal: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_an_rq_that_is_too_old_is_refused_and_left_alone(journal: str, monkeypat
     monkeypatch.setattr("durable_adapter.rq.versions.FOUND", (1, 15))
     with pytest.raises(InstallConflict, match=r"needs RQ 1\.16 or newer; this is 1\.15\.1"):
         install(journal=journal)
-    assert (changed(before), BINDINGS) == (set(), [])
+    assert (changed(before), Binding.installed) == (set(), [])
 
 
 def test_installing_anew_after_taking_it_out_works(journal: str) -> None:

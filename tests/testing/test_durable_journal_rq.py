@@ -15,7 +15,7 @@ from rq.job import Job, JobStatus
 
 import durable_adapter.rq as durable_rq
 from durable_adapter.errors import SameIdOtherArguments
-from durable_adapter.rq.binding import BINDINGS
+from durable_adapter.rq.binding import Binding
 from durable_adapter.testing import Killed, TestJournal
 from durable_adapter.testing.recorded import redirected
 from tests.rq_versions import REPEATS, WAITING
@@ -181,6 +181,6 @@ def test_afterwards_rq_is_as_it_was(durable_template: Path, tmp_path: Path) -> N
 
 def test_outside_of_the_fixture_queues_have_their_own_redis() -> None:
     assert nowhere.connection.connection_pool.connection_kwargs["port"] == 1
-    assert BINDINGS == []
+    assert Binding.installed == []
     assert "connection" not in vars(Queue)
     assert "connection" not in vars(Job)

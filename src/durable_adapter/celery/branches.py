@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery.utils.functional import _regen
 
 from ..errors import UnsupportedCanvas
+from ..runtime.publication import publication, publishing
 from .binding import Binding
 
 GROUPS = (
@@ -26,8 +26,8 @@ _NOTHING = "Nothing was sent."
 
 
 @dataclass(slots=True)
-class Publishing:
-    """A group or chord that Celery is publishing, whose members are still to be looked at one by one.
+class Members:
+    """The members of a group or chord that Celery is publishing, which are still to be looked at one by one.
 
     Attributes:
         sent: how many of its members were handed to Celery so far.
@@ -36,10 +36,6 @@ class Publishing:
 
     sent: int = 0
     bodies: dict[int, Any] = field(default_factory=dict)
-
-
-#: The group or chord that is being published in this context; None where its members may be published as they are.
-_PUBLISHING: ContextVar[Publishing | None] = ContextVar("durable_celery_branches", default=None)
 
 
 def refusal(what: str, *, sent: str = _NOTHING) -> UnsupportedCanvas:
@@ -82,18 +78,15 @@ def _publishing(options: Mapping[str, Any], what: str, *parts: Any) -> Iterator[
     # member is then a run of its own. To refuse it there would be too late.
     follows = options.get("parent_id") is not None and options.get("root_id") is not None
     if not bindings or follows:
-        token = _PUBLISHING.set(None) if _PUBLISHING.get() is not None else None
+        canvas = None
     else:
         for binding in bindings:
             if any(holds_marked(binding, part) for part in parts):
                 raise refusal(what)
         # A group inside of one, and a chord's header, are published as parts of it.
-        token = _PUBLISHING.set(_PUBLISHING.get() or Publishing())
-    try:
+        canvas = publication().canvas or Members()
+    with publishing(canvas=canvas):
         yield
-    finally:
-        if token is not None:
-            _PUBLISHING.reset(token)
 
 
 def _guards(binding: Binding) -> bool:
@@ -110,8 +103,8 @@ def refuse_member(binding: Binding, name: str, options: Mapping[str, Any], *, ma
     Raises:
         UnsupportedCanvas: it is durable, or the body of its chord is.
     """
-    current = _PUBLISHING.get()
-    if current is None or options.get("group_id") is None:
+    current = publication().canvas
+    if not isinstance(current, Members) or options.get("group_id") is None:
         return
     body = options.get("chord")
     if not marked and body is not None and id(body) not in current.bodies:

@@ -35,7 +35,7 @@ class CeleryEngine:
         self._binding = binding
 
     def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> None:
-        """Publishes a step's own message again. A call in place is its function's to run again."""
+        """Publishes a step's own message again."""
         step = message_of(run, step, steps)
         marked = self._binding.registry
         if step.kind is Kind.COMPENSATION:

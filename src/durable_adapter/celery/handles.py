@@ -14,7 +14,8 @@ from ..errors import DeclarationError
 from ..model import WorkflowRow
 from ..runtime.handles import Found, find
 from ..runtime.order import members_of
-from ..runtime.starting import AlreadyStarted, check_id, check_same_start, found_by_id, starting
+from ..runtime.publication import publishing
+from ..runtime.starting import AlreadyStarted, check_id, check_same_start, found_by_id
 from .binding import Binding
 from .installing import binding_of
 from .publishing import is_durable, signature_fingerprint
@@ -52,7 +53,7 @@ def start(workflow_id: str, signature: Signature, *, app: Celery | None = None) 
             f"durable.start({workflow_id!r}, ...): no task in this signature is durable. Mark the ones with effects with "
             "@durable.step. Nothing was sent."
         )
-    with starting(workflow_id):
+    with publishing(workflow_id=workflow_id):
         existing = found_by_id(binding.host, binding.settings.namespace, workflow_id, off=binding.is_off)
         try:
             result = signature.apply_async() if existing is None else None

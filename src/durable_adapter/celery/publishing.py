@@ -21,8 +21,8 @@ from ..model import STAMP, Start, StepStatus, new_ref
 from ..runtime.functions import FunctionRun
 from ..runtime.order import members_of
 from ..runtime.plans import Member, encode_member, plan_fingerprint
+from ..runtime.publication import publication
 from ..runtime.starting import (
-    STARTING,
     Identity,
     current_function,
     current_step,
@@ -70,7 +70,7 @@ def send(
     if not marked:
         return _unmarked(binding, name, args, kwargs, options, as_given)
     _refuse_unsupported(binding, name, options)
-    if chain and current_function() is not None and STARTING.get() is None:
+    if chain and current_function() is not None and publication().workflow_id is None:
         raise UnsupportedCanvas(
             f"a workflow function publishes a chain that begins with {name}: its results would have other ids on every "
             "wake. Call the tasks one after the other, or start the chain under an id: durable.start('...', chain)."
@@ -143,7 +143,7 @@ def _refuse_unsupported(binding: Binding, name: str, options: Mapping[str, Any])
 
 def _start(binding: Binding, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
     """A new run: its plan is committed, then its first message is sent."""
-    inside = _identity(binding, name) if STARTING.get() is None else None
+    inside = _identity(binding, name) if publication().workflow_id is None else None
     ref = inside.ref if inside is not None else new_ref()
     options["task_id"] = options.get("task_id") or (inside.task_id if inside is not None else uuid())
     members = [

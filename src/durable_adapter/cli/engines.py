@@ -98,9 +98,9 @@ def _imported(name: str, what: str) -> ModuleType:
 def installed_by_code() -> Settings | None:
     """The settings with which the user's code called `durable_adapter.rq.install()`; None where it did not."""
     loaded = sys.modules.get("durable_adapter.rq.binding")
-    if loaded is None or not loaded.BINDINGS:
+    if loaded is None or not loaded.Binding.installed:
         return None
-    settings: Settings = loaded.BINDINGS[-1].settings
+    settings: Settings = loaded.Binding.installed[-1].settings
     return settings
 
 

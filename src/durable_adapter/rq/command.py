@@ -28,10 +28,11 @@ from ..declare.decorators import STEP_MARK, WORKFLOW_MARK
 from ..errors import SettingError
 from ..runtime.engine import EngineOutcome
 from ..runtime.marked import loaded
-from .binding import BINDINGS, Binding
-from .engine import RQEngine
+from . import hooks
+from .binding import Binding
 from .facts import aware, of_member, status_of
 from .identity import belongs
+from .installing import made
 from .jobs import fetched, fetched_many
 from .registry import NAMED
 from .stamps import stamp_of
@@ -105,16 +106,16 @@ def where(connection: Redis) -> str:
 
 def opened(settings: Settings, connection: Redis, serializer: Any) -> Binding:
     """A binding that can send and look, with these settings. It patches nothing in this process."""
-    made = Binding(settings)
-    made.seen(connection, serializer)
-    return made
+    binding = made(settings)
+    binding.seen(connection, serializer)
+    return binding
 
 
 def patches(binding: Binding) -> list[Any]:
     """What `install()` patches in a process's RQ: as it was installed by the user's code, or as it would be."""
-    if BINDINGS:
-        return list(BINDINGS[-1].patches)
-    binding.install()
+    if Binding.installed:
+        return list(Binding.installed[-1].patches)
+    hooks.install(binding)
     try:
         return list(binding.patches)
     finally:
@@ -123,7 +124,7 @@ def patches(binding: Binding) -> list[Any]:
 
 def is_installed() -> bool:
     """Whether the user's code called `durable_adapter.rq.install()` in this process."""
-    return bool(BINDINGS)
+    return bool(Binding.installed)
 
 
 class Level(enum.Enum):
@@ -177,22 +178,21 @@ class Witness:
     """What Redis can tell of jobs, for findings and stories. Where it does not answer, it tells nothing, and says so once."""
 
     def __init__(self, binding: Binding) -> None:
-        self._engine: RQEngine = binding.engine
         self._binding = binding
         #: Why nothing was told; None while Redis answers.
         self.silent: str | None = None
 
     def is_gone(self, step: StepRow) -> bool | None:
         """Whether nobody will run a step's job; None where that is not known."""
-        return self._asked(lambda: self._engine.is_gone(step))
+        return self._asked(lambda: self._binding.engine.is_gone(step))
 
     def queue_is_empty(self, queue: str | None) -> bool | None:
         """Whether a queue's list holds no job now."""
-        return self._asked(lambda: self._engine.queue_is_empty(queue))
+        return self._asked(lambda: self._binding.engine.queue_is_empty(queue))
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
         """What RQ's own results hold for a step's job."""
-        return self._asked(lambda: self._engine.outcome(step))
+        return self._asked(lambda: self._binding.engine.outcome(step))
 
     def says(self, step: StepRow) -> str | None:
         """What Redis holds of a step's job, as a sentence without its full stop."""
@@ -204,14 +204,15 @@ class Witness:
         try:
             return question()
         except RedisError as error:
-            self.silent = f"{where(self._engine.connection)} does not answer ({error})"
+            self.silent = f"{where(self._binding.here.connection)} does not answer ({error})"
             return None
 
     def _says(self, step: StepRow) -> str:
         name = f"job {step.task_id}"
-        if (place := self._engine.out_of_reach(step)) is not None:
-            return f"{name} is in {place}, which was not asked"
-        job = self._engine.job_of(step)
+        place = self._binding.place_of(step)
+        if place is None:
+            return f"{name} is in {self._binding.engine.out_of_reach(step)}, which was not asked"
+        job = place.job_of(step)
         if job is None:
             return f"Redis has no {name}"
         if not belongs(job, step):
@@ -220,13 +221,13 @@ class Witness:
         match status:
             case None:
                 return f"Redis has {name}, and not what became of it"
-            case JobStatus.QUEUED if self._engine.is_gone(step):
+            case JobStatus.QUEUED if self._binding.engine.is_gone(step):
                 return f"RQ says that {name} is queued, and the list of {job.origin!r} does not hold it: no worker will take it"
             case JobStatus.QUEUED:
                 return f"{name} waits in the queue {job.origin!r}"
             case JobStatus.DEFERRED:
                 return self._deferred(job, name)
-            case JobStatus.STARTED if self._engine.is_gone(step):
+            case JobStatus.STARTED if self._binding.engine.is_gone(step):
                 return f"RQ says that {name} is running, and nobody runs it"
             case JobStatus.STARTED:
                 return f"RQ says that {name} is running"
@@ -240,7 +241,7 @@ class Witness:
             return f"RQ keeps {name} deferred, although what it depends on is done"
         told = []
         for parent_id in job._dependency_ids:
-            parent = fetched(parent_id, self._engine.connection, self._binding.serializer)
+            parent = fetched(parent_id, self._binding.here.connection, self._binding.serializer)
             if parent is None:
                 told.append(f"job {parent_id}, which Redis does not have")
                 continue
@@ -365,7 +366,7 @@ def marked_names(binding: Binding, modules: list[Any]) -> list[str]:
 
 def queues(binding: Binding, named: list[str]) -> list[SeenQueue]:
     """Every queue that RQ knows of or that somebody names, with a look at the jobs in it."""
-    connection = binding.engine.connection
+    connection = binding.here.connection
     there = {queue.name for queue in Queue.all(connection=connection)}
     return [_looked_at(binding, Queue(name, connection=connection)) for name in sorted({*there, *named})]
 
@@ -386,7 +387,7 @@ def _looked_at(binding: Binding, queue: Queue) -> SeenQueue:
 
 def _jobs(binding: Binding, queue: Queue) -> Iterator[Job]:
     """Some of a queue's jobs: those that wait, that are scheduled or deferred, and that run."""
-    connection = binding.engine.connection
+    connection = binding.here.connection
     ids = list(queue.get_job_ids(0, JOBS))
     for registry in (ScheduledJobRegistry, DeferredJobRegistry, StartedJobRegistry):
         found: Any = connection.zrange(registry(queue.name, connection=connection).key, 0, JOBS)

@@ -17,10 +17,12 @@ from ..errors import EndedByEngine, MessageExpired
 from ..model import SECOND, StepRow
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import ended_by_engine
+from ..runtime.publication import publication
+from .binding import Binding
 from .facts import aware, status_of
 from .identity import place_of
 from .jobs import fetched_many
-from .publishing import SENDING_AGAIN, is_pending
+from .joining import is_pending
 from .rows import is_started_by_us
 from .running import RETURNED
 from .stamps import stamp_of
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq import Queue
 
-    from .binding import Binding
 
 #: Of a job with one of these RQ deletes what it ran.
 _RAN = (JobStatus.FINISHED, JobStatus.FAILED)
@@ -96,7 +97,7 @@ def look_for_expiry(step: StepRow, steps: Sequence[StepRow], options: Mapping[st
 def delete(binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
     """`Job.delete`: the journal is told first. What RQ itself deletes has run: before 3.0 its status does not say so yet."""
     has_run = job._status in _RAN or RETURNED in job.__dict__
-    if not SENDING_AGAIN.get() and not is_pending(job) and stamp_of(job) is not None and not has_run:
+    if not publication().is_repeated and not is_pending(job) and stamp_of(job) is not None and not has_run:
         _tell(binding, [job])
     return go_on(*args, **kwargs)
 

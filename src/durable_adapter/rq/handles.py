@@ -13,13 +13,14 @@ from ..errors import DeclarationError, UnknownWorkflow, UnsupportedCanvas
 from ..model import StepRow, StepStatus
 from ..runtime.handles import Found, find
 from ..runtime.plans import recorded
-from ..runtime.starting import AlreadyStarted, check_id, found_by_id, starting
+from ..runtime.publication import publishing
+from ..runtime.starting import AlreadyStarted, check_id, found_by_id
 from ..runtime.values import read_failure
 from .binding import Binding
 from .identity import place_of
 from .installing import installed
 from .jobs import serializer_kept
-from .publishing import again, standing_for
+from .joining import again, standing_for
 from .stamps import stamp_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def start(workflow_id: str, queue: Queue, func: Any, *args: Any, **kwargs: Any) 
     existing = found_by_id(here.host, here.settings.namespace, workflow_id, off=True) if here.is_off else None
     if existing is None:
         try:
-            with starting(workflow_id):
+            with publishing(workflow_id=workflow_id):
                 sent: Any = queue.enqueue(func, *args, **kwargs)
         except AlreadyStarted as before:
             existing = before.run

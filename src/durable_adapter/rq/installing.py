@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import InstallConflict, NotInstalled
-from ..settings import NAMES, load
-from .binding import BINDINGS, SPAWNED, Binding
+from ..errors import NotInstalled
+from ..settings import Settings, load
+from . import hooks
+from .binding import Binding
+from .engine import RQEngine
 from .versions import require_rq
+
+#: The environment variable by which a parent hands its settings to a horse that it spawns.
+SPAWNED = "DURABLE_RQ_SPAWNED"
 
 
 def install(journal: str | None = None, **options: Any) -> Binding:
@@ -34,24 +39,23 @@ def install(journal: str | None = None, **options: Any) -> Binding:
         >>> binding = install("sqlite:////tmp/durable-doctest-rq.db")
         >>> uninstall()
     """
-    if BINDINGS and journal is None and not options:
-        return BINDINGS[-1]
+    here = Binding.installed
+    if here and journal is None and not options:
+        return here[-1]
     settings = load({**_handed_down(), **({"journal": journal} if journal is not None else {}), **options})
-    if BINDINGS:
-        existing = BINDINGS[-1]
-        differing = [name for name in NAMES if getattr(existing.settings, name) != getattr(settings, name)]
-        if differing:
-            raise InstallConflict(
-                "durable_adapter.rq.install() was called before in this process with another "
-                + ", ".join(differing)
-                + ". Call uninstall() first, or install once."
-            )
-        return existing
+    if here:
+        here[-1].refuse_others(settings, room="rq", where="in this process", undo="uninstall()")
+        return here[-1]
     settings.url()
     require_rq()
-    made = Binding(settings)
-    made.install()
-    return made
+    binding = made(settings)
+    hooks.install(binding)
+    return binding
+
+
+def made(settings: Settings) -> Binding:
+    """A binding that can send and look, and that is hooked in nowhere."""
+    return Binding(settings, RQEngine, hooks.hook_class)
 
 
 #: What a parent that spawned this process was installed with; read once.
@@ -70,7 +74,7 @@ def _handed_down() -> dict[str, Any]:
 
 def uninstall() -> None:
     """Puts everything back that `install()` changed; nothing where it was not installed."""
-    for existing in list(BINDINGS):
+    for existing in list(Binding.installed):
         existing.uninstall()
 
 
@@ -80,9 +84,9 @@ def installed() -> Binding:
     Raises:
         NotInstalled: `install()` was not called.
     """
-    if not BINDINGS:
+    if not Binding.installed:
         raise NotInstalled(
             "durable-adapter is not installed in this process's RQ: call durable_adapter.rq.install(journal=...) before jobs "
             "are enqueued, and start workers with -w durable_adapter.rq.Worker"
         )
-    return BINDINGS[-1]
+    return Binding.installed[-1]

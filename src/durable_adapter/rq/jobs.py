@@ -1,7 +1,10 @@
-"""A job as the journal keeps it: everything with which it can be made again, under the same id, in an empty Redis.
+"""A job as the journal keeps it: everything with which it can be made again, under the same id, at its place in an empty Redis.
 
-What RQ pickles (arguments) is written through the journal's own codec instead. What only describes one delivery (times,
-status, the worker, how often it was put aside, results) is left out.
+Several database numbers of one Redis may share a journal, as django-rq's `DB` has it, and so may queue classes with a key prefix
+of their own. A step's row keeps both, and its job is sent to no other place.
+
+What RQ pickles (arguments) is written through the journal's own codec instead. What only describes one delivery (times, status,
+the worker, how often it was put aside, results) is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import resolve_serializer
@@ -21,7 +25,6 @@ from ..runtime.plans import Member
 from . import stamps
 from .facts import made_at, repeats_left
 from .identity import MADE
-from .places import kept_of_place
 from .stamps import stamp_of, without_stamp
 
 if TYPE_CHECKING:
@@ -53,7 +56,12 @@ KEPT = (
     "_stopped_callback_timeout",
 )
 
-
+#: What a step's row keeps of its job's place: the number of the database,
+DB = "db"
+#: and what its queue's key begins with, unless that is RQ's own.
+PREFIX = "queue_prefix"
+#: The attribute of a job object that names the prefix of the queue that it is sent to. Never written to Redis.
+_PREFIX = "_durable_queue_prefix"
 #: What a step's row keeps of the serializer with which its job is written, unless that is RQ's own.
 SERIALIZER = "serializer"
 
@@ -61,6 +69,33 @@ SERIALIZER = "serializer"
 def kept_of(job: Job) -> dict[str, Any]:
     """What a step's row keeps of its job, so that the job is known again."""
     return {MADE: made_at(job), **kept_of_serializer(job), **kept_of_place(job)}
+
+
+def db_of(connection: Redis) -> int:
+    """The number of the database that a connection is to."""
+    return int(connection.connection_pool.connection_kwargs.get("db") or 0)
+
+
+def prefix_of(queue: Queue) -> str | None:
+    """What a queue's key begins with; None where that is RQ's own."""
+    own = queue.redis_queue_namespace_prefix
+    return own if own != Queue.redis_queue_namespace_prefix else None
+
+
+def note_queue(job: Job, prefix: str | None) -> None:
+    """Notes on a job object to which queue it is sent."""
+    job.__dict__[_PREFIX] = prefix
+
+
+def kept_of_place(job: Job) -> dict[str, Any]:
+    """What a step's row keeps of its job's place."""
+    prefix = job.__dict__.get(_PREFIX)
+    return {DB: db_of(job.connection), **({PREFIX: prefix} if prefix is not None else {})}
+
+
+def place_kept(options: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """The place that a step's row keeps; without a number where it keeps none."""
+    return options.get(DB), options.get(PREFIX)
 
 
 def kept_of_serializer(job: Job) -> dict[str, Any]:

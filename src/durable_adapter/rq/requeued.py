@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import JournalError
 from ..model import DEFAULT_NAMESPACE, StepStatus
+from .binding import Binding
 
 if TYPE_CHECKING:
     from rq.job import Job
 
     from ..model import StepRow, WorkflowRow
     from ..runtime.calls import Call
-    from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
 

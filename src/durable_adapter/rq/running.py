@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rq.job import Job, Retry
 from rq.results import Result
@@ -18,27 +18,24 @@ from rq.results import Result
 from ..current import FUNCTION, STEP
 from ..declare.retry import RetryPolicy
 from ..errors import CannotSuspend, Left, UnknownStamp, UnsupportedCanvas
-from ..model import ALLOW_FAILURE, SECOND, Kind, Safety, StepRow, StepStatus, WorkflowRow
+from ..model import SECOND, Kind, Safety, StepRow, WorkflowRow
 from ..runtime.calls import Call, Wish
-from ..runtime.deliveries import adopted, awaited, kind_of, refused, unmarked_ended
+from ..runtime.deliveries import adopted, awaited, come_after, kind_of, refused, unmarked_ended
 from ..runtime.functions import FunctionRun, run_function
-from ..runtime.order import OUTSIDE, unmet
 from ..runtime.steps import run_step
 from . import stamps, ticks
 from .aside import ASIDE, OFTEN, aside
+from .binding import Binding
 from .facts import has_retry, has_spent_its_retries, is_of_before, repeats_left, times_tried
 from .identity import base_of, place_of
-from .jobs import kept_of, member_of
+from .jobs import kept_of, member_of, note_queue
+from .joining import is_pending
 from .notes import ASKED, PUT_ASIDE, count, once_more
-from .places import note_queue
-from .publishing import forget_if_sent, is_pending
+from .publishing import forget_if_sent
 from .requeued import say_if_requeued
 from .rows import note_start
 from .stamps import is_unmarked, stamp_of
 from .versions import COUNTED_RETRY, RETURNED_RETRY, since
-
-if TYPE_CHECKING:
-    from .binding import Binding
 
 logger = logging.getLogger("durable_adapter")
 
@@ -220,7 +217,7 @@ def _delivered(
     if stamp is not None and repeats_left(job) is None and ref == stamp[0]:
         call.adopt = None
     if stamp is not None and job._dependency_ids:
-        call.turn = lambda: _come_after(binding, ref, key)
+        call.turn = lambda: come_after(binding.host, ref, key, lambda step: _is_forgotten(binding, step))
     try:
         value = run_function(binding.host, call) if is_function else run_step(binding.host, call)
     except AskedTooOften:
@@ -238,25 +235,10 @@ def _delivered(
     return value
 
 
-def _come_after(binding: Binding, ref: str, key: str) -> None:
-    """Makes sure that what a job depends on is done in the journal as well: RQ takes what it does not have for done.
-
-    Raises:
-        Left: it is not; our sweeper sends the job when it is.
-    """
-    engine = binding.engine
-    for own, row in unmet(binding.host.beginning, ref, key):
-        if row.kind is Kind.UNMARKED and row.status is StepStatus.PLANNED:
-            there = engine.job_of(row)
-            outcome = engine.outcome(row)
-            handed_on = there is None and bool(row.options.get(OUTSIDE))  # with result_ttl=0 nothing is left of it
-            if handed_on or (outcome is not None and outcome.succeeded):
-                value = outcome.value if outcome is not None else None
-                unmarked_ended(binding.host, row.ref, row.key, row.name, value=value)
-                continue
-            if outcome is not None and own.options.get(ALLOW_FAILURE):
-                continue
-        raise Left(f"it comes after {row.name} of run {row.ref}, which is {row.status} in the journal")
+def _is_forgotten(binding: Binding, step: StepRow) -> bool:
+    """Whether Redis has nothing of a step's job: with `result_ttl=0` nothing is left of one that has ended."""
+    place = binding.place_of(step)
+    return place is None or place.job_of(step) is None
 
 
 def _below(binding: Binding, job: Job, run: Callable[[], Any]) -> Any:
@@ -316,7 +298,7 @@ def _adopted(binding: Binding, job: Job, call: Call) -> tuple[WorkflowRow, list[
         code_version=binding.settings.code_version,
         again=_AGAIN if call.again and stamp_of(job) is None else None,
     )
-    note_queue(job, binding.engine.prefix)
+    note_queue(job, binding.prefix)
     steps[0].options |= kept_of(job)
     return run, steps
 

@@ -18,8 +18,7 @@ from rq import SpawnWorker as RQSpawnWorker
 from rq.executions import Execution
 
 from ..settings import NAMES
-from .binding import SPAWNED
-from .installing import install
+from .installing import SPAWNED, install
 from .versions import SPAWN_OWN_CLASS, since
 from .worker import Horses, restored
 

@@ -24,15 +24,14 @@ from rq import SimpleWorker as RQSimpleWorker
 from rq import Worker as RQWorker
 
 from ..errors import JournalError, Left, PutAside
-from ..recovery import Sweeper, SweeperThread
+from ..recovery import SweeperThread
 from ..runtime import outages
 from ..runtime.doubt import attempt_lost
-from ..runtime.engine import installed_beside
 from ..runtime.transactions import prepare_transactions
 from .binding import Binding
 from .identity import place_of
 from .installing import install
-from .leftovers import Leftovers
+from .orphans import OrphanRecovery
 from .rows import note_gone
 from .stamps import stamp_of
 from .versions import AWARE_TIMES, since
@@ -120,7 +119,7 @@ class Durable:
     _durable_running: Running | None = None
     _durable_lost: list[tuple[str, str]]
     _durable_writing: threading.Lock
-    _durable_leftovers: Leftovers | None = None
+    _durable_orphans: OrphanRecovery | None = None
     _durable_looks_at = 0.0
 
     def _durable_binding(self) -> Binding:
@@ -138,17 +137,7 @@ class Durable:
         _ = binding.journal.db.engine  # made before there is a thread, so that no horse is forked while one makes it
         self._durable_lost, self._durable_writing = [], threading.Lock()
         self._durable_begin(binding)
-        settings = binding.settings
-        sweeper = Sweeper(
-            binding.journal,
-            lambda: installed_beside(binding.engine),
-            stale=settings.stale,
-            beat=settings.beat,
-            retention=settings.retention,
-            queues=lambda: binding.queues,
-        )
-        every = settings.sweep_every if settings.sweeper else None
-        self._durable_thread = SweeperThread(sweeper, every=every, watch=lambda: self._durable_watch(binding))
+        self._durable_thread = SweeperThread.beside(binding, lambda: self._durable_watch(binding))
         self._durable_thread.start()
         try:
             return super().work(*args, **kwargs)  # type: ignore[misc]
@@ -165,34 +154,34 @@ class Durable:
     def register_birth(self, *args: Any, **kwargs: Any) -> Any:
         """RQ has written its hash of this worker, in which others find the worker's row."""
         result = super().register_birth(*args, **kwargs)  # type: ignore[misc]
-        leftovers = Leftovers(self._durable_binding())
-        leftovers.note_row(self.key)  # type: ignore[attr-defined]
-        self._durable_leftovers = leftovers
+        orphans = OrphanRecovery(self._durable_binding())
+        orphans.note_row(self.key)  # type: ignore[attr-defined]
+        self._durable_orphans = orphans
         return result
 
     def _durable_watch(self, binding: Binding) -> bool:
         """What the sweeper's thread does some times a second; returns whether a sweep is wanted at once."""
-        wanted = self._durable_bury(binding)
+        wanted = self._durable_record_lost(binding)
         self._durable_take_up(binding)
         return wanted
 
     def _durable_take_up(self, binding: Binding) -> None:
         """Takes up what RQ keeps of jobs that nobody runs any more, as often as this worker sweeps."""
-        leftovers = self._durable_leftovers
-        if leftovers is None or time.monotonic() < self._durable_looks_at or not binding.host.introduce():
+        orphans = self._durable_orphans
+        if orphans is None or time.monotonic() < self._durable_looks_at or not binding.host.introduce():
             return
         self._durable_looks_at = time.monotonic() + binding.settings.sweep_every
         try:
             binding.host.fit_to_begin()  # a worker that was frozen and declared dead gets another row
-            leftovers.note_row(self.key)  # type: ignore[attr-defined]
+            orphans.note_row(self.key)  # type: ignore[attr-defined]
             if binding.settings.sweeper:
-                leftovers.take_up()
+                orphans.take_up()
         except JournalError as error:
             outages.away(binding.journal, error)
         except (RedisError, Left) as error:
             logger.warning("what RQ keeps of jobs that nobody runs was not looked at: %s", error)
 
-    def _durable_bury(self, binding: Binding) -> bool:
+    def _durable_record_lost(self, binding: Binding) -> bool:
         """Puts in doubt what a dead horse had begun; again and again until the journal has it, and once."""
         wanted = False
         with self._durable_writing:  # the sweeper's thread and RQ's loop may be here at once
@@ -292,7 +281,7 @@ class Horses(Durable):
 
     def handle_work_horse_killed(self, *args: Any, **kwargs: Any) -> Any:
         """The parent saw its horse die: what that had begun is in doubt now, before RQ sends the job again."""
-        if not self._durable_mourn("its horse died, as its parent saw, while the step was running"):
+        if not self._durable_record_death("its horse died, as its parent saw, while the step was running"):
             self._durable_died_idle = True
         return super().handle_work_horse_killed(*args, **kwargs)  # type: ignore[misc]
 
@@ -304,7 +293,7 @@ class Horses(Durable):
         try:
             return super().monitor_work_horse(*args, **kwargs)  # type: ignore[misc]
         finally:
-            if not self._durable_mourn("its horse ended while the step was running", gone=job) and self._durable_died_idle:
+            if not self._durable_record_death("its horse ended while the step was running", gone=job) and self._durable_died_idle:
                 # Only now: what RQ says of this death must not overtake the job's next message.
                 self._durable_not_begun(job)
             self._durable_died_idle = False
@@ -320,7 +309,7 @@ class Horses(Durable):
             return
         self._durable_write_deaths([(f"{ref} {UNCLAIMED} {key}", "its horse died before the step began")])
 
-    def _durable_mourn(self, why: str, *, gone: Any = None) -> bool:
+    def _durable_record_death(self, why: str, *, gone: Any = None) -> bool:
         """Puts in doubt what a dead horse was running; returns whether it was running anything.
 
         Args:
@@ -341,7 +330,7 @@ class Horses(Durable):
     def _durable_write_deaths(self, lost: list[tuple[str, str]]) -> None:
         self._durable_lost += lost
         try:
-            self._durable_bury(self._durable_binding())
+            self._durable_record_lost(self._durable_binding())
         except JournalError as error:
             outages.away(self._durable_binding().journal, error)
             logger.debug("the death of a horse is not written yet: %s", error)

@@ -8,36 +8,18 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import math
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from ..errors import DeclarationError
 from ..model import LABEL_LENGTH
+from .publication import Attributes, publication, publishing
 
 #: Characters that one attribute may have.
 LONGEST = 1000
 _PLAIN = (str, int, float, bool, Decimal, dt.date, dt.datetime, UUID, type(None))
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What a start carries.
-
-    Attributes:
-        values: the attributes, as the journal keeps them.
-        amount: the one that says how much money is at stake.
-    """
-
-    values: Mapping[str, Any] = field(default_factory=dict)
-    amount: str | None = None
-
-
-#: What is carried by whatever starts in this context.
-CARRIED: ContextVar[Attributes | None] = ContextVar("durable_attributes", default=None)
 
 
 @contextlib.contextmanager
@@ -59,7 +41,7 @@ def attributes(*, amount: str | None = None, **values: Any) -> Iterator[None]:
         >>> with attributes(order="42", total=Decimal("74.00"), amount="total"):
         ...     pass  # chain(charge.s(42), ship.s()).delay()
     """
-    outer = CARRIED.get() or Attributes()
+    outer = publication().attributes or Attributes()
     kept = {**outer.values, **{name: _plain(name, value) for name, value in values.items()}}
     if amount is not None and (not isinstance(amount, str) or amount not in kept):
         raise DeclarationError(
@@ -67,21 +49,8 @@ def attributes(*, amount: str | None = None, **values: Any) -> Iterator[None]:
             f"durable.attributes(total={'74' if isinstance(amount, str) else amount!r}, amount='total'); "
             f"here they are {', '.join(kept) or 'none'}"
         )
-    token = CARRIED.set(Attributes(kept, amount if amount is not None else outer.amount))
-    try:
+    with publishing(attributes=Attributes(kept, amount if amount is not None else outer.amount)):
         yield
-    finally:
-        CARRIED.reset(token)
-
-
-@contextlib.contextmanager
-def carrying_nothing() -> Iterator[None]:
-    """A block that begins without attributes: a body that a worker runs."""
-    token = CARRIED.set(None)
-    try:
-        yield
-    finally:
-        CARRIED.reset(token)
 
 
 def storable(value: Any) -> Any:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ..current import STEP
 from ..errors import JournalError, NotInWorkflow, UnserialisableValue
 from ..model import NAME_LENGTH, SECOND, idempotency_key, stored_text
-from .attributes import carrying_nothing
 from .calls import Call
+from .publication import publishing
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -121,7 +121,7 @@ class RunningStep:
         """Makes this the current step of the context."""
         previous = STEP.set(self)
         try:
-            with carrying_nothing():
+            with publishing(attributes=None):
                 yield
         finally:
             STEP.reset(previous)

@@ -6,13 +6,14 @@ Every binding reads its own messages; what a message means is the same for all o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JournalUnreachable, Left, UnserialisableValue
 from ..journal import Ended
-from ..model import UNDO, Event, Kind, Safety, StepRow, StepStatus, WorkflowRow, is_member_key
+from ..model import ALLOW_FAILURE, UNDO, Event, Kind, Safety, StepRow, StepStatus, WorkflowRow, is_member_key
 from .calls import awaited as awaited
+from .order import OUTSIDE, unmet
 from .plans import Member, rows_for
 from .steps import released
 from .values import encode_for, write_failure
@@ -83,6 +84,30 @@ def adopted(
         first.attempt = 1
         first.doubt = again
     return run, steps
+
+
+def come_after(host: Host, ref: str, key: str, is_forgotten: Callable[[StepRow], bool]) -> None:
+    """Makes sure that what a task comes after is done in the journal, where its engine takes what it does not have for done.
+
+    Args:
+        host: this process.
+        ref: the run.
+        key: the task's step.
+        is_forgotten: whether the engine has nothing of a step.
+
+    Raises:
+        Left: it is not; the sweeper sends the task when it is.
+    """
+    for own, row in unmet(host.beginning, ref, key):
+        if row.kind is Kind.UNMARKED and row.status is StepStatus.PLANNED:
+            gone = is_forgotten(row) and bool(row.options.get(OUTSIDE))  # nothing is left of one whose result is not kept
+            outcome = host.engine.outcome(row)
+            if gone or (outcome is not None and outcome.succeeded):
+                unmarked_ended(host, row.ref, row.key, row.name, value=outcome.value if outcome is not None else None)
+                continue
+            if outcome is not None and own.options.get(ALLOW_FAILURE):
+                continue
+        raise Left(f"it comes after {row.name} of run {row.ref}, which is {row.status} in the journal")
 
 
 def unmarked_ended(host: Host, ref: str, key: str, name: str, *, value: Any = None, error: BaseException | None = None) -> None:

@@ -47,8 +47,8 @@ from ..model import (
     new_token,
 )
 from . import alerts
-from .attributes import carrying_nothing
 from .calls import Call, awaited, declines_nothing, refuse_inside_event_loop
+from .publication import publishing
 from .steps import _described, _look, _refuse_misfit, follow, memo, run_step
 from .unreadable import left_alone
 from .values import arguments_fingerprint, decode, encode, encode_for, read_failure, write_failure
@@ -197,7 +197,7 @@ class FunctionRun:
         outer = RUNNING.get(self._thread)
         RUNNING[self._thread] = self
         try:
-            with carrying_nothing(), self._host.exposed():
+            with publishing(attributes=None), self._host.exposed():
                 value = awaited(self._call.body(self._call))
         except Suspended:
             raise

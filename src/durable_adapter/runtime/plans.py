@@ -25,10 +25,11 @@ from ..model import (
     is_storable,
     member_key,
 )
-from .attributes import CARRIED, Attributes, storable
+from .attributes import storable
 from .functions import compensation_name, parameters_of
 from .marked import Marked
 from .order import before
+from .publication import Attributes, publication
 from .values import decode, member_fingerprint
 
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -162,7 +163,7 @@ def rows_for(
     """The journal's rows of a run that is about to start."""
     first = members[0]
     function = marked.workflows.get(first.name)
-    carried = CARRIED.get() or Attributes()
+    carried = publication().attributes or Attributes()
     attributes = dict(carried.values)
     if function is not None and function.attributes:
         runs = marked.function(first.name)

@@ -7,8 +7,7 @@ that step's own transaction, and its message leaves after the commit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +21,7 @@ from .functions import FunctionRun, parameters_of
 from .host import Host
 from .marked import Marked
 from .plans import Member, rows_for
-
-
-@dataclass(slots=True)
-class Declared:
-    """A start under an id that the business knows, and what became of it."""
-
-    id: str
-    existing: WorkflowRow | None = None
+from .publication import publication
 
 
 class AlreadyStarted(BaseException):
@@ -46,21 +38,6 @@ class Identity:
 
     ref: str
     task_id: str
-
-
-#: The declared start that is being published in this context.
-STARTING: ContextVar[Declared | None] = ContextVar("durable_starting", default=None)
-
-
-@contextlib.contextmanager
-def starting(workflow_id: str) -> Iterator[Declared]:
-    """Gives the next publication of this context a declared workflow id."""
-    declared = Declared(workflow_id)
-    token = STARTING.set(declared)
-    try:
-        yield declared
-    finally:
-        STARTING.reset(token)
 
 
 def check_id(workflow_id: Any) -> None:
@@ -120,7 +97,7 @@ def dispatching(marked: Marked, name: str) -> FunctionRun | None:
 
     A workflow function always does, and so does whatever is started under an id.
     """
-    return None if STARTING.get() is not None or name in marked.workflows else current_function()
+    return None if publication().workflow_id is not None or name in marked.workflows else current_function()
 
 
 def planned(host: Host, marked: Marked, members: Sequence[Member], *, ref: str) -> tuple[WorkflowRow, list[StepRow]]:
@@ -132,14 +109,14 @@ def planned(host: Host, marked: Marked, members: Sequence[Member], *, ref: str) 
         members: what is to be sent, in its order.
         ref: the run's reference.
     """
-    first, declared = members[0], STARTING.get()
+    first, workflow_id = members[0], publication().workflow_id
     return rows_for(
         marked,
         members,
         engine=host.engine.name,
         ref=ref,
         namespace=host.journal.namespace,
-        workflow_id=declared.id if declared is not None else template_id(marked, first.name, first.args, first.kwargs),
+        workflow_id=workflow_id if workflow_id is not None else template_id(marked, first.name, first.args, first.kwargs),
         parent=getattr(current_step() or current_function(), "ref", None),
         code_version=host.code_version,
     )
@@ -211,9 +188,7 @@ def started_before(host: Host, run: WorkflowRow) -> WorkflowRow:
     existing = reads.latest(run.namespace, run.id) or reads.run(run.ref)
     assert existing is not None
     check_same_start(existing, run.id, run.fingerprint or "")
-    declared = STARTING.get()
-    if declared is not None:
-        declared.existing = existing
+    if publication().workflow_id is not None:
         raise AlreadyStarted(existing)
     return existing
 

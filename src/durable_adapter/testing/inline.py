@@ -20,7 +20,7 @@ def hooked(url: str) -> Iterator[InProcess]:
     Args:
         url: SQLAlchemy URL of the test's journal.
     """
-    found = inline.BINDINGS[-1] if inline.BINDINGS else None
+    found = inline.Binding.installed[-1] if inline.Binding.installed else None
     binding = found if found is not None else inline.install(url)
     try:
         yield InProcess(binding)

@@ -22,7 +22,7 @@ from rq.timeouts import BaseDeathPenalty
 from ..errors import Killed
 from ..model import SECOND
 from ..rq import install, uninstall
-from ..rq.binding import BINDINGS, Binding
+from ..rq.binding import Binding
 from ..rq.engine import RQEngine
 from ..rq.facts import times_tried
 from ..rq.jobs import fetched
@@ -33,7 +33,6 @@ from ..rq.versions import GROUPS, since
 if TYPE_CHECKING:
     from redis import Redis
 
-    from ..model import StepRow
     from .harness import Harness, Patches
 
 
@@ -66,7 +65,7 @@ def hooked(connection: Redis, url: str) -> Iterator[InProcess]:
         connection: the test's Redis.
         url: SQLAlchemy URL of the test's journal.
     """
-    found = BINDINGS[-1] if BINDINGS else None
+    found = Binding.installed[-1] if Binding.installed else None
     binding = found if found is not None else install(url)
     try:
         yield InProcess(binding, connection)
@@ -113,23 +112,6 @@ class Worker(SimpleWorker):
         return super().handle_job_failure(*args, **kwargs)
 
 
-class _Engine(RQEngine):
-    """The engine of jobs that are kept here: its Redis is the test's, whatever the binding has seen."""
-
-    def __init__(self, binding: Binding, connection: Redis) -> None:
-        super().__init__(binding)
-        self._connection = connection
-
-    def at(self, step: StepRow) -> RQEngine:
-        """Here: whatever its job's place would be."""
-        return self
-
-    @property
-    def connection(self) -> Redis:
-        """The test's Redis."""
-        return self._connection
-
-
 class InProcess:
     """Keeps and runs this process's jobs while a test has it."""
 
@@ -139,7 +121,7 @@ class InProcess:
     def __init__(self, binding: Binding, connection: Redis) -> None:
         self.binding = binding
         self.connection = connection
-        self.engine = _Engine(binding, connection)
+        self.engine = RQEngine(binding)
         #: When jobs that RQ's scheduler would send are due, by the clock of the test: by queue, id and RQ's own time.
         self._due: dict[tuple[str, str, float], int] = {}
         self._worker: Worker | None = None
@@ -148,6 +130,8 @@ class InProcess:
         """Takes the place of Redis, of the workers and of RQ's scheduler."""
         self.here = here
         put.attribute(self.binding, "connection", self.connection)
+        put.attribute(self.binding, "prefix", None)
+        put.attribute(self.binding, "place_of", lambda _step: self.binding.here)  # whatever its job's place would be
         connected = property(lambda _: self.connection, lambda it, given: it.__dict__.update(connection=given))
         for owner in CONNECTED:
             owner.connection = connected
@@ -177,7 +161,7 @@ class InProcess:
         for at, (origin, job_id, _) in sorted((at, key) for key, at in self._scheduled().items()):
             job = fetched(job_id, self.connection, self.binding.serializer)
             if at <= self.here.clock.microseconds() and job is not None:
-                self.engine.put_back(job)
+                self.binding.here.put_back(job)
                 del self._due[origin, job_id, _]
         for queue in self._queues():
             if not queue.is_empty():

@@ -18,11 +18,11 @@ from rq.utils import now
 import durable_adapter.rq as durable_rq
 from durable_adapter.model import Attention, StepStatus, WorkflowStatus, new_token
 from durable_adapter.reconcile import look_for_trouble
-from durable_adapter.rq import leftovers
-from durable_adapter.rq.engine import HAND_BACK_AFTER, HAND_BACKS
-from durable_adapter.rq.leftovers import VERDICTS, Leftovers
+from durable_adapter.rq import hooks, orphans
 from durable_adapter.rq.notes import HANDED_BACK, once_more
+from durable_adapter.rq.orphans import VERDICTS, OrphanRecovery
 from durable_adapter.rq.rows import ROW
+from durable_adapter.runtime.orphans import HAND_BACK_AFTER, HAND_BACKS
 from durable_adapter.runtime.values import encode
 from tests.celery.ledger import Ledger
 from tests.journal.making import a_worker
@@ -42,9 +42,9 @@ def killed_behind_its_step(shop: Shop, job: Job, *, ago: float = 0) -> None:
     Result.create_failure(job, ttl=1000, exc_string=f"{VERDICTS[0]}; waitpid returned 9")
 
 
-def take_up(shop: Shop, made: Leftovers | None = None) -> Leftovers:
+def take_up(shop: Shop, made: OrphanRecovery | None = None) -> OrphanRecovery:
     shop.binding.queues = [shop.name]
-    found = made or Leftovers(shop.binding)
+    found = made or OrphanRecovery(shop.binding)
     found.take_up()
     return found
 
@@ -184,14 +184,14 @@ def test_what_was_delivered_too_early_is_taken_up_when_it_may_begin(shop: Shop, 
 
 
 def test_many_that_wait_do_not_hide_one_that_need_not(shop: Shop, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "BATCH", 2)
+    monkeypatch.setattr(orphans, "BATCH", 2)
     held = [shop.queue.enqueue(steps.fail, f"{order}-{n}", retry=Retry(max=1)) for n in range(5)]
     shop.work()
     for job in held:
         shop.journal.runs.cancel(shop.of(job).ref, who="me", why="enough")
     last = shop.steps(held[2])[0]
     shop.journal.doubts.did_not_happen(last, who="me", why="looked", again=True)
-    made = Leftovers(shop.binding)
+    made = OrphanRecovery(shop.binding)
     for _ in range(4):
         take_up(shop, made)
     assert [shop.rq_status(job) is JobStatus.CANCELED for job in held] == [False, False, True, False, False]
@@ -214,12 +214,12 @@ def test_a_round_costs_the_same_however_many_jobs_there_are(shop: Shop, order: s
 
     sa.event.listen(shop.journal.db.engine, "before_cursor_execute", count)
     try:
-        Leftovers(shop.binding).take_up()
+        OrphanRecovery(shop.binding).take_up()
     finally:
         sa.event.remove(shop.journal.db.engine, "before_cursor_execute", count)
     assert len(reads) <= 2
     durable_rq.uninstall()
-    shop.binding.install()
+    hooks.install(shop.binding)
 
 
 @pytest.mark.parametrize("lives", [True, False])

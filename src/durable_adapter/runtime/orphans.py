@@ -1,0 +1,94 @@
+"""What becomes of a task that its engine keeps and that nobody runs any more: rules, told from the rows.
+
+A binding finds such tasks in its engine's own store and carries out what is decided here. Keeps P6.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..model import ALSO_AFTER, Attention, Kind, StepRow, StepStatus
+from .order import is_done
+
+if TYPE_CHECKING:
+    from ..journal import Journal
+
+#: How often an engine gets a task back whose step has succeeded; how long after its verdict for the second time, in seconds.
+#: Each wait is twice the last.
+HAND_BACKS, HAND_BACK_AFTER = 3, 10.0
+
+#: A step whose task need not wait any more: it hands back what is recorded.
+OVER = (StepStatus.SUCCEEDED, StepStatus.FAILED)
+#: A step whose task waits for nothing that could come.
+GIVEN_UP = (StepStatus.CANCELLED, StepStatus.UNDONE)
+
+
+class Orphan(enum.Enum):
+    """What becomes of a task that nobody runs."""
+
+    #: Its message is sent again: its memo, its declaration or a person decides.
+    SENT_AGAIN = "sent_again"
+    #: It is cancelled.
+    CANCELLED = "cancelled"
+    #: Nothing changes.
+    LEFT = "left"
+
+
+def of_dead_worker(step: StepRow | None) -> Orphan:
+    """Decides on a task that a worker had started which is dead in the journal."""
+    return Orphan.SENT_AGAIN if step is not None and step.kind is not Kind.UNMARKED else Orphan.LEFT
+
+
+def put_aside(step: StepRow | None, steps: Mapping[tuple[str, str], StepRow]) -> Orphan:
+    """Decides on a task of which a delivery was put aside, without a time at which it is to be sent.
+
+    Args:
+        step: its step.
+        steps: the steps that were read, by run and key.
+    """
+    if step is None or step.status in GIVEN_UP:
+        return Orphan.CANCELLED
+    return Orphan.SENT_AGAIN if step.status in OVER or _may_begin(step, steps) else Orphan.LEFT
+
+
+def _may_begin(step: StepRow, steps: Mapping[tuple[str, str], StepRow]) -> bool:
+    """Whether a step that was delivered before what it comes after may begin now; of other runs, only the sweeper knows."""
+    after = step.after or ()
+    if step.status is not StepStatus.PLANNED or not after or step.options.get(ALSO_AFTER):
+        return False
+    before = [steps.get((step.ref, key)) for key in after]
+    return all(row is not None and is_done(step, row) for row in before)
+
+
+def is_success(step: StepRow | None) -> bool:
+    """Whether a step has succeeded that its engine calls failed: then the engine gets its task back."""
+    return step is not None and step.kind is not Kind.UNMARKED and step.status is StepStatus.SUCCEEDED
+
+
+def hands_back(journal: Journal, step: StepRow, tried: int, *, failed_at: float, now: float) -> bool | None:
+    """Decides whether an engine gets a task once more whose step has succeeded and which it calls failed.
+
+    As a memo hit the task ends well for the engine too, unless its success callback fails, or kills its process, each time.
+    After some tries the engine's verdict stands, in front of people, and what depends on the task is sent without it.
+
+    Args:
+        journal: the journal.
+        step: the step.
+        tried: how often it was handed back, and once more when people had it. The caller counts each answer but None.
+        failed_at: when the engine called it failed last, in seconds since 1970.
+        now: the time, likewise.
+
+    Returns:
+        None where it is not time yet.
+    """
+    if tried >= HAND_BACKS:
+        if tried == HAND_BACKS:  # once: a person may have seen it meanwhile
+            journal.doubts.put_before_people(
+                step.ref, step.key, Attention.CALLBACK, "the step succeeded, and its job fails behind it"
+            )
+        return False
+    if tried and now < failed_at + HAND_BACK_AFTER * 2 ** (tried - 1):
+        return None
+    return True
