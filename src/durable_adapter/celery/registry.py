@@ -16,8 +16,7 @@ from ..declare.decorators import STEP_MARK, WORKFLOW_MARK
 from ..declare.policy import StepPolicy, WorkflowPolicy
 from ..declare.registry import DECLARED
 from ..errors import DeclarationError
-from ..runtime.functions import compensation_name
-from ..runtime.marked import Marked
+from ..runtime.marked import Marked, compensation_name
 from .plans import original_run, signature_call
 from .tasks import all_tasks, count_tasks, task_named
 

@@ -48,6 +48,7 @@ from ..model import (
 )
 from . import alerts
 from .calls import Call, awaited, declines_nothing, refuse_inside_event_loop
+from .marked import compensation_name
 from .publication import publishing
 from .steps import _described, _look, _refuse_misfit, follow, memo, run_step
 from .unreadable import left_alone
@@ -621,17 +622,6 @@ def _readable_arguments(row: StepRow) -> str:
         return str(mask(decode(row.arguments)))
     except NotReadable:
         return "which this process cannot read"
-
-
-def compensation_name(policy: StepPolicy) -> str | None:
-    """The name of the task that undoes a step: of a task, a signature or a name as given."""
-    given = policy.compensate
-    if given is None or isinstance(given, str):
-        return given
-    name = getattr(given, "task", None) or getattr(given, "name", None)
-    if name is None and inspect.isfunction(given):
-        name = f"{given.__module__}.{given.__qualname__}"
-    return str(name) if name else None
 
 
 def _given_key(

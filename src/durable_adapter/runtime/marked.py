@@ -13,7 +13,6 @@ from ..declare.decorators import STEP_MARK, WORKFLOW_MARK, is_own_wrapper, no_me
 from ..declare.policy import StepPolicy, WorkflowPolicy
 from ..declare.registry import DECLARED
 from ..errors import DeclarationError
-from .functions import compensation_name
 
 #: How an unmarked compensation is treated: a protected step.
 PROTECTED = StepPolicy()
@@ -160,6 +159,17 @@ class Named(Marked):
             found = imported(name)
         inner = found.__wrapped__ if is_own_wrapper(found) else found
         return inner if callable(inner) else None
+
+
+def compensation_name(policy: StepPolicy) -> str | None:
+    """The name of the task that undoes a step: of a task, a signature or a name as given."""
+    given = policy.compensate
+    if given is None or isinstance(given, str):
+        return given
+    name = getattr(given, "task", None) or getattr(given, "name", None)
+    if name is None and isinstance(given, FunctionType):
+        name = dotted_name(given)
+    return str(name) if name else None
 
 
 def _own_name(target: Any) -> str | None:

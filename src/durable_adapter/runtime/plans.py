@@ -26,8 +26,8 @@ from ..model import (
     member_key,
 )
 from .attributes import storable
-from .functions import compensation_name, parameters_of
-from .marked import Marked
+from .functions import parameters_of
+from .marked import Marked, compensation_name
 from .order import before
 from .publication import Attributes, publication
 from .values import decode, member_fingerprint
