@@ -63,11 +63,11 @@ def test_a_check_of_the_revision_does_not_load_alembic(url: str, journal: Journa
     assert "alembic" not in loaded_by("migrate", "--check", journal=url, cwd=tmp_path)
 
 
-def test_the_entry_point_of_celery_is_found_without_the_command_line() -> None:
+def test_the_entry_point_of_celery_is_found_without_the_binding() -> None:
     code = (
-        "import sys; import durable_adapter.celery.command as c; assert 'click' not in vars(c);"
-        "from importlib.metadata import entry_points;"
-        "(p,) = [p for p in entry_points(group='celery.commands') if p.name == 'durable']; print(p.load().name)"
+        "import sys; from importlib.metadata import entry_points;"
+        "(p,) = [p for p in entry_points(group='celery.commands') if p.name == 'durable']; print(p.load().name);"
+        "assert not {'sqlalchemy', 'durable_adapter.celery'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "durable", done.stderr

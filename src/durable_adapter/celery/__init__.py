@@ -1,8 +1,7 @@
 """The Celery binding: `install(app, journal=...)` once, and the chains that exist become durable workflows.
 
 `durable.start("order-42", signature)` starts a workflow under an id that the business knows; `durable.handle("order-42")`
-finds it again. Every `celery` command imports this room for its entry point: so it loads the binding, and with it
-SQLAlchemy, only when one of its names is first asked for.
+finds it again. The binding, and with it SQLAlchemy, is loaded only when one of its names is first asked for.
 """
 
 from __future__ import annotations

@@ -1,24 +1,23 @@
-"""Apps as `celery -A` finds them, for the command line; and `celery -A proj durable ...`, where Celery looks for it.
+"""Apps as `celery -A` finds them, for the command line.
 
-The command line imports this room only when an app is named, so that commands that only read the journal load no queue
-library. Celery imports this file for every command of its own: what loads SQLAlchemy is imported by the functions.
+The command line imports this room only when an app is named, so that commands that only read the journal load no queue library.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery.app.utils import find_app
 
 from ..errors import SettingError
+from .binding import Binding
+from .plans import original_run
+from .tasks import task_named
 
 if TYPE_CHECKING:
     from celery import Celery
-
-    from .binding import Binding
 
 
 def find(name: str) -> Celery:
@@ -45,8 +44,6 @@ def binding(app: Celery) -> Binding | None:
     Raises:
         SettingError: a task module cannot be imported.
     """
-    from .binding import Binding
-
     try:
         app.loader.import_default_modules()
         app.finalize()
@@ -61,8 +58,6 @@ def binding(app: Celery) -> Binding | None:
 
 def parameters(app: Celery) -> Callable[[str, tuple[Any, ...], dict[str, Any]], dict[str, Any] | None]:
     """Names the arguments of a task's call by parameter; None where the task is not there, or the call does not fit it."""
-    from .plans import original_run
-    from .tasks import task_named
 
     def named(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         if task_named(app, name) is None:
@@ -74,10 +69,3 @@ def parameters(app: Celery) -> Callable[[str, tuple[Any, ...], dict[str, Any]], 
         return dict(bound.arguments)
 
     return named
-
-
-def __getattr__(name: str) -> Any:
-    """`durable`, the plugin that Celery's entry point names: it belongs to the command line, which is above this room."""
-    if name == "durable":
-        return import_module("durable_adapter.cli.plugin").durable
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""`celery -A proj durable ...`: the same commands, with the app that Celery has loaded."""
+"""`celery -A proj durable ...`: the same commands, with the app that Celery has loaded.
+
+Celery's entry point names this file, and every `celery` command imports it: it loads neither the journal nor a binding.
+"""
 
 from __future__ import annotations
 
