@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from .current import FUNCTION
 from .declare.policy import StepPolicy
 from .errors import DeclarationError, Left, NotFinished, NotInstalled, UnsupportedCanvas
-from .model import Kind, StepRow, StepStatus, WorkflowRow, new_ref
+from .model import StepRow, StepStatus, WorkflowRow, forward, new_ref
 from .recovery import Sweeper
 from .runtime.alerts import explain
 from .runtime.binding import LOOK_AFTER, BaseBinding
@@ -78,8 +78,8 @@ class Handle(Found):
             NotFinished: it waits: for time to pass, for a person, or for `work()`.
             Exception: what it failed with, as it was recorded.
         """
-        members = [s for s in self.steps() if s.kind is not Kind.COMPENSATION]
-        function = [s for s in members if s.kind is Kind.FUNCTION]
+        members = forward(self.steps())
+        function = [s for s in members if s.kind.makes_calls]
         failed = function or [s for s in members if s.status is StepStatus.FAILED]
         last = (failed or members)[0 if failed else -1]
         if last.status is StepStatus.SUCCEEDED:
@@ -356,11 +356,11 @@ class Binding(BaseBinding):
     def _run(
         self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow], function: Callable[..., Any], *, again: bool
     ) -> None:
-        if step.kind is Kind.COMPENSATION:
+        if step.kind.undoes:
             args, kwargs, _ = undo_call(self.registry, run, next(s for s in steps if s.key == step.target), steps)
         else:
             args, kwargs = arguments_of(self.registry, run, step, steps)
-        if step.kind is Kind.UNMARKED:
+        if not step.kind.marked:
             self._unmarked(step, lambda: awaited(function(*args, **kwargs)))
             return
         self.registry.look(step.name)
@@ -376,7 +376,7 @@ class Binding(BaseBinding):
             counts=step.completes_run,
             again=again,
         )
-        if step.kind is Kind.FUNCTION:
+        if step.kind.makes_calls:
             run_function(self.host, call)
         else:
             run_step(self.host, call)
@@ -394,9 +394,9 @@ class Binding(BaseBinding):
 
     def _follow(self, step: StepRow, steps: Sequence[StepRow]) -> None:
         """The next member of a chain."""
-        if step.kind not in (Kind.STEP, Kind.UNMARKED):
+        if not step.kind.member:
             return
-        following = next((s for s in steps if s.position == step.position + 1 and s.kind is not Kind.COMPENSATION), None)
+        following = next((s for s in steps if s.position == step.position + 1 and not s.kind.undoes), None)
         if following is not None:
             self.post(following.ref, following.key, again=False)
 

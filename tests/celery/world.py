@@ -134,7 +134,7 @@ class Runs:
 
     def story(self, run: WorkflowRow) -> list[tuple[str, str, str]]:
         """A run's steps as (name without its module, kind, status)."""
-        return [(s.name.rpartition(".")[2], s.kind.value, s.status.value) for s in self.steps(run)]
+        return [(s.name.rpartition(".")[2], s.kind.name, s.status.value) for s in self.steps(run)]
 
     def settled(self, run: WorkflowRow | str, *statuses: WorkflowStatus, timeout: float = SOON) -> WorkflowRow:
         """Waits until a run has one of the statuses; without any, until it has ended."""

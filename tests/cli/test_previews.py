@@ -17,6 +17,7 @@ from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import step
 from durable_adapter.journal.undo import given_up
 from durable_adapter.model import (
+    KINDS,
     Effect,
     Kind,
     Safety,
@@ -513,7 +514,9 @@ def test_an_order_does_not_wait_for_a_transactional_step(journal: Journal, elsew
 def test_what_is_foreseen_to_be_given_up_is_what_the_journal_cancels(journal: Journal) -> None:
     rows = [
         a_step(f"s{number}", kind=kind, safety=safety, attempt=attempt, effect=effect)
-        for number, (kind, safety, attempt, effect) in enumerate(itertools.product(Kind, Safety, (0, 1), (None, *Effect)))
+        for number, (kind, safety, attempt, effect) in enumerate(
+            itertools.product(KINDS.values(), Safety, (0, 1), (None, *Effect))
+        )
     ]
     for status in StepStatus:
         ref = a_run(journal, *(replace(row, options={}) for row in rows))

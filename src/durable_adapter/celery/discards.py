@@ -17,7 +17,6 @@ from celery.worker import state
 
 from ..errors import JournalError
 from ..model import SECOND, STAMP, StepStatus, read_stamp
-from ..recovery.lost import is_guarded
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import Fate, ended_by_engine
 from .plans import place_of
@@ -154,7 +153,7 @@ def _record_not_taken(binding: BaseBinding, message: NotTaken) -> None:
     step = next((s for s in journal.reads.steps(message.ref) if s.task_id == message.task_id), None)
     if step is None or step.status is not StepStatus.PLANNED:
         return
-    if message.came_before and is_guarded(step):
+    if message.came_before and step.is_guarded:
         recorded, what = journal.doubts.raise_doubt(step, None, message.why, over=True, who=who), "It is in doubt"
     else:
         recorded, what = journal.engine_ends.not_taken(message.ref, message.task_id, message.why, who=who), "It is sent again"

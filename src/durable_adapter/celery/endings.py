@@ -15,7 +15,7 @@ from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
 from kombu.utils.json import dumps
 
 from ..errors import JournalError, StepFailed, UnserialisableValue
-from ..model import Effect, Kind, StepRow, StepStatus
+from ..model import Effect, StepRow, StepStatus
 from ..runtime.deliveries import unmarked_ended
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import end_step
@@ -157,7 +157,7 @@ def _hand_over(binding: Binding, ref: str, follows: Any) -> None:
     following = tail_members(binding.app, [follows])[0]
     try:
         row = next((s for s in binding.journal.reads.steps(ref) if s.task_id == following.task_id), None)
-        if row is not None and row.kind is Kind.UNMARKED:
+        if row is not None and not row.kind.marked:
             binding.journal.runs.record_unmarked(ref, row.key, None, failed=None)
     except JournalError as error:
         logger.warning("that task %s was handed over to Celery is not recorded: %s", following.task_id, error)
@@ -175,7 +175,7 @@ def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, re
     error = retval if isinstance(retval, BaseException) else RuntimeError(str(retval))
     why = f"{task.name} raised {type(error).__name__} before its body was called"
     if state == FAILURE:
-        decides = step.kind is not Kind.DISPATCH
+        decides = step.kind.fails_run
         journal.ends.fail(step, None, write_failure(error), Effect.DID_NOT_HAPPEN, decides=decides, why=why)
     else:
         end_step(journal, run, step, steps, EngineEnd(why, error), who=binding.host.row)

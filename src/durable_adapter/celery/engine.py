@@ -13,7 +13,7 @@ from celery.states import FAILURE, REVOKED, SUCCESS
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from ..declare.policy import StepPolicy
-from ..model import SECOND, Kind, StepRow, WorkflowRow
+from ..model import SECOND, StepRow, WorkflowRow
 from ..runtime.engine import EngineEnd, EngineOutcome, message_of
 from ..runtime.plans import compensation_options
 from .binding import Binding
@@ -38,10 +38,10 @@ class CeleryEngine:
         """Publishes a step's own message again."""
         step = message_of(run, step, steps)
         marked = self._binding.registry
-        if step.kind is Kind.COMPENSATION:
+        if step.kind.undoes:
             target = next(s for s in steps if s.key == step.target)
             name, args, kwargs, options = undo_message(marked, run, step, target, steps)
-        elif step.kind is Kind.DISPATCH:
+        elif step.kind.awaited:
             name, args, kwargs, options = dispatched_message(run, step, steps)
         else:
             name, args, kwargs, options = message_for(marked, run, step, steps)

@@ -11,7 +11,7 @@ from celery.utils.time import maybe_iso8601
 
 from ..codec import JSON
 from ..errors import MessageExpired, UnknownStamp
-from ..model import SECOND, STAMP, Kind, StepRow, StepStatus, WorkflowRow, make_stamp, read_stamp, task_key
+from ..model import SECOND, STAMP, StepRow, StepStatus, WorkflowRow, make_stamp, read_stamp, task_key
 from ..runtime.order import members_of
 from ..runtime.plans import Member, arguments_of, plain, step_before, stored_member, undo_call
 from .tasks import task_named
@@ -297,7 +297,7 @@ def _set_expiry(options: dict[str, Any], run: WorkflowRow, step: StepRow, steps:
         MessageExpired: that time has passed.
     """
     expires = options.pop("expires", None)
-    if expires is None or step.kind is Kind.UNMARKED or _has_begun(step, steps):
+    if expires is None or not step.kind.marked or _has_begun(step, steps):
         return  # a person's order to send an unmarked member is not bound by it either
     if isinstance(expires, (int, float)):
         before = step_before(step, steps)
@@ -312,7 +312,7 @@ def _set_expiry(options: dict[str, Any], run: WorkflowRow, step: StepRow, steps:
 
 def _has_begun(step: StepRow, steps: Sequence[StepRow]) -> bool:
     """Whether an attempt of a step began, as far as the journal knows. A function has, where it has called anything."""
-    called = step.kind is Kind.FUNCTION and any(s.kind is not Kind.FUNCTION for s in steps)
+    called = step.kind.makes_calls and any(not s.kind.makes_calls for s in steps)
     return step.attempt > 0 or step.status is not StepStatus.PLANNED or called
 
 

@@ -21,18 +21,18 @@ from ..declare.decorators import as_called
 from ..errors import Left, UnknownStamp, UnserialisableValue
 from ..model import (
     STAMP,
-    Kind,
     StepRow,
     StepStatus,
     WorkflowRow,
     derive_ref,
+    kind_of_key,
     member_key,
     read_stamp,
     task_key,
 )
 from ..runtime.calls import Call
 from ..runtime.current_step import RunningStep
-from ..runtime.deliveries import adopted, awaited, kind_of, refused
+from ..runtime.deliveries import adopted, awaited, refused
 from ..runtime.functions import run_function
 from ..runtime.steps import run_step
 from . import endings
@@ -123,7 +123,7 @@ def _delivered(
         ref, key = _unstamped_ref(request, name, args, kwargs), member_key(0, name)
     else:
         ref, key = stamp[0], stamp[1] or task_key(request.id, name)
-    kind = kind_of(key, is_function=name in binding.registry.workflows)
+    kind = kind_of_key(key, is_function=name in binding.registry.workflows)
     again = bool((request.delivery_info or {}).get("redelivered")) or bool(request.retries)
     call = Call(
         ref=ref,
@@ -149,7 +149,7 @@ def _delivered(
     request.__dict__[PLACE] = (call.ref, call.key)
     request.__dict__[endings.REACHED] = True
     try:
-        value = run_function(binding.host, call) if kind is Kind.FUNCTION else run_step(binding.host, call)
+        value = run_function(binding.host, call) if kind.makes_calls else run_step(binding.host, call)
     except Left as left:
         return _let_go(task, request, left)
     except Exception as error:

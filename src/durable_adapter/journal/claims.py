@@ -77,7 +77,7 @@ def _told(expected: Expected | None) -> dict[str, Any]:
     kind, kind_too = expected.kinds
     own, behind = expected.fingerprints
     return {
-        "b_name": expected.name, "b_kind": kind.value, "b_kind_too": kind_too.value, "b_completes": expected.completes_run,
+        "b_name": expected.name, "b_kind": kind.name, "b_kind_too": kind_too.name, "b_completes": expected.completes_run,
         "b_print": own, "b_print_behind": behind,
     }  # fmt: skip
 

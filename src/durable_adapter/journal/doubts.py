@@ -22,12 +22,12 @@ from ..model import (
     Death,
     Effect,
     Event,
-    Kind,
     Safety,
     StepRow,
     StepStatus,
     Stored,
     WorkflowStatus,
+    having,
 )
 from . import troubles
 from .database import Database
@@ -242,7 +242,7 @@ class Doubts:
             if not self._move(conn, row, StepStatus.WAITING, values, same_token(row), of=(StepStatus.IN_DOUBT,), **told):
                 waits = step.c.status == StepStatus.WAITING.value
                 return self._is(conn, row, waits, step.c.evidence == why, token=row.token)
-            return row.kind is Kind.COMPENSATION or self._undo.goes_forward(conn, row.ref)
+            return row.kind.undoes or self._undo.goes_forward(conn, row.ref)
 
         return self._db.transaction(write)
 
@@ -309,7 +309,7 @@ class Doubts:
                 )  # fmt: skip
             if not said:
                 return self._said_before(conn, row, verdict)
-            if not failed and row.kind is not Kind.COMPENSATION:
+            if not failed and not row.kind.undoes:
                 self._undo.goes_forward(conn, row.ref)
             self._undo.look_now(conn, row.ref)
             return Ended(True, self._again(conn, row))
@@ -322,9 +322,9 @@ class Doubts:
         It may have caught the error and gone on; a success in its place would be another story on its next wake. What a
         verdict says is kept beside the failure, and a rollback undoes it (`Undo`).
         """
-        if row.kind not in (Kind.STEP, Kind.DISPATCH):
+        if not row.kind.called:
             return False
-        unfinished = (step.c.kind == Kind.FUNCTION.value, step.c.status.in_(literals(OPEN_STEPS)))
+        unfinished = (step.c.kind.in_(having("makes_calls")), step.c.status.in_(literals(OPEN_STEPS)))
         return conn.execute(sa.select(step.c.key).where(step.c.ref == row.ref, *unfinished)).first() is not None
 
     def _said_before(self, conn: Connection, row: StepRow, verdict: str) -> Ended:

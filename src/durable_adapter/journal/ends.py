@@ -21,7 +21,6 @@ from ..model import (
     Attention,
     Effect,
     Event,
-    Kind,
     Safety,
     StepRow,
     StepStatus,
@@ -214,7 +213,7 @@ class Ends:
             conn.execute(sa.update(step).where(this(row)).values(reference=row.reference))
         if row.target is not None:
             return Ended(recorded=True, decision=self._undo.settle(conn, row.ref, row.target, undone=True))
-        if row.kind is Kind.DISPATCH:
+        if row.kind.awaited:
             return Ended(recorded=True, wakes=count_end(self._db, conn, row.ref, row.key))
         if not new:
             self._turns.after_end(conn, row.ref, row.key, last=last)
@@ -308,7 +307,7 @@ class Ends:
                 return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=False))
             if decides:
                 return Ended(True, self._undo.decide(conn, row.ref, error=error))
-            if row.kind is not Kind.DISPATCH:
+            if not row.kind.awaited:
                 return Ended(True)
             return Ended(True, wakes=count_end(self._db, conn, row.ref, row.key) if changed else True)
 
@@ -389,7 +388,7 @@ class Ends:
                     return True  # committed, its answer was lost
                 self._late_failure(conn, row, token, worker_id, why)
                 return False
-            return row.kind is Kind.COMPENSATION or self._undo.goes_forward(conn, row.ref)
+            return row.kind.undoes or self._undo.goes_forward(conn, row.ref)
 
         return self._db.transaction(write)
 

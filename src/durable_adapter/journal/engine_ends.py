@@ -18,10 +18,10 @@ from ..model import (
     Attention,
     Cause,
     Event,
-    Kind,
     StepRow,
     StepStatus,
     WorkflowStatus,
+    having,
 )
 from . import troubles
 from .database import Database
@@ -76,7 +76,7 @@ class EngineEnds:
             self._undo.cancel_planned(conn, row.ref, keys=gone)
             conn.execute(sa.update(step).where(this(row)).values(cause=Cause.ENDED_BY_ENGINE.value, evidence=why, look_at=None))
             marked = {"attention": Attention.ENDED_BY_ENGINE.value}
-            if any(s.status in OPEN_STEPS and s.key not in gone and s.kind is not Kind.COMPENSATION for s in steps):
+            if any(s.status in OPEN_STEPS and s.key not in gone and not s.kind.undoes for s in steps):
                 conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**marked))
             else:
                 self._transitions.move_run(conn, row.ref, WorkflowStatus.CANCELLED, marked)
@@ -98,7 +98,7 @@ class EngineEnds:
         def write(conn: Connection) -> bool:
             self._undo.lock(conn, ref)
             planned = sa.and_(step.c.ref == ref, step.c.task_id == task_id, step.c.status == StepStatus.PLANNED.value)
-            planned = sa.and_(planned, step.c.kind != Kind.UNMARKED.value)
+            planned = sa.and_(planned, step.c.kind.in_(having("marked")))
             changed = conn.execute(sa.update(step).where(planned).values(cause=Cause.NOT_TAKEN.value, evidence=why)).rowcount
             if not changed:
                 return False
@@ -115,7 +115,7 @@ class EngineEnds:
         planned = sa.and_(
             step.c.ref == ref,
             step.c.task_id == task_id,
-            step.c.kind == Kind.UNMARKED.value,
+            step.c.kind.in_(having("marked", False)),
             step.c.status == StepStatus.PLANNED.value,
         )
         again = sa.update(step).where(planned).values(attempt=step.c.attempt + 1, begun_at=self._db.now)
@@ -167,9 +167,9 @@ def is_left_behind(member: StepRow) -> bool:
 
 def after(row: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
     """What comes after a member of its run, directly or by way of others: in a chain and in a function, all that is left."""
-    members = [s for s in steps if s.kind is not Kind.COMPENSATION and s.key != row.key]
-    if row.kind is Kind.FUNCTION or all(s.after is None for s in steps):  # a function, or a chain of revision 0001
-        return [s for s in members if row.kind is Kind.FUNCTION or s.position > row.position]
+    members = [s for s in steps if not s.kind.undoes and s.key != row.key]
+    if row.kind.makes_calls or all(s.after is None for s in steps):  # a function, or a chain of revision 0001
+        return [s for s in members if row.kind.makes_calls or s.position > row.position]
     gone = {row.key}
     for s in sorted(members, key=lambda s: s.position):
         if gone & set(s.after or ()):

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import Attention, Kind, Safety, StepStatus, WorkflowStatus
+from ..model import Attention, Kind, Safety, StepStatus, WorkflowStatus, having, kind_named
 from .schema import literals, step, workflow
 from .transitions import moving
 
@@ -26,10 +26,10 @@ BATCH = 1_000
 #: Runs a reading statement, inside a transaction or outside of one.
 Ask = Callable[[sa.Select[Any]], Sequence[sa.Row[Any]]]
 
-_OF_ITS_OWN = step.c.kind.in_([Kind.STEP.value, Kind.DISPATCH.value, Kind.COMPENSATION.value])
+_OF_ITS_OWN = step.c.kind.in_(having("claimable"))
 _MAY_HAVE_RUN = step.c.status.in_([StepStatus.BEGUN.value, StepStatus.PLANNED.value, StepStatus.WAITING.value])
 #: Workflow functions, of whose calls even the rows may be lost.
-FUNCTIONS = sa.and_(_MAY_HAVE_RUN, step.c.kind == Kind.FUNCTION.value)
+FUNCTIONS = sa.and_(_MAY_HAVE_RUN, step.c.kind.in_(having("makes_calls")))
 #: Steps whose effect may have happened. Transactional ones are as true as the rest of their database.
 STEPS = sa.and_(_MAY_HAVE_RUN, _OF_ITS_OWN, step.c.safety != Safety.TRANSACTIONAL.value)
 
@@ -51,7 +51,7 @@ class Doubtful:
     @property
     def functions(self) -> int:
         """How many workflow functions."""
-        return sum(count for (_, kind, _), count in self.tasks.items() if kind is Kind.FUNCTION)
+        return sum(count for (_, kind, _), count in self.tasks.items() if kind.makes_calls)
 
     @property
     def steps(self) -> int:
@@ -90,7 +90,7 @@ def doubtful(
             .group_by(step.c.ref, step.c.name, step.c.kind, step.c.safety)
         )
         for row in counted:
-            found.tasks[(row.name, Kind(row.kind), Safety(row.safety))] += row.number
+            found.tasks[(row.name, kind_named(row.kind), Safety(row.safety))] += row.number
         refs = sorted({row.ref for row in counted})
         found.runs += len(refs)
         found.asleep += len(asleep)

@@ -26,6 +26,7 @@ from ..model import (
     WorkflowRow,
     WorkflowStatus,
     check_transition,
+    kind_named,
 )
 from .schema import step, worker, workflow
 
@@ -81,7 +82,7 @@ def _attempts(text: str | None) -> list[str]:
 _DAMAGED = (ValueError, TypeError, RecursionError)
 #: How the columns are read that may hold what this release does not know.
 _STEP_COLUMNS: dict[str, Callable[[Any], Any]] = {
-    "kind": Kind, "status": StepStatus, "effect": _optional_effect, "safety": Safety, "options": _mapping,
+    "kind": kind_named, "status": StepStatus, "effect": _optional_effect, "safety": Safety, "options": _mapping,
     "after": _optional_names, "message": _bytes, "error": _bytes, "arguments": _bytes, "outcome": _bytes,
 }  # fmt: skip
 _WORKFLOW_COLUMNS: dict[str, Callable[[Any], Any]] = {
@@ -163,7 +164,7 @@ def step_values(row: StepRow) -> dict[str, Any]:
         "position": row.position,
         "name": row.name,
         "engine": row.engine,
-        "kind": row.kind.value,
+        "kind": row.kind.name,
         "status": row.status.value,
         "attempt": row.attempt,
         "takeovers": row.takeovers,
@@ -253,7 +254,7 @@ def _step(r: Any) -> StepRow:
         position=r["position"],
         name=r["name"],
         engine=r["engine"],
-        kind=Kind(r["kind"]),
+        kind=kind_named(r["kind"]),
         status=StepStatus(r["status"]),
         attempt=r["attempt"],
         takeovers=r["takeovers"],

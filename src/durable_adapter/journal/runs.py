@@ -25,7 +25,6 @@ from ..model import (
     Cause,
     Effect,
     Event,
-    Kind,
     Shape,
     Start,
     StepRow,
@@ -33,6 +32,8 @@ from ..model import (
     Stored,
     WorkflowRow,
     WorkflowStatus,
+    forward,
+    having,
     member_key,
 )
 from . import troubles
@@ -509,7 +510,7 @@ class Runs:
         Returns:
             Whether anything was changed.
         """
-        believed = sa.and_(step.c.attempt == row.attempt, step.c.kind != Kind.UNMARKED.value, step.c.losses < MAX_UNBEGUN)
+        believed = sa.and_(step.c.attempt == row.attempt, step.c.kind.in_(having("marked")), step.c.losses < MAX_UNBEGUN)
         lost: dict[str, Any] = {"losses": step.c.losses + 1, "sent_at": None}
         waits = sa.and_(step.c.status == StepStatus.WAITING.value, step.c.look_at <= self._db.now)
         doubted = sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.sends > 0)
@@ -550,7 +551,7 @@ class Runs:
             run = self._undo.lock_run(conn, ref)
             if run is None or run.look_at is None:
                 return False
-            waits = sa.and_(step.c.ref == ref, step.c.status == StepStatus.WAITING.value, step.c.kind != Kind.SLEEP.value)
+            waits = sa.and_(step.c.ref == ref, step.c.status == StepStatus.WAITING.value, step.c.kind.in_(having("timed", False)))
             due = sa.and_(waits, step.c.look_at <= self._db.now)
             conn.execute(sa.update(step).where(due).values(sent_at=None, sends=0))
             conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now))
@@ -610,7 +611,7 @@ class Runs:
             if run is None:
                 return False
             named = [s for s in self._undo.steps(conn, ref) if s.key in keys]
-            undoing = [s for s in named if s.kind is Kind.COMPENSATION]
+            undoing = [s for s in named if s.kind.undoes]
             if len(undoing) not in (0, len(named)) or run.status not in _REOPENED_FROM[bool(undoing)]:
                 return False
             failed = [s for s in named if s.status is StepStatus.FAILED and not happened_after_all(s)]
@@ -648,7 +649,7 @@ class Runs:
 
         def write(conn: Connection) -> bool:
             run = self._undo.lock_run(conn, ref)
-            steps = [s for s in self._undo.steps(conn, ref) if s.kind is not Kind.COMPENSATION]
+            steps = forward(self._undo.steps(conn, ref))
             if run is None or run.status is not WorkflowStatus.RUNNING or run.shape is not Shape.CANVAS or not steps:
                 return False
             if not all(is_left_behind(s) for s in steps):
@@ -679,7 +680,7 @@ class Runs:
     def _take_back_cancellation(self, conn: Connection, ref: str) -> None:
         """What was cancelled is planned again; a timer runs until the time that it was set to."""
         cancelled = sa.and_(step.c.ref == ref, step.c.status == StepStatus.CANCELLED.value)
-        timer = step.c.kind == Kind.SLEEP.value
+        timer = step.c.kind.in_(having("timed"))
         until = sa.func.coalesce(step.c.deadline_at, self._db.now)
         running = {"ended_at": None, "look_at": until, "deadline_at": None}
         conn.execute(moving(StepStatus.WAITING, running, cancelled, timer))
@@ -688,14 +689,14 @@ class Runs:
     def _sleep_on(self, conn: Connection, ref: str, *, named: bool) -> None:
         """A function that slept when it was cancelled sleeps on, unless one of its steps is tried again."""
         steps = self._undo.steps(conn, ref)
-        timer = next((s for s in steps if s.kind is Kind.SLEEP and s.status is StepStatus.WAITING), None)
+        timer = next((s for s in steps if s.kind.timed and s.status is StepStatus.WAITING), None)
         if timer is not None and not named:
             alone = sum(_counts_still(s) for s in steps) <= 1
             self._suspend(conn, ref, f"{SLEEPS}{timer.key}", timer.look_at, alone=alone)
 
     def _go_on(self, conn: Connection, ref: str) -> None:
         """A run that goes forward again: its last memo hands on to what follows; one with nothing left to do is complete."""
-        steps = [s for s in self._undo.steps(conn, ref) if s.kind is not Kind.COMPENSATION]
+        steps = forward(self._undo.steps(conn, ref))
         counting = [s for s in steps if s.completes_run]
         if counting and all(s.status is StepStatus.SUCCEEDED for s in counting):
             if any(s.status is StepStatus.WAITING for s in steps):
@@ -707,7 +708,7 @@ class Runs:
         begun = [s for s in steps if s.status is not StepStatus.PLANNED]
         if any(s.status is not StepStatus.SUCCEEDED for s in begun):
             return
-        marked = [s for s in begun if s.kind is Kind.STEP]
+        marked = [s for s in begun if s.kind.member and s.kind.marked]
         if marked and marked[-1] is begun[-1]:
             # Its own message, sent once more, is a memo hit: it sends what follows.
             here = sa.and_(step.c.ref == ref, step.c.key == marked[-1].key)
@@ -767,7 +768,7 @@ class Runs:
             to = StepStatus.FAILED if failed is not None else StepStatus.SUCCEEDED
             values: dict[str, Any] = {"error": failed, "ended_at": self._db.now}
             values |= {"outcome": outcome.data, "outcome_codec": outcome.codec} if outcome else {}
-            unmarked = (step.c.ref == ref, step.c.key == key, step.c.kind == Kind.UNMARKED.value)
+            unmarked = (step.c.ref == ref, step.c.key == key, step.c.kind.in_(having("marked", False)))
             if not conn.execute(moving(to, values, *unmarked, of=(StepStatus.PLANNED,))).rowcount:
                 return False
             if who is not None:
@@ -786,7 +787,7 @@ class Runs:
 
 def _is_to_begin(row: StepRow) -> bool:
     """Whether a step's engine ended it before it began, and a person's order makes it due."""
-    return row.status is StepStatus.CANCELLED and is_ended_by_engine(row) and row.kind is not Kind.UNMARKED
+    return row.status is StepStatus.CANCELLED and is_ended_by_engine(row) and row.kind.marked
 
 
 def _counts_still(row: StepRow) -> bool:
@@ -796,7 +797,7 @@ def _counts_still(row: StepRow) -> bool:
     """
     if not row.completes_run:
         return False
-    return row.status in OPEN_STEPS or (row.status is StepStatus.FAILED and row.kind is not Kind.DISPATCH)
+    return row.status in OPEN_STEPS or (row.status is StepStatus.FAILED and not row.kind.awaited)
 
 
 def unfinished(conn: Connection) -> Iterator[list[str]]:

@@ -31,6 +31,7 @@ from ..model import (
     WorkflowStatus,
     bounded_key,
     derive,
+    having,
     undo_key,
 )
 from . import troubles
@@ -220,7 +221,7 @@ class Undo:
             ref: the run.
             keys: only these; everything where none are given.
         """
-        not_begun = sa.and_(step.c.ref == ref, step.c.kind != Kind.COMPENSATION.value)
+        not_begun = sa.and_(step.c.ref == ref, step.c.kind.in_(having("undoes", False)))
         if keys is not None:
             not_begun = sa.and_(not_begun, step.c.key.in_(sorted(keys)))
         may_have_run = sa.and_(
@@ -237,7 +238,7 @@ class Undo:
         cancelled = {
             "ended_at": self._db.now,
             # Until when a timer runs is kept beside it: a person may take the run up again.
-            "deadline_at": sa.case((step.c.kind == Kind.SLEEP.value, step.c.look_at), else_=sa.null()),
+            "deadline_at": sa.case((step.c.kind.in_(having("timed")), step.c.look_at), else_=sa.null()),
             # Its message may be waiting behind that of another, where an engine sends them all at the start.
             "look_at": sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null()),
         }
@@ -307,7 +308,7 @@ def still_to_undo(steps: Sequence[StepRow]) -> list[StepRow]:
 
 def next_of_rollback(steps: Sequence[StepRow]) -> Decision:
     """Returns what a rollback does next: send a compensation, plan the one of `target`, wait, or end."""
-    undos = {s.target: s for s in steps if s.kind is Kind.COMPENSATION}
+    undos = {s.target: s for s in steps if s.kind.undoes}
     done = still_to_undo(steps)
     for target in done:
         undo = undos.get(target.key)
@@ -336,7 +337,7 @@ def given_up(row: StepRow) -> StepStatus:
 
     A failure here is one with its effect unknown.
     """
-    if row.kind is Kind.COMPENSATION or row.status not in (StepStatus.PLANNED, StepStatus.WAITING):
+    if row.kind.undoes or row.status not in (StepStatus.PLANNED, StepStatus.WAITING):
         return row.status
     if row.status is StepStatus.WAITING and row.effect is Effect.UNKNOWN:
         return StepStatus.FAILED

@@ -35,8 +35,21 @@ from .ids import (
     task_key,
     undo_key,
 )
-from .kinds import Kind, Shape
-from .rows import ALLOW_FAILURE, ALSO_AFTER, MISSED_BEATS, SECOND, Expected, StepRow, WorkerRow, WorkflowRow, takes
+from .kinds import KINDS, Kind, Shape, Words, having, kind_named, kind_of_key, kind_of_member
+from .rows import (
+    ALLOW_FAILURE,
+    ALSO_AFTER,
+    MISSED_BEATS,
+    SECOND,
+    Expected,
+    StepRow,
+    WorkerRow,
+    WorkflowRow,
+    forward,
+    function_of,
+    in_place,
+    takes,
+)
 from .status import (
     BORN,
     CLAIMABLE,

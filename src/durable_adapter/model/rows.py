@@ -5,7 +5,7 @@ Times are integers: microseconds since 1970 in UTC, read from the database's clo
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,11 @@ class StepRow:
         twice = [Attention.TWICE.value] if self.twice_at is not None else []
         return twice + ([self.attention] if self.attention is not None else [])
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether nothing but the journal keeps it from running twice: its message is sent again only so often."""
+        return self.kind.claimable and self.safety in (Safety.PROTECTED, Safety.PROBE)
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -118,7 +123,7 @@ class Expected:
     @property
     def kinds(self) -> tuple[Kind, Kind]:
         """The kinds of row that it fits. A task that was marked after its plan was made has an unmarked row."""
-        return self.kind, Kind.UNMARKED if self.kind is Kind.STEP else self.kind
+        return self.kind, Kind.UNMARKED if self.kind.member else self.kind
 
     def misfit(self, row: StepRow) -> str | None:
         """Why a row is not this message's; None where it is."""
@@ -171,6 +176,21 @@ class WorkflowRow:
         name = attribute or self.amount
         value = self.attributes.get(name) if name else None
         return None if value is None or isinstance(value, bool) else str(value)
+
+
+def function_of(steps: Sequence[StepRow]) -> StepRow | None:
+    """Returns the workflow function of a run; None in a canvas."""
+    return next((s for s in steps if s.kind.makes_calls), None)
+
+
+def forward(steps: Sequence[StepRow]) -> list[StepRow]:
+    """Returns the steps of a run without those of a rollback."""
+    return [s for s in steps if not s.kind.undoes]
+
+
+def in_place(run: WorkflowRow, step: StepRow) -> bool:
+    """Whether a step has no message of its own, because the function of its run runs it in its own process."""
+    return run.shape is Shape.FUNCTION and step.kind.in_place
 
 
 @dataclass(slots=True)

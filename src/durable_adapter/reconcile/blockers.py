@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..model import OPEN_STEPS, SECOND, Kind, StepRow, StepStatus, WorkflowRow
+from ..model import OPEN_STEPS, SECOND, StepRow, StepStatus, WorkflowRow
 from ..recovery.absence import Unswept, unswept
 from .case import Surroundings
 from .commands import INLINE, workflow_word
 from .finding import Finding, Remedy, Trouble
 from .words import iso, plural, since, vocabulary
 
-#: The kinds of step that a message of their own begins, and that a worker with the plugin has to take.
-SENT = frozenset({Kind.STEP, Kind.FUNCTION, Kind.DISPATCH, Kind.COMPENSATION})
 #: How long a step may wait on a queue that nobody serves before that is a finding: a worker may just be starting.
 STARTING = 60 * SECOND
 
@@ -51,7 +49,7 @@ Queues = dict[tuple[str, str], Waiting]
 def add_to_queues(queues: Queues, run: WorkflowRow, steps: Iterable[StepRow]) -> None:
     """Adds the steps of an unfinished run that workers are still to take from a queue with a name."""
     for step in steps:
-        if step.status in (StepStatus.PLANNED, StepStatus.WAITING) and step.kind in SENT and step.queue:
+        if step.status in (StepStatus.PLANNED, StepStatus.WAITING) and step.kind.has_body and step.queue:
             queues.setdefault((step.engine or run.engine, step.queue), Waiting()).add(run, step)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..journal.doubts import NOT_OVER
 from ..journal.losses import LOST
-from ..model import SECOND, Kind, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name
+from ..model import SECOND, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name, forward
 from ..runtime.order import ready as ready
 from .commands import Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
@@ -107,7 +107,7 @@ def error_type(step: StepRow | None) -> str:
 
 def may_lack_calls(step: StepRow) -> bool:
     """Whether a function is held because the journal may have lost commits, and with them rows of its calls."""
-    return step.kind is Kind.FUNCTION and (step.doubt or "").startswith(LOST)
+    return step.kind.makes_calls and (step.doubt or "").startswith(LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Case:
     @property
     def members(self) -> list[StepRow]:
         """The steps that go forward, by position."""
-        return [s for s in self.steps if s.kind is not Kind.COMPENSATION]
+        return forward(self.steps)
 
     def undo_of(self, target: StepRow) -> StepRow | None:
         """The compensation of a step, where one was planned."""

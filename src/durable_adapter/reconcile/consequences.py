@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..journal.undo import still_to_undo, undecided
-from ..model import ALSO_AFTER, FORWARD_WORKFLOWS, Effect, Kind, Shape, StepRow, StepStatus, WorkflowRow, WorkflowStatus
+from ..model import ALSO_AFTER, FORWARD_WORKFLOWS, Effect, Shape, StepRow, StepStatus, WorkflowRow, WorkflowStatus
 from ..runtime.order import behind, concerns_nobody, members_of, ready
-from .forecast import Forecast, Order, Verb, in_place
+from .forecast import Forecast, Order, Verb, may_be_caught
 from .words import status_words as words
 
 _GIVEN_UP = frozenset({StepStatus.PLANNED, StepStatus.WAITING})
@@ -93,11 +93,11 @@ def _tried(before: Mapping[str, StepRow], after: Forecast, order: Order) -> Iter
         if row.key not in order.keys or old is None:
             continue
         if row.status is StepStatus.WAITING and old.status is not StepStatus.WAITING:
-            if row is after.undo or row.kind is Kind.SLEEP:
+            if row is after.undo or row.kind.timed:
                 continue
             yield (
                 f"{row.name} runs again from the top, with what is recorded"
-                if row.kind is Kind.FUNCTION
+                if row.kind.makes_calls
                 else (f"a new attempt of {row.name} is due at once")
             )
         elif old.status is not row.status and row.status is StepStatus.CANCELLED:
@@ -106,9 +106,9 @@ def _tried(before: Mapping[str, StepRow], after: Forecast, order: Order) -> Iter
             yield f"{row.name} stays failed" + ("" if after.run.status in _BACKWARD else ", and `retry` may run it again")
         elif row.status is StepStatus.FAILED and row.effect is Effect.HAPPENED:
             yield f"its function was told that {row.name} failed, and goes on from that; a rollback undoes {row.name}"
-        elif row.status is StepStatus.FAILED and old.status is not StepStatus.FAILED and in_place(after.run, row):
+        elif row.status is StepStatus.FAILED and old.status is not StepStatus.FAILED and may_be_caught(after.run, row):
             yield "its workflow function gets the error"
-        elif row.status is StepStatus.FAILED and row.kind is Kind.COMPENSATION and old.status is not StepStatus.FAILED:
+        elif row.status is StepStatus.FAILED and row.kind.undoes and old.status is not StepStatus.FAILED:
             target = next((s.name for s in after.steps if s.key == row.target), row.target)
             yield f"{target} is not undone, and that is reported"
         elif row.status is StepStatus.SUCCEEDED and old.status is not row.status and after.goes_forward:
@@ -165,7 +165,7 @@ def _still_open(
         return
     undoes = after.run.status in _BACKWARD
     for row in after.steps:
-        if row.kind is Kind.COMPENSATION or not undecided(row) or (row.key in about and row.status is not StepStatus.BEGUN):
+        if row.kind.undoes or not undecided(row) or (row.key in about and row.status is not StepStatus.BEGUN):
             continue
         happened = f"is undone by {row.compensation}" if undoes and row.compensation else "is recorded, and nothing undoes it"
         if row.status is StepStatus.BEGUN or row.key in running:

@@ -27,13 +27,13 @@ from ..model import (
     Attention,
     Cause,
     Effect,
-    Kind,
     Shape,
     StepRow,
     StepStatus,
     Stored,
     WorkflowRow,
     WorkflowStatus,
+    forward,
 )
 
 
@@ -122,9 +122,9 @@ def predict(run: WorkflowRow, steps: Iterable[StepRow], order: Order) -> Forecas
     return forecast
 
 
-def in_place(run: WorkflowRow, step: StepRow) -> bool:
+def may_be_caught(run: WorkflowRow, step: StepRow) -> bool:
     """Whether a failure of a step is an error that its workflow function may catch."""
-    return run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.DISPATCH)
+    return run.shape is Shape.FUNCTION and step.kind.called
 
 
 def _happened(forecast: Forecast, keys: Sequence[str]) -> None:
@@ -151,8 +151,8 @@ def _last(forecast: Forecast) -> int:
 
 def _was_told(forecast: Forecast, row: StepRow) -> bool:
     """Whether a failure is part of the story of a workflow function that has not finished."""
-    told = any(s.kind is Kind.FUNCTION and s.status in OPEN_STEPS for s in forecast.steps)
-    return row.kind in (Kind.STEP, Kind.DISPATCH) and told
+    told = any(s.kind.makes_calls and s.status in OPEN_STEPS for s in forecast.steps)
+    return row.kind.called and told
 
 
 def _did_not_happen(forecast: Forecast, keys: Sequence[str]) -> None:
@@ -160,7 +160,7 @@ def _did_not_happen(forecast: Forecast, keys: Sequence[str]) -> None:
     row.effect, row.attention = Effect.DID_NOT_HAPPEN, None
     if row.status is not StepStatus.FAILED:
         row.status = StepStatus.WAITING
-        if row.kind is not Kind.COMPENSATION and not forecast.goes_forward:
+        if not row.kind.undoes and not forecast.goes_forward:
             _give_up(forecast)
     _decide_again(forecast)
 
@@ -170,9 +170,9 @@ def _failed(forecast: Forecast, keys: Sequence[str]) -> None:
     row.status, row.effect, row.attention = StepStatus.FAILED, Effect.DID_NOT_HAPPEN, None
     if row.target is not None:
         _settle(forecast, row.target, undone=False)
-    elif not in_place(forecast.run, row):
+    elif not may_be_caught(forecast.run, row):
         _decide(forecast)
-    elif row.kind is Kind.DISPATCH:
+    elif row.kind.awaited:
         _count_end(forecast, row)
 
 
@@ -193,9 +193,9 @@ def _unmarked_failed(forecast: Forecast, keys: Sequence[str]) -> None:
 def _reopen(forecast: Forecast, keys: Sequence[str]) -> None:
     run = forecast.run
     named = [forecast.step(key) for key in keys]
-    undoing = any(s.kind is Kind.COMPENSATION for s in named)
+    undoing = any(s.kind.undoes for s in named)
     for row in named:
-        ended = is_ended_by_engine(row) and row.status is StepStatus.CANCELLED and row.kind is not Kind.UNMARKED
+        ended = is_ended_by_engine(row) and row.status is StepStatus.CANCELLED and row.kind.marked
         if ended or (row.status is StepStatus.FAILED and not happened_after_all(row)):
             row.status, row.attention = StepStatus.WAITING, None
         elif happened_after_all(row) and not forecast.goes_forward:
@@ -208,17 +208,17 @@ def _reopen(forecast: Forecast, keys: Sequence[str]) -> None:
         return
     for row in forecast.steps:
         if row.status is StepStatus.CANCELLED:
-            row.status = StepStatus.WAITING if row.kind is Kind.SLEEP else StepStatus.PLANNED
+            row.status = StepStatus.WAITING if row.kind.timed else StepStatus.PLANNED
     run.status = run.status if forecast.goes_forward else WorkflowStatus.RUNNING
     run.attention = None
-    members = [s for s in forecast.steps if s.kind is not Kind.COMPENSATION]
+    members = forward(forecast.steps)
     counting = [s for s in members if s.completes_run]
     done = bool(counting) and all(s.status is StepStatus.SUCCEEDED for s in counting)
     if done and not any(s.status is StepStatus.WAITING for s in members):
         run.status = WorkflowStatus.SUCCEEDED
         _give_up(forecast)
     again = any(s.status is StepStatus.WAITING and s.key in keys for s in named)
-    if not again and any(s.kind is Kind.SLEEP and s.status is StepStatus.WAITING for s in forecast.steps):
+    if not again and any(s.kind.timed and s.status is StepStatus.WAITING for s in forecast.steps):
         run.status = WorkflowStatus.SUSPENDED
 
 

@@ -15,13 +15,14 @@ from ..model import (
     OPEN_WORKFLOWS,
     Attention,
     Effect,
-    Kind,
     Safety,
     Shape,
     StepRow,
     StepStatus,
     WorkflowRow,
     WorkflowStatus,
+    forward,
+    function_of,
 )
 from ..runtime.doubt import may_be_repeated
 from .case import may_lack_calls
@@ -53,14 +54,14 @@ def retry(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: 
     if step is not None and step.status is not StepStatus.FAILED and not is_ended_by_engine(step):
         raise operator.refusal(run, f"is {status_words(step.status)}, not failed.", step)
     failed = [step] if step is not None else _to_try_again(run, steps, undoing=undoing)
-    if run.shape is Shape.FUNCTION and step is not None and step.kind is not Kind.COMPENSATION:
-        failed += [s for s in steps if s.kind is Kind.FUNCTION and s.status is StepStatus.FAILED]
+    if run.shape is Shape.FUNCTION and step is not None and not step.kind.undoes:
+        failed += [s for s in steps if s.kind.makes_calls and s.status is StepStatus.FAILED]
     for row in failed:
         _refuse_what_may_have_happened(operator, run, steps, row)
     if failed or (run.status in _FAILED and not undoing):
         again = {row.key for row in failed}
         open_ones = (s for s in steps if undecided(s) and s.key not in again and s.status is not StepStatus.BEGUN)
-        blocked = next((s for s in open_ones if s.kind is not Kind.COMPENSATION), None)
+        blocked = next((s for s in open_ones if not s.kind.undoes), None)
         if blocked is not None and not undoing:
             said = _verdicts(operator, run, steps, blocked)
             raise operator.refusal(run, f"may have happened, and nobody has said: first {said}.", blocked)
@@ -90,7 +91,7 @@ def _release(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], ste
 
 
 def _refuse_what_may_have_happened(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> None:
-    if step.kind is Kind.UNMARKED:
+    if not step.kind.marked:
         raise operator.refusal(
             run,
             "failed and is not marked durable: what it did before is not recorded, and it is never sent again. Mark it with "
@@ -118,7 +119,7 @@ def _refuse_what_may_have_happened(operator: Operator, run: WorkflowRow, steps: 
 def _reopen(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], failed: Sequence[StepRow]) -> Change:
     unbegun = [s.name for s in failed if is_ended_by_engine(s) and s.status is StepStatus.CANCELLED]
     begun = [s for s in failed if s.name not in unbegun]
-    again = [s.name for s in begun if s.kind is not Kind.FUNCTION]
+    again = [s.name for s in begun if not s.kind.makes_calls]
     parts = [f"run {', '.join(again)} again"] if again else []
     if unbegun:
         parts.append(f"run {', '.join(unbegun)}, which has not begun")
@@ -290,11 +291,11 @@ def _to_try_again(run: WorkflowRow, steps: Sequence[StepRow], *, undoing: bool) 
     """The failed steps whose repetition lets the run go on: failed compensations; or what made the run fail."""
     failed = [s for s in steps if s.status is StepStatus.FAILED or is_ended_by_engine(s)]
     if undoing:
-        return [s for s in failed if s.kind is Kind.COMPENSATION]
-    failed = [s for s in failed if s.kind is not Kind.COMPENSATION]
+        return [s for s in failed if s.kind.undoes]
+    failed = forward(failed)
     if run.shape is Shape.CANVAS:
         return failed
-    function = next((s for s in failed if s.kind is Kind.FUNCTION), None)
+    function = function_of(failed)
     if function is None:
         return []
     return [*_cause_of(function, steps), function]
@@ -305,7 +306,7 @@ def _cause_of(function: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
 
     A failed step that the function caught and went on from stays as it is: running that again would change its history.
     """
-    calls = [s for s in steps if s.kind in (Kind.STEP, Kind.DISPATCH, Kind.SLEEP)]
+    calls = [s for s in steps if s.kind.called]
     last = max(calls, key=lambda s: s.position, default=None)
     if last is None or last.status is not StepStatus.FAILED or not last.error or not function.error:
         return []

@@ -13,11 +13,12 @@ from ..model import (
     SLEEPS,
     Attention,
     Cause,
-    Kind,
     Shape,
     StepRow,
     StepStatus,
     WorkflowStatus,
+    function_of,
+    in_place,
 )
 from ..recovery.lost import GONE
 from ..runtime.order import behind, may_fail
@@ -90,7 +91,7 @@ def _due(case: Case) -> Iterator[tuple[StepRow, int, str]]:
     if case.run.shape is Shape.FUNCTION:
         yield from _due_function(case)
     for step, at in _silent(case):
-        if step.kind is not Kind.UNMARKED:
+        if step.kind.marked:
             yield step, at, f"It was to begin {since(at, now)}, and has not."
 
 
@@ -120,7 +121,7 @@ def _too_long(case: Case, step: StepRow, at: int) -> bool:
     if silence < GONE or being_sent_again:
         return False
     gone = _gone(case, step)
-    if step.kind is Kind.UNMARKED and gone is False:
+    if not step.kind.marked and gone is False:
         return False  # its engine has it: it waits or runs, as it is to
     return silence >= 2 * wait or gone is True
 
@@ -128,21 +129,21 @@ def _too_long(case: Case, step: StepRow, at: int) -> bool:
 def _due_function(case: Case) -> Iterator[tuple[StepRow, int, str]]:
     """A function that nobody wakes, and steps that it sent and nobody began."""
     run, now = case.run, case.look.now
-    function = next((s for s in case.steps if s.kind is Kind.FUNCTION), None)
+    function = function_of(case.steps)
     if function is None:
         return
     for step in case.steps:
-        sent = step.kind is Kind.DISPATCH and step.status is StepStatus.PLANNED
+        sent = step.kind.awaited and step.status is StepStatus.PLANNED
         if sent and not case.runs(step) and _too_long(case, step, step.created_at):
             yield step, step.created_at, f"It was sent {since(step.created_at, now)}, and no attempt has begun."
     if function.status is not StepStatus.PLANNED or case.runs(function):
         return
     if run.status is WorkflowStatus.SUSPENDED and run.wake_at is not None:
-        runs = any(s.kind in (Kind.STEP, Kind.SLEEP) and s.status in OPEN_STEPS for s in case.steps)
+        runs = any(s.kind.in_place and s.status in OPEN_STEPS for s in case.steps)
         if max(run.wake_at, case.newest) < now - OVERDUE and not runs:
             yield function, run.wake_at, f"It was to be woken {since(run.wake_at, now)}, and has not begun to run."
         return
-    waits = any(s.status in OPEN_STEPS for s in case.members if s is not function and s.kind is not Kind.UNMARKED)
+    waits = any(s.status in OPEN_STEPS for s in case.members if s is not function and s.kind.marked)
     if not waits and _too_long(case, function, case.newest):
         yield function, case.newest, f"Nothing of it has happened since {since(case.newest, now)}, and it waits for nothing."
 
@@ -153,7 +154,7 @@ def stopped_at_unmarked(case: Case) -> Iterator[Finding]:
         return
     again = [(s, s.begun_at or case.newest) for s in case.members if _begins_again(s)]
     for step, at in [*again, *((s, at) for s, at in _silent(case) if not _begins_again(s))]:
-        if step.kind is not Kind.UNMARKED or _goes_on_without(case, step):
+        if step.kind.marked or _goes_on_without(case, step):
             continue
         certain = f"The chain reached {step.name} {since(at, case.look.now)}. It is not marked durable, and its end was not "
         if _begins_again(step):
@@ -178,7 +179,7 @@ def stopped_at_unmarked(case: Case) -> Iterator[Finding]:
 
 def _begins_again(step: StepRow) -> bool:
     """Whether an unmarked member was delivered again and again, and has not ended."""
-    return step.kind is Kind.UNMARKED and step.status is StepStatus.PLANNED and step.attempt >= AGAIN
+    return not step.kind.marked and step.status is StepStatus.PLANNED and step.attempt >= AGAIN
 
 
 def _goes_on_without(case: Case, step: StepRow) -> bool:
@@ -248,7 +249,7 @@ def rollback_unfinished(case: Case) -> Iterator[Finding]:
     left = [s.name for s in case.members if s.compensation and s.status is StepStatus.SUCCEEDED]
     if left:
         certain += f" Still to be undone: {', '.join(left)}."
-    blocking = [s for s in case.steps if undecided(s) and (s.compensation or s.pivot or s.kind is Kind.COMPENSATION)]
+    blocking = [s for s in case.steps if undecided(s) and (s.compensation or s.pivot or s.kind.undoes)]
     if blocking:
         step = blocking[0]
         certain += f" It waits for a verdict on {step.name}, which is {step.status.value.replace('_', ' ')}."
@@ -273,12 +274,12 @@ def waiting_long(case: Case) -> Iterator[Finding]:
     if look.now - case.newest <= look.longer_than or any(case.runs(s) for s in case.steps):
         return
     what = run.waiting_for
-    asleep = next((s for s in case.steps if s.kind is Kind.SLEEP and s.status is StepStatus.WAITING), None)
+    asleep = next((s for s in case.steps if s.kind.timed and s.status is StepStatus.WAITING), None)
     if what is None or what.startswith(SLEEPS):
         following = next((step for step, _ in case.ready), None)
         what = (
-            f"a sleep that ends {since(asleep.look_at, look.now)}"
-            if asleep is not None
+            f"{asleep.kind.timed.noun} that ends {since(asleep.look_at, look.now)}"
+            if asleep is not None and asleep.kind.timed
             else f"{following.name} to begin"
             if run.shape is Shape.CANVAS and following is not None
             else "its next step"
@@ -297,8 +298,7 @@ def unknown_task(case: Case) -> Iterator[Finding]:
         return
     told: set[str] = set()
     for step in case.steps:
-        in_place = case.run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP)
-        if in_place or step.status not in OPEN_STEPS or step.name in told or knows(case.engine(step), step.name):
+        if in_place(case.run, step) or step.status not in OPEN_STEPS or step.name in told or knows(case.engine(step), step.name):
             continue
         told.add(step.name)
         cancel = case.order("cancel")

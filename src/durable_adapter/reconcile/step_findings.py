@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from ..model import SECOND, Attention, Effect, Kind, StepRow, StepStatus
+from ..model import SECOND, Attention, Effect, StepRow, StepStatus
 from .case import Case, may_lack_calls
 from .commands import VALUE
 from .finding import Finding, Remedy, Trouble
@@ -62,7 +62,7 @@ def drift(case: Case) -> Iterator[Finding]:
 def effect_unknown(case: Case) -> Iterator[Finding]:
     """Steps that failed for good while their effect may have happened. Failed compensations are told of with their target."""
     for step in case.steps:
-        if step.status is not StepStatus.FAILED or step.attention != Attention.EFFECT_UNKNOWN or step.kind is Kind.COMPENSATION:
+        if step.status is not StepStatus.FAILED or step.attention != Attention.EFFECT_UNKNOWN or step.kind.undoes:
             continue
         certain = f"{_begun(case, step)} It failed for good{_raised(step)}."
         behind = [s.name for s in case.members if s.status is StepStatus.CANCELLED]
@@ -122,7 +122,7 @@ def rollback_failed(case: Case) -> Iterator[Finding]:
             told.add(undo.key if undo is not None else "")
             yield _not_undone(case, target, undo)
     for undo in case.steps:
-        if undo.kind is Kind.COMPENSATION and undo.attention == Attention.EFFECT_UNKNOWN and undo.key not in told:
+        if undo.kind.undoes and undo.attention == Attention.EFFECT_UNKNOWN and undo.key not in told:
             target_row = next((s for s in case.steps if s.key == undo.target), undo)
             yield _not_undone(case, target_row, undo)
 
@@ -215,7 +215,7 @@ def in_doubt(case: Case) -> Iterator[Finding]:
 
 def verdicts(case: Case, step: StepRow) -> list[Remedy]:
     """The verdicts that a person may give on a step that is in doubt or held."""
-    undone = step.kind is Kind.COMPENSATION
+    undone = step.kind.undoes
     return [
         Remedy(
             "if it is undone" if undone else "if it happened: VALUE is what it returned, as JSON",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..model import Kind, Shape, StepRow, StepStatus, WorkerRow, WorkflowRow
+from ..model import StepRow, StepStatus, WorkerRow, WorkflowRow, forward, in_place
 from .blockers import Blockers
 from .case import Case, Surroundings, Witness, read_surroundings
 from .commands import Caller
@@ -64,7 +64,7 @@ class Story:
     @property
     def members(self) -> list[StepRow]:
         """Its steps without the compensations."""
-        return [s for s in self.steps if s.kind is not Kind.COMPENSATION]
+        return forward(self.steps)
 
 
 def read_story(
@@ -95,8 +95,7 @@ def _said(case: Case) -> dict[str, str]:
     """What the engine holds of the steps that have a message of their own, each once."""
     if not case.look.witnesses:
         return {}
-    in_place = (Kind.STEP, Kind.SLEEP) if case.run.shape is Shape.FUNCTION else ()
-    told = {s.key: witness.says(s) for s in case.steps if s.kind not in in_place and (witness := case.witness(s)) is not None}
+    told = {s.key: witness.says(s) for s in case.steps if not in_place(case.run, s) and (witness := case.witness(s)) is not None}
     return {key: says + _against(case, key) for key, says in told.items() if says is not None}
 
 

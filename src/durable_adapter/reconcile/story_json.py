@@ -67,7 +67,7 @@ def _step_shown(story: Story, values: Values, step: StepRow) -> dict[str, Any]:
         "key": step.key,
         "position": step.position,
         "name": step.name,
-        "kind": step.kind.value,
+        "kind": step.kind.name,
         "status": step.status.value,
         "safety": step.safety.value,
         "attempt": step.attempt,

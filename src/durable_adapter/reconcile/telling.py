@@ -14,7 +14,6 @@ from ..model import (
     OPEN_WORKFLOWS,
     Attention,
     Event,
-    Kind,
     Safety,
     Shape,
     StepRow,
@@ -87,9 +86,9 @@ class Telling:
         running = [s for s in self.story.steps if s.status is StepStatus.BEGUN]
         if run.status in OPEN_WORKFLOWS and running:
             return f"{_words(run.status)}: {running[0].name} runs on {self._where(running[0])}"
-        asleep = next((s for s in self.story.steps if s.kind is Kind.SLEEP and s.status is StepStatus.WAITING), None)
-        if run.status in FORWARD_WORKFLOWS and asleep is not None:
-            return f"sleeping until {since(asleep.look_at, self.story.now)}; no worker is held"
+        asleep = next((s for s in self.story.steps if s.kind.timed and s.status is StepStatus.WAITING), None)
+        if run.status in FORWARD_WORKFLOWS and asleep is not None and asleep.kind.timed:
+            return f"{asleep.kind.timed.doing} until {since(asleep.look_at, self.story.now)}; no worker is held"
         if run.status is WorkflowStatus.SUSPENDED:
             if run.wake_at is not None and run.wake_at <= self.story.now:
                 return f"woken {since(run.wake_at, self.story.now)}, after waiting for {run.waiting_for or 'a wake-up'}"
@@ -163,13 +162,13 @@ class Telling:
     def step_lines(self, step: StepRow) -> list[str]:
         """One step: what became of it, and below it the reasons and the values."""
         head = f"{step.name}: {_STATUS[step.status]}"
-        if step.kind is Kind.COMPENSATION:
+        if step.kind.undoes:
             target = next((s.name for s in self.story.steps if s.key == step.target), step.target)
             head = f"{step.name} (undoes {target}): {_STATUS[step.status]}"
         lines = [f"{head}{self._circumstances(step)}"]
-        if step.task_id is not None and step.kind is not Kind.SLEEP:
+        if step.task_id is not None and not step.kind.timed:
             lines[0] += f", {vocabulary(step.engine or self.story.run.engine).task} {step.task_id}"
-        if step.kind is Kind.UNMARKED:
+        if not step.kind.marked:
             lines.append("not marked durable: only its end is recorded; it is never sent again by itself")
         settled = step.status in (StepStatus.SUCCEEDED, StepStatus.UNDONE, StepStatus.CANCELLED)
         because = "it was in doubt because" if settled else "in doubt because"
@@ -198,7 +197,7 @@ class Telling:
         arguments = self.values.arguments(self.story.run, step)
         if arguments is not None and (arguments["args"] or arguments["kwargs"]):
             lines.append(f"given: {self._readable(_call(arguments))}")
-        if step.outcome is not None and step.kind is not Kind.SLEEP:
+        if step.outcome is not None and not step.kind.timed:
             lines.append(f"returned: {self._readable(repr(self.values.outcome(step)))}")
         return lines
 
@@ -221,7 +220,7 @@ class Telling:
             parts.append(f"due {since(step.look_at, self.story.now)}")
         if step.attempt:
             parts.append(f"attempt {step.attempt}")
-        if step.worker is not None and step.kind is not Kind.SLEEP:
+        if step.worker is not None and not step.kind.timed:
             where = f"on {self._where(step)}"
             if step.status in (StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD):
                 where += f"; {fate(self.story.workers.get(step.worker), self.story.now, self.story.look.stale)}"
@@ -242,11 +241,10 @@ class Telling:
         return sorted(told, key=lambda m: m.at)
 
     def _of_step(self, step: StepRow, *, told_by_event: bool) -> list[Moment]:
-        if step.kind is Kind.SLEEP:
-            told = [
-                Moment(step.created_at, f"it went to sleep until {moment(step.look_at)}" if step.look_at else "it went to sleep")
-            ]
-            return told + ([Moment(step.ended_at, "it woke up")] if step.ended_at is not None else [])
+        if step.kind.timed:
+            words = step.kind.timed
+            told = [Moment(step.created_at, f"{words.begun} until {moment(step.look_at)}" if step.look_at else words.begun)]
+            return told + ([Moment(step.ended_at, words.over)] if step.ended_at is not None else [])
         told = []
         on = f" on {self._where(step)}" if step.worker is not None else ""
         ended = step.ended_at is not None and step.status is not StepStatus.CANCELLED and not told_by_event

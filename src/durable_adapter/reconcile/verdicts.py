@@ -18,7 +18,6 @@ from ..model import (
     OPEN_WORKFLOWS,
     Attention,
     Effect,
-    Kind,
     Shape,
     StepRow,
     StepStatus,
@@ -32,7 +31,7 @@ from ..runtime.values import write_failure
 from .case import may_lack_calls, ready
 from .changes import Change, Operator, Outcome
 from .commands import workflow_word
-from .forecast import Order, Verb, in_place
+from .forecast import Order, Verb, may_be_caught
 from .words import EFFECTS, moment, process, span, status_words, vocabulary
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def stopped_at(run: WorkflowRow, steps: Sequence[StepRow]) -> list[StepRow]:
     """The unmarked members at which a canvas stands: what they come after has ended, and their own end is not recorded."""
     if run.shape is not Shape.CANVAS or run.status is not WorkflowStatus.RUNNING:
         return []
-    return [step for step, _ in ready(run, steps) if step.kind is Kind.UNMARKED]
+    return [step for step, _ in ready(run, steps) if not step.kind.marked]
 
 
 def _failed_unknown(step: StepRow) -> bool:
@@ -73,7 +72,7 @@ def decide(
         NotResolvable: the step is in no state in which a person decides, or this verdict does not fit it; says what it is,
             and what can be done instead.
     """
-    if step.kind is Kind.UNMARKED:
+    if not step.kind.marked:
         return _unmarked(operator, run, steps, step, verdict, value)
     _check(operator, run, steps, step, verdict)
     match verdict:
@@ -139,7 +138,7 @@ def _state(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step:
 
 def _happened(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow, value: Stored) -> Change:
     target = next((s.name for s in steps if s.key == step.target), step.target)
-    means = f": {target} is undone" if step.kind is Kind.COMPENSATION else ", with the value you gave"
+    means = f": {target} is undone" if step.kind.undoes else ", with the value you gave"
     return operator.change(
         run, steps, step, Order(Verb.HAPPENED, (step.key,)),
         action="happened",
@@ -181,7 +180,7 @@ def _refuse_while_running(operator: Operator, run: WorkflowRow, step: StepRow) -
 
 def _failed(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
     _refuse_while_running(operator, run, step)
-    decides = not in_place(run, step) and step.kind is not Kind.COMPENSATION
+    decides = not may_be_caught(run, step) and not step.kind.undoes
     said = f"{operator.who}: failed: {operator.why}"
     return operator.change(
         run, steps, step, Order(Verb.FAILED, (step.key,)),

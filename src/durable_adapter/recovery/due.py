@@ -15,7 +15,6 @@ from ..model import (
     OPEN_STEPS,
     UNSETTLED_STEPS,
     Attention,
-    Kind,
     Safety,
     Shape,
     StepRow,
@@ -23,12 +22,14 @@ from ..model import (
     Stored,
     WorkflowRow,
     WorkflowStatus,
+    function_of,
+    in_place,
 )
 from ..runtime import alerts
 from ..runtime.engine import engine_of, message_of
 from ..runtime.order import before, behind, elsewhere, is_done, may_begin, may_fail, members_of, ready
 from ..runtime.values import encode, encode_for
-from .lost import GONE, LostMessages, is_guarded, stored_outcome
+from .lost import GONE, LostMessages, stored_outcome
 from .sweep import Sweep
 
 
@@ -111,7 +112,7 @@ class Due:
             if alerts.hold(journal, engine, row, why, who=self._sweep.who):
                 self._sweep.report.held += 1
             return
-        sleep = row.status is StepStatus.WAITING and row.kind is Kind.SLEEP
+        sleep = row.status is StepStatus.WAITING and row.kind.timed
         if sleep:
             journal.ends.succeed_unclaimed(row.ref, row.key, uuid.uuid4().hex[:16], self._sweep.who, encode(None), last=False)
             self._loaded.pop(row.ref, None)
@@ -160,9 +161,9 @@ class Due:
         The run was cancelled or rolled back while the call ran. Its function never calls it again, so that no worker would
         take it over or ask its probe.
         """
-        if row.status is not StepStatus.IN_DOUBT or row.kind is not Kind.STEP or run.shape is not Shape.FUNCTION:
+        if row.status is not StepStatus.IN_DOUBT or not in_place(run, row):
             return False
-        function = next((step for step in steps if step.kind is Kind.FUNCTION), None)
+        function = function_of(steps)
         if function is None or function.status in OPEN_STEPS:
             return False
         why = row.doubt or "its attempt began and its outcome is unknown"
@@ -177,8 +178,7 @@ class Due:
 
         The message of a call in place is its function's.
         """
-        in_place = run.shape is Shape.FUNCTION and row.kind is Kind.STEP
-        return row.status in (StepStatus.WAITING, StepStatus.IN_DOUBT) and is_guarded(row) and not in_place
+        return row.status in (StepStatus.WAITING, StepStatus.IN_DOUBT) and row.is_guarded and not in_place(run, row)
 
     def _no_more(self, run: WorkflowRow, row: StepRow, why: str) -> None:
         """Does not send a due step's message once more; puts the step in doubt, or holds it, where there is a reason to."""
@@ -205,7 +205,7 @@ class Due:
                 self._canvas(run, steps)
 
     def _function(self, run: WorkflowRow, steps: list[StepRow]) -> None:
-        function = next((s for s in steps if s.kind is Kind.FUNCTION), None)
+        function = function_of(steps)
         if function is None or function.status not in (StepStatus.PLANNED, StepStatus.WAITING):
             return
         due = run.wake_at is not None and run.wake_at <= self._now
@@ -217,7 +217,7 @@ class Due:
             return
         if (run.ref, function.key) in self._running:
             return
-        sent = [s for s in steps if s.kind is Kind.DISPATCH and s.status in OPEN_STEPS]
+        sent = [s for s in steps if s.kind.awaited and s.status in OPEN_STEPS]
         for step in sent:
             if step.status is StepStatus.PLANNED and not self._waits(run, step):
                 self._messages.send_again_if_lost(run, step, steps, step.created_at)
@@ -247,7 +247,7 @@ class Due:
             if not all(done(step, s) for s in outside):
                 continue
             turn = max([since, *(s.ended_at or 0 for s in outside)])
-            if step.kind is Kind.UNMARKED:
+            if not step.kind.marked:
                 self._stands_at(run, step, behind(step, members), turn, self._now)
             else:
                 self._messages.send_again_if_lost(run, step, steps, turn, before=self._hands_on(run, step, steps))
@@ -262,7 +262,7 @@ class Due:
         """Whether what a step waits for is done; of what nobody reports, whether it failed, where that is enough."""
         if is_done(step, before):
             return True
-        if before.kind is not Kind.UNMARKED or not step.options.get(ALLOW_FAILURE):
+        if before.kind.marked or not step.options.get(ALLOW_FAILURE):
             return False
         engine = engine_of(run, before, self._sweep.engines)
         outcome = stored_outcome(engine, before) if engine is not None else None
@@ -312,7 +312,7 @@ class Due:
             return False
         if step.status is StepStatus.WAITING and self._will_never_come(run, step):
             return True
-        if run.shape is Shape.CANVAS and step.kind is Kind.STEP and not may_begin(step, steps, partial(self._is_done, run)):
+        if run.shape is Shape.CANVAS and step.kind.member and not may_begin(step, steps, partial(self._is_done, run)):
             return True
         return not all(self._is_done(run, step, s) for s in elsewhere(self._sweep.journal, step))
 
@@ -321,7 +321,7 @@ class Due:
         if self._will_never_come(run, step):
             return True
         for earlier in elsewhere(self._sweep.journal, step):
-            if earlier.kind is Kind.UNMARKED and earlier.status is StepStatus.PLANNED:
+            if not earlier.kind.marked and earlier.status is StepStatus.PLANNED:
                 self._stands_at(run, earlier, [step], earlier.created_at, earlier.created_at)
             if not self._is_done(run, step, earlier):
                 return True
@@ -342,7 +342,7 @@ class Due:
 
 def _wakes(step: StepRow) -> bool:
     """Whether a call in place has a look of its own to come, which wakes its function."""
-    return step.kind in (Kind.STEP, Kind.SLEEP) and (step.status in UNSETTLED_STEPS or step.status is StepStatus.WAITING)
+    return step.kind.in_place and (step.status in UNSETTLED_STEPS or step.status is StepStatus.WAITING)
 
 
 def _since(row: StepRow) -> int:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from ..errors import DurableError, MessageExpired, UnserialisableValue
-from ..model import SECOND, Cause, Effect, Kind, Safety, StepRow, StepStatus, WorkerRow, WorkflowRow
+from ..model import SECOND, Cause, Effect, StepRow, StepStatus, WorkerRow, WorkflowRow
 from ..runtime.engine import Engine, EngineEnd, EngineOutcome, engine_of
 from ..runtime.engine_ends import Fate, end_step
 from ..runtime.values import encode_for, write_failure
@@ -76,7 +76,7 @@ class LostMessages:
         if isinstance(error, MessageExpired):
             self.end(run, step, EngineEnd(str(error), error, first_only=True))
             return
-        failure, decides = write_failure(error), step.kind is not Kind.DISPATCH
+        failure, decides = write_failure(error), step.kind.fails_run
         ended = self._sweep.journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=decides, why=str(error))
         if not ended.recorded:
             return
@@ -130,12 +130,12 @@ class LostMessages:
         if not empty and not self._overtaken(run, step, since):
             return
         again = step
-        if before is not None and before.kind is not Kind.UNMARKED and stored_outcome(engine, before) is None:
+        if before is not None and before.kind.marked and stored_outcome(engine, before) is None:
             again = before  # its result was never stored: as a memo hit it stores it, and sends what follows
         if self._too_soon(step):
             return
         why = None
-        if is_guarded(step) and not not_taken:
+        if step.is_guarded and not not_taken:
             why = self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))
         if why is not None:
             if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
@@ -284,7 +284,7 @@ class LostMessages:
             earlier = stored_outcome(engine, before)
             if earlier is not None and not earlier.succeeded:
                 return False
-        if not outcome.succeeded and (self._now < due or (step.kind is Kind.FUNCTION and self._has_calls(run))):
+        if not outcome.succeeded and (self._now < due or (step.kind.makes_calls and self._has_calls(run))):
             return False
         if not outcome.succeeded and self._now < due + VERDICT:
             self._sweep.look_again(run.ref, due + VERDICT)
@@ -311,15 +311,10 @@ class LostMessages:
         return True
 
     def _has_calls(self, run: WorkflowRow) -> bool:
-        return any(s.kind is not Kind.FUNCTION for s in self._sweep.journal.reads.steps(run.ref))
+        return any(not s.kind.makes_calls for s in self._sweep.journal.reads.steps(run.ref))
 
 
 def stored_outcome(engine: Engine, step: StepRow) -> EngineOutcome | None:
     """What the result store has for a step. An older result is another task's, which had the same id before."""
     found = engine.outcome(step)
     return None if found is not None and found.at is not None and found.at < step.created_at - SKEW else found
-
-
-def is_guarded(step: StepRow) -> bool:
-    """Whether a step's message is sent again only so often: nothing but the journal keeps the step from running twice."""
-    return step.safety in (Safety.PROTECTED, Safety.PROBE) and step.kind in (Kind.STEP, Kind.DISPATCH, Kind.COMPENSATION)

@@ -10,7 +10,7 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 
 from ..declare.policy import StepPolicy
-from ..model import SECOND, Kind, StepRow, StepStatus, WorkflowRow
+from ..model import SECOND, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import EngineOutcome, message_of
 from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
@@ -90,7 +90,7 @@ class RQEngine:
         if step.status is not StepStatus.PLANNED:
             return []
         after = step.after or ()
-        succeeded = [s for s in steps if s.key in after and s.status is StepStatus.SUCCEEDED and s.kind is Kind.STEP]
+        succeeded = [s for s in steps if s.key in after and s.status is StepStatus.SUCCEEDED and s.kind.marked]
         return [s for s in succeeded if not self._is_finished(s)]
 
     def _is_finished(self, step: StepRow) -> bool:
@@ -100,16 +100,16 @@ class RQEngine:
 
     def _time_left(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> int | None:
         """The seconds that are left of the time to live of a job that is made again; None where it has none."""
-        if step.kind is Kind.COMPENSATION:
+        if step.kind.undoes:
             return None
         return look_for_expiry(step, steps, stored_member(run, step)["options"], self._binding.journal.time())
 
     def _made(self, place: Place, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Job:
-        if step.kind is Kind.COMPENSATION:
+        if step.kind.undoes:
             target = next(s for s in steps if s.key == step.target)
             args, kwargs, options = undo_call(self._binding.registry, run, target, steps)
             # A step in place has no queue of its own: it ran where its function did.
-            queue = target.queue or next((s.queue for s in steps if s.kind is Kind.FUNCTION), None)
+            queue = target.queue or next((s.queue for s in steps if s.kind.makes_calls), None)
         else:
             member = stored_member(run, step)
             args, kwargs = arguments_of(self._binding.registry, run, step, steps)
@@ -124,7 +124,7 @@ class RQEngine:
             options=options,
             ref=run.ref,
             key=step.key,
-            marked=step.kind is not Kind.UNMARKED,
+            marked=step.kind.marked,
             made=step.options.get(MADE),
             connection=place.connection,
             serializer=serializer_kept(step.options, place.serializer),
@@ -178,7 +178,7 @@ class RQEngine:
                 return self._nothing_holds(place, job, step)
             case _ if status.value == RATE_LIMITED:
                 return not place.awaits_its_limit(job)
-            case JobStatus.SCHEDULED if step.kind is Kind.UNMARKED:
+            case JobStatus.SCHEDULED if not step.kind.marked:
                 return False
             case JobStatus.SCHEDULED:
                 return bool(count(job, PUT_ASIDE))  # we put it aside, and whoever was to send it did not

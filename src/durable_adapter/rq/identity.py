@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rq.job import Job, JobStatus
 
-from ..model import Kind, StepRow, derive_ref, member_key, task_key
+from ..model import StepRow, derive_ref, member_key, task_key
 from . import ticks
 from .facts import aware, made_at, repeats_left
 from .stamps import stamp_of
@@ -58,7 +58,7 @@ def belongs(job: Job, step: StepRow) -> bool:
     try:
         if stamp_of(job) is None and step.options.get(MADE) == made_at(job):
             return True
-        if step.kind is Kind.UNMARKED and stamp_of(job) is None:
+        if not step.kind.marked and stamp_of(job) is None:
             return job.func_name == step.name
         return place_of(job) == (step.ref, step.key)
     except Exception:

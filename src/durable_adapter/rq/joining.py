@@ -15,7 +15,7 @@ from rq.job import Job
 
 from ..codec import JSON
 from ..errors import JournalUnreachable, UnserialisableValue, UnsupportedCanvas
-from ..model import ALLOW_FAILURE, ALSO_AFTER, Kind, Start, StepRow, StepStatus, WorkflowRow, make_stamp
+from ..model import ALLOW_FAILURE, ALSO_AFTER, Start, StepRow, StepStatus, WorkflowRow, kind_of_member, make_stamp
 from ..runtime.functions import FunctionRun
 from ..runtime.order import OUTSIDE, members_of
 from ..runtime.plans import encode_member, row_for
@@ -75,7 +75,7 @@ def _outside_row(ref: str, job: Job) -> StepRow:
         key=own_key(job),
         position=1,
         name=job.func_name or "",
-        kind=Kind.UNMARKED,
+        kind=kind_of_member(is_function=False, is_marked=False),
         status=StepStatus.PLANNED,
         queue=job.origin,
         task_id=job.id,

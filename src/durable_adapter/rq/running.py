@@ -18,9 +18,9 @@ from rq.results import Result
 from ..current import FUNCTION, STEP
 from ..declare.retry import RetryPolicy
 from ..errors import CannotSuspend, Left, UnknownStamp, UnsupportedCanvas
-from ..model import SECOND, Kind, Safety, StepRow, WorkflowRow
+from ..model import SECOND, Safety, StepRow, WorkflowRow, kind_of_key
 from ..runtime.calls import Call, Wish
-from ..runtime.deliveries import adopted, awaited, come_after, kind_of, refused, unmarked_ended
+from ..runtime.deliveries import adopted, awaited, come_after, refused, unmarked_ended
 from ..runtime.functions import FunctionRun, run_function
 from ..runtime.steps import run_step
 from . import stamps, ticks
@@ -152,7 +152,7 @@ def _is_a_step(binding: Binding, job: Job) -> bool:
         row = binding.host.beginning.claims.look(*place_of(job))
     except Left:
         return True  # this worker is shutting down, and nobody can say: it is left to another
-    return row is not None and row.kind is not Kind.UNMARKED
+    return row is not None and row.kind.marked
 
 
 def _left_to_others(binding: Binding, job: Job, missing: Exception | None) -> Any:
@@ -173,8 +173,8 @@ def _delivered(
     binding: Binding, run: Callable[[], Any], job: Job, name: str, stamp: tuple[str, str | None] | None, *, whole: bool
 ) -> Any:
     """A delivery of a marked job."""
-    kind = kind_of(place_of(job)[1], is_function=name in binding.registry.workflows)
-    is_function = kind is Kind.FUNCTION
+    kind = kind_of_key(place_of(job)[1], is_function=name in binding.registry.workflows)
+    is_function = kind.makes_calls
     delivery = Delivery(job)
 
     def body(call: Call) -> Any:

@@ -127,7 +127,7 @@ class Call:
     @property
     def is_member(self) -> bool:
         """Whether it is a planned member of a canvas."""
-        return self.kind is Kind.STEP and self.new_row is None
+        return self.kind.member and self.new_row is None
 
     def expected(self) -> Expected:
         """What its message says of its row."""
@@ -159,5 +159,5 @@ class Call:
         return self.policy.may_retry(attempt, error)
 
     def __post_init__(self) -> None:
-        if self.kind is Kind.DISPATCH:
+        if not self.kind.fails_run:
             self.decides = False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import JournalUnreachable, Left, UnserialisableValue
 from ..journal import Ended
-from ..model import ALLOW_FAILURE, UNDO, Event, Kind, Safety, StepRow, StepStatus, WorkflowRow, is_member_key
+from ..model import ALLOW_FAILURE, Event, StepRow, StepStatus, WorkflowRow
 from .calls import awaited as awaited
 from .order import OUTSIDE, unmet
 from .plans import Member, rows_for
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
     from .marked import Marked
 
 logger = logging.getLogger("durable_adapter")
-
-
-def kind_of(key: str, *, is_function: bool) -> Kind:
-    """The kind of the call that a message is for, by the form of its key. The claim checks that the row has it.
-
-    Args:
-        key: the key that the message names.
-        is_function: its task is a workflow function.
-    """
-    if key.startswith(UNDO):
-        return Kind.COMPENSATION
-    if is_member_key(key):
-        return Kind.FUNCTION if is_function else Kind.STEP
-    return Kind.DISPATCH
 
 
 def refused(host: Host, name: str, why: str) -> Left:
@@ -79,7 +65,7 @@ def adopted(
     )
     first = steps[0]
     first.key = key
-    if again is not None and first.kind is Kind.STEP and first.safety in (Safety.PROTECTED, Safety.PROBE):
+    if again is not None and first.is_guarded:
         first.status = StepStatus.IN_DOUBT
         first.attempt = 1
         first.doubt = again
@@ -99,7 +85,7 @@ def come_after(host: Host, ref: str, key: str, is_forgotten: Callable[[StepRow],
         Left: it is not; the sweeper sends the task when it is.
     """
     for own, row in unmet(host.beginning, ref, key):
-        if row.kind is Kind.UNMARKED and row.status is StepStatus.PLANNED:
+        if not row.kind.marked and row.status is StepStatus.PLANNED:
             gone = is_forgotten(row) and bool(row.options.get(OUTSIDE))  # nothing is left of one whose result is not kept
             outcome = host.engine.outcome(row)
             if gone or (outcome is not None and outcome.succeeded):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..declare.policy import StepPolicy
-from ..model import Kind, Shape, StepRow, WorkflowRow
+from ..model import StepRow, WorkflowRow, in_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,7 @@ def installed_beside(engine: Engine) -> list[Engine]:
 
 def message_of(run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> StepRow:
     """The step whose message lets a step run: its own, or its function's, which is what calls it in place again."""
-    if run.shape is Shape.FUNCTION and step.kind in (Kind.STEP, Kind.SLEEP):
-        return next(s for s in steps if s.kind is Kind.FUNCTION)
-    return step
+    return next(s for s in steps if s.kind.makes_calls) if in_place(run, step) else step
 
 
 def engine_of(run: WorkflowRow, step: StepRow, known: Mapping[str, Engine]) -> Engine | None:

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..model import Effect, Kind, StepRow, StepStatus, WorkflowRow
+from ..model import Effect, StepRow, StepStatus, WorkflowRow
 from . import alerts
 from .engine import Engine, EngineEnd
 from .values import write_failure
@@ -45,7 +45,7 @@ def fate_of(step: StepRow, steps: Sequence[StepRow], end: EngineEnd, *, runs: bo
         return Fate.UNTOUCHED
     if runs and not end.killed and step.status is StepStatus.PLANNED:
         return Fate.UNTOUCHED  # a second message of it was ended, and the first is being run
-    called = step.kind is Kind.FUNCTION and any(s.kind is not Kind.FUNCTION for s in steps)
+    called = step.kind.makes_calls and any(not s.kind.makes_calls for s in steps)
     if end.first_only and (step.attempt > 0 or called):
         return Fate.GOES_ON
     if ordered_at is not None and end.at is not None and end.at < ordered_at:
@@ -109,7 +109,7 @@ def end_step(
 
 def _end(journal: Journal, step: StepRow, end: EngineEnd, who: str | None) -> bool:
     """Writes the end the way the step's kind is told of: its function gets the error; a rollback goes on without it."""
-    if step.kind in (Kind.DISPATCH, Kind.COMPENSATION):
+    if not step.kind.fails_run:
         failure = write_failure(end.error)
         return journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=False, why=end.word).recorded
     return journal.engine_ends.end(step, end.word, who=who)

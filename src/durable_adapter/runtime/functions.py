@@ -172,11 +172,11 @@ class FunctionRun:
         self.ref = call.ref
         self._host = host
         self._call = call
-        self._recorded = {s.key: s for s in steps if s.kind not in (Kind.FUNCTION, Kind.COMPENSATION)}
+        self._recorded = {s.key: s for s in steps if not (s.kind.makes_calls or s.kind.undoes)}
         self._at = {s.position: s for s in self._recorded.values()}
         #: What the code says of the steps that it dispatched in this wake, by task id.
         self._dispatched: dict[str, StepPolicy] = {}
-        self._by_task = {s.task_id: s for s in steps if s.kind is Kind.DISPATCH and s.task_id}
+        self._by_task = {s.task_id: s for s in steps if s.kind.awaited and s.task_id}
         self._occurrences: dict[str, int] = {}
         #: The number of each call of this wake, by its key.
         self._called: dict[str, int] = {}
@@ -542,7 +542,7 @@ class FunctionRun:
 
     def join(self) -> None:
         """A function is complete only when what it dispatched is: waits for the rest of it."""
-        still_open = [s for s in self._recorded.values() if s.kind is Kind.DISPATCH and s.status in OPEN_STEPS]
+        still_open = [s for s in self._recorded.values() if s.kind.awaited and s.status in OPEN_STEPS]
         if not still_open:
             return
         if self._host.patient.runs.suspend(self.ref, waiting_for="steps", wake_at=None, unless_ended="*", sent=self._sent):

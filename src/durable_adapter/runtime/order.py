@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import Left
-from ..model import ALLOW_FAILURE, ALSO_AFTER, CLAIMABLE, OPEN_STEPS, Kind, Shape, StepRow, StepStatus, WorkflowRow
+from ..model import ALLOW_FAILURE, ALSO_AFTER, CLAIMABLE, OPEN_STEPS, Shape, StepRow, StepStatus, WorkflowRow, forward
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -33,10 +33,10 @@ def members_of(steps: Sequence[StepRow]) -> list[StepRow]:
 
     Those of revision 0001 may name none: then each comes after the one before it.
     """
-    functions = [s for s in steps if s.kind is Kind.FUNCTION]
+    functions = [s for s in steps if s.kind.makes_calls]
     if functions:
         return functions
-    members = [s for s in steps if s.kind is not Kind.COMPENSATION]
+    members = forward(steps)
     if all(s.after is None for s in members):
         for before, member in itertools.pairwise(members):
             member.after = [before.key]
@@ -75,7 +75,7 @@ def may_begin(step: StepRow, steps: Sequence[StepRow], done: Callable[[StepRow, 
 
 
 def _was_passed(member: StepRow, others: Sequence[StepRow]) -> bool:
-    if member.kind is not Kind.UNMARKED or member.status is not StepStatus.PLANNED:
+    if member.kind.marked or member.status is not StepStatus.PLANNED:
         return False
     return any(s.position > member.position and (s.begun_at is not None or s.status is StepStatus.SUCCEEDED) for s in others)
 

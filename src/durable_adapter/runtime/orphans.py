@@ -9,7 +9,7 @@ import enum
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..model import ALSO_AFTER, Attention, Kind, StepRow, StepStatus
+from ..model import ALSO_AFTER, Attention, StepRow, StepStatus
 from .order import is_done
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Orphan(enum.Enum):
 
 def of_dead_worker(step: StepRow | None) -> Orphan:
     """Decides on a task that a worker had started which is dead in the journal."""
-    return Orphan.SENT_AGAIN if step is not None and step.kind is not Kind.UNMARKED else Orphan.LEFT
+    return Orphan.SENT_AGAIN if step is not None and step.kind.marked else Orphan.LEFT
 
 
 def put_aside(step: StepRow | None, steps: Mapping[tuple[str, str], StepRow]) -> Orphan:
@@ -64,7 +64,7 @@ def _may_begin(step: StepRow, steps: Mapping[tuple[str, str], StepRow]) -> bool:
 
 def is_success(step: StepRow | None) -> bool:
     """Whether a step has succeeded that its engine calls failed: then the engine gets its task back."""
-    return step is not None and step.kind is not Kind.UNMARKED and step.status is StepStatus.SUCCEEDED
+    return step is not None and step.kind.marked and step.status is StepStatus.SUCCEEDED
 
 
 def hands_back(journal: Journal, step: StepRow, tried: int, *, failed_at: float, now: float) -> bool | None:

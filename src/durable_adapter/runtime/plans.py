@@ -15,7 +15,6 @@ from ..errors import CannotSendAgain, DeclarationError, NotReadable, Unserialisa
 from ..model import (
     NAME_LENGTH,
     TASK_ID_LENGTH,
-    Kind,
     Mode,
     Shape,
     StepRow,
@@ -23,6 +22,7 @@ from ..model import (
     WorkflowRow,
     WorkflowStatus,
     is_storable,
+    kind_of_member,
     member_key,
 )
 from .attributes import storable
@@ -223,7 +223,7 @@ def row_for(marked: Marked, ref: str, position: int, member: Member, *, after: S
         message=encode_member(member),
         fingerprint=member_fingerprint(member.args, member.kwargs, behind=bool(after) and not member.immutable),
         name=member.name,
-        kind=Kind.FUNCTION if function else Kind.STEP if is_marked else Kind.UNMARKED,
+        kind=kind_of_member(is_function=function, is_marked=is_marked),
         status=StepStatus.PLANNED,
         queue=member.queue,
         task_id=member.task_id,

@@ -22,10 +22,10 @@ from ..model import (
     Attention,
     Effect,
     Event,
-    Kind,
     Safety,
     StepRow,
     StepStatus,
+    function_of,
     new_token,
 )
 from . import alerts
@@ -256,10 +256,10 @@ def _succeeded(host: Host, call: Call, running: RunningStep, value: Any) -> Valu
 def record_success(host: Host, call: Call, token: str, outcome: Stored) -> Ended:
     """Writes a success the way its kind releases what follows."""
     ends = host.patient.ends
-    if call.kind is Kind.COMPENSATION:
+    if call.kind.undoes:
         undo = _row_for_end(host, call)
         return ends.succeed_undo(call.ref, call.key, token, undo.target or "", outcome)
-    if call.kind is Kind.DISPATCH:
+    if call.kind.awaited:
         return ends.succeed_dispatched(call.ref, call.key, token, outcome)
     return Ended(ends.succeed(call.ref, call.key, token, outcome, member=call.is_member, last=call.counts))
 
@@ -304,7 +304,7 @@ def _ended_in_error(host: Host, call: Call, token: str | None, error: BaseExcept
     recorded = _fail(host, call, token, error, effect)
     if recorded is None:
         return None  # another outcome was recorded first, and everyone gets that one
-    if call.kind is Kind.STEP and not call.decides:
+    if call.kind.in_place and not call.decides:
         raise read_failure(recorded) from error  # a workflow function sees the same error now and on every replay
     raise error
 
@@ -507,7 +507,7 @@ def released(host: Host, ref: str, name: str, ended: Ended) -> None:
                 [s for s in steps if s.status is StepStatus.CANCELLED and (s.engine or run.engine) == host.engine.name]
             )
         elif ended.wakes:
-            following = next((s for s in steps if s.kind is Kind.FUNCTION), None)
+            following = function_of(steps)
         engine = engine_of(run, following, known) if following is not None else None
         if engine is not None and following is not None:
             engine.send_step(run, following, steps)

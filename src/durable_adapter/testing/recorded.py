@@ -135,8 +135,8 @@ class RecordedWorkflow:
 
     @property
     def _own(self) -> RecordedStep | None:
-        functions = [step for step in self.steps if step.kind is Kind.FUNCTION]
-        members = [step for step in self.steps if step.kind is not Kind.COMPENSATION]
+        functions = [step for step in self.steps if step.kind.makes_calls]
+        members = [step for step in self.steps if not step.kind.undoes]
         return functions[0] if functions else members[-1] if members else None
 
 
@@ -167,7 +167,7 @@ class TestJournal:
 
     def steps(self, which: Any) -> list[RecordedStep]:
         """The steps of one workflow, without the function itself: `["charge: succeeded", "ship: failed"]`."""
-        return [step for step in self.workflow(which).steps if step.kind is not Kind.FUNCTION]
+        return [step for step in self.workflow(which).steps if not step.kind.makes_calls]
 
     def step(self, which: Any, name: str) -> RecordedStep:
         """One step of one workflow."""
@@ -230,7 +230,7 @@ class TestJournal:
 
     def _recorded(self, run: WorkflowRow) -> RecordedWorkflow:
         steps = self._here.journal.reads.steps(run.ref)
-        steps.sort(key=lambda row: (row.kind is Kind.COMPENSATION, row.created_at if row.kind is Kind.COMPENSATION else 0))
+        steps.sort(key=lambda row: (row.kind.undoes, row.created_at if row.kind.undoes else 0))
         return RecordedWorkflow(
             run.id,
             run.name,

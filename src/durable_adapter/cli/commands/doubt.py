@@ -118,7 +118,7 @@ def _announce(session: Session, found: Doubtful, since: int, now: int, *, apply:
 def _rows(found: Doubtful) -> list[tuple[str, Kind, Safety, int, str]]:
     """What is in doubt, the most frequent first, with what becomes of it."""
     return [
-        (name, kind, safety, count, OF_FUNCTIONS if kind is Kind.FUNCTION else NEXT[safety])
+        (name, kind, safety, count, OF_FUNCTIONS if kind.makes_calls else NEXT[safety])
         for (name, kind, safety), count in sorted(found.tasks.items(), key=lambda item: (-item[1], item[0]))
     ]
 
@@ -147,7 +147,7 @@ def _next(session: Session, found: Doubtful) -> list[tuple[str, str]]:
     """What is left to do, in order, with the command where there is one."""
     caller = session.caller
     held = next((name for name, kind, safety, *_ in _rows(found) if _is_held(kind, safety)), None)
-    function = next((name for name, kind, *_ in _rows(found) if kind is Kind.FUNCTION), None)
+    function = next((name for name, kind, *_ in _rows(found) if kind.makes_calls), None)
     steps = [
         ("Start the workers. Their sweepers settle what is safe to repeat, ask probes, and hold the rest.", ""),
         ("What is held, each with the commands that decide it:", caller.command("reconcile")),
@@ -182,7 +182,7 @@ def _of_the_missing(session: Session) -> list[tuple[str, str]]:
 
 
 def _is_held(kind: Kind, safety: Safety) -> bool:
-    return kind is not Kind.FUNCTION and safety is Safety.PROTECTED
+    return not kind.makes_calls and safety is Safety.PROTECTED
 
 
 def _shown(session: Session, found: Doubtful, since: int, until: int | None, *, applied: bool, alive: int) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _shown(session: Session, found: Doubtful, since: int, until: int | None, *, 
         "asleep": found.asleep,
         "processes_alive": alive,
         "tasks": [
-            {"name": name, "kind": kind.value, "safety": safety.value, "count": count, "then": then}
+            {"name": name, "kind": kind.name, "safety": safety.value, "count": count, "then": then}
             for name, kind, safety, count, then in _rows(found)
         ],
         "next": [{"when": when, "command": command or None} for when, command in left],
