@@ -282,7 +282,7 @@ def test_a_broker_that_is_away_leaves_the_sending_to_the_sweepers(
     def away(*_: object, **__: object) -> None:
         raise ConnectionRefusedError("no broker")
 
-    monkeypatch.setattr(shop.binding, "publish", away)
+    monkeypatch.setattr(shop.binding.engine, "_publish", away)
     done = cli("-A", shop.name, "rollback", ref, *SIGNED, code=0).stdout
     assert "refund could not be sent now (ConnectionRefusedError); the sweepers send it" in done
     assert statuses(journal, ref)["run"] == "rolling_back"
