@@ -200,7 +200,7 @@ def test_what_is_rolled_back_is_not_told(journal: Journal, troubles: list[NeedsA
         raise Stopped
 
     with pytest.raises(Stopped):
-        journal.orders.carry_out(ref, lambda *_: None, act)
+        journal.orders.carry_out(ref, act, lambda _: None)
     assert (statuses(journal, ref)["charge"], troubles) == ("in_doubt", [])
     held_after = journal.doubts.hold(row, "nobody can tell")
     assert (held_after, [t.alert for t in troubles]) == (True, ["step_held"])

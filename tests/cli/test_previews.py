@@ -5,9 +5,8 @@ What the journal then holds, and what the bank has in its ledger, is compared wi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 import sqlalchemy as sa
@@ -15,20 +14,16 @@ import sqlalchemy as sa
 from durable_adapter.errors import NotResolvable
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import step
-from durable_adapter.journal.undo import given_up
 from durable_adapter.model import (
-    KINDS,
     Effect,
     Kind,
-    Safety,
-    StepRow,
     StepStatus,
+    WorkflowRow,
     WorkflowStatus,
 )
 from durable_adapter.reconcile import orders
 from durable_adapter.reconcile.changes import Change, Operator
 from durable_adapter.reconcile.commands import Caller
-from durable_adapter.reconcile.forecast import Forecast, Order, Verb, predict
 from durable_adapter.reconcile.verdicts import Verdict, decidable, decide
 from tests.cli.conftest import SIGNED, Cli
 from tests.journal.conftest import OpenJournal
@@ -282,10 +277,9 @@ ORDERS: dict[str, Callable[[Journal, str], Change]] = {
 }
 
 
-def essence(run: object, steps: list[StepRow]) -> dict[str, object]:
-    """What an order is about: where the run and each of its steps stand, and what is known of their effects."""
-    status, attention = run.status, run.attention  # type: ignore[attr-defined]
-    return {"run": (status, attention)} | {s.key: (s.status, s.effect, s.attention) for s in steps}
+def everything(journal: Journal, ref: str) -> tuple[object, ...]:
+    """All that the journal holds of a run."""
+    return the_run(journal, ref), journal.reads.steps(ref), journal.events.of(ref)
 
 
 @dataclass
@@ -329,41 +323,22 @@ class World:
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_what_is_announced_is_what_happens(journal: Journal, situation: Callable[[Journal], str], verb: str) -> None:
     ref = situation(journal)
-    before = statuses(journal, ref)
+    rows = everything(journal, ref)
     try:
         made = ORDERS[verb](journal, ref)
     except NotResolvable:
-        assert statuses(journal, ref) == before
+        assert everything(journal, ref) == rows
         return
-    run, steps = the_run(journal, ref), journal.reads.steps(ref)
-    forecast = predict(run, steps, _order_of(made, run, steps))
-    assert statuses(journal, ref) == before, "a preview changes nothing"
+    assert everything(journal, ref) == rows, "a preview changes nothing"
     outcome = made.carry_out()
     assert outcome.done, outcome.says
-    assert essence(the_run(journal, ref), journal.reads.steps(ref)) == essence(forecast.run, forecast.steps)
+    after = the_run(journal, ref)
     world = World(journal, ref)
     world.play()
-    _compare(made, world, journal.reads.steps(ref), forecast)
+    _compare(made, world, after)
 
 
-def _order_of(made: Change, run: object, steps: list[StepRow]) -> Order:
-    """The order behind a change, made out from what it says: the tests know only what people are told."""
-    key = (made.step.key,) if made.step is not None else ()
-    if made.action == "retry":
-        if made.would.startswith("let "):
-            return Order(Verb.RELEASE, key)
-        if made.would.startswith("look "):
-            return Order(Verb.LOOK)
-        named = made.would.partition(";")[0]
-        function = [s.key for s in steps if s.kind is Kind.FUNCTION and "again from the top" in made.would]
-        return Order(
-            Verb.REOPEN,
-            (*(s.key for s in steps if {f"run {s.name} again", f"run {s.name}, which has not begun"} & {named}), *function),
-        )
-    return Order(Verb(made.action), key)
-
-
-def _compare(made: Change, world: World, steps: list[StepRow], forecast: Forecast) -> None:
+def _compare(made: Change, world: World, after: WorkflowRow) -> None:
     """Holds each sentence of a preview against the bank's ledger."""
     undone = [line.partition(" of ")[2] for line in world.ledger if " of " in line]
     for said in made.consequences:
@@ -379,7 +354,7 @@ def _compare(made: Change, world: World, steps: list[StepRow], forecast: Forecas
         elif ": its success is undone by " in said:
             name, _, undo = said.partition(" runs now: its success is undone by ")
             assert f"{undo} of {name}" in world.ledger, (said, world.ledger)
-        elif said.startswith("a new attempt of ") and forecast.goes_forward and forecast.run.status is WorkflowStatus.RUNNING:
+        elif said.startswith("a new attempt of ") and after.status is WorkflowStatus.RUNNING:
             name = said.removeprefix("a new attempt of ").partition(" is due")[0]
             assert name in world.ledger, (said, world.ledger)
     if undone:
@@ -506,29 +481,8 @@ def test_an_order_does_not_wait_for_a_transactional_step(journal: Journal, elsew
     with other.db.open_transaction() as connection:
         connection.execute(sa.select(step.c.key).where(step.c.ref == ref, step.c.key == "charge").with_for_update()).all()
         outcome = made.carry_out()
+        with pytest.raises(NotResolvable, match="cannot be changed now: another transaction keeps a row of this run"):
+            ORDERS["rollback"](journal, ref)
     assert (outcome.done, outcome.says[:54]) == (False, "Nothing was changed: another transaction keeps a row o")
     assert statuses(journal, ref)["run"] == "running"
     assert made.carry_out().done
-
-
-def test_what_is_foreseen_to_be_given_up_is_what_the_journal_cancels(journal: Journal) -> None:
-    rows = [
-        a_step(f"s{number}", kind=kind, safety=safety, attempt=attempt, effect=effect)
-        for number, (kind, safety, attempt, effect) in enumerate(
-            itertools.product(KINDS.values(), Safety, (0, 1), (None, *Effect))
-        )
-    ]
-    for status in StepStatus:
-        ref = a_run(journal, *(replace(row, options={}) for row in rows))
-        journal.db.transaction(
-            lambda conn, ref=ref, status=status: conn.execute(  # type: ignore[misc]
-                sa.update(step).where(step.c.ref == ref).values(status=status.value)
-            )
-        )
-        change(journal, ref, status=WorkflowStatus.RUNNING.value)
-        for row in rows:
-            change(journal, ref, row.key, attempt=row.attempt, effect=row.effect.value if row.effect else None)
-        before = {s.key: s for s in journal.reads.steps(ref)}
-        journal.db.transaction(lambda conn, ref=ref: journal.undo.cancel_planned(conn, ref))  # type: ignore[misc]
-        after = {s.key: s.status for s in journal.reads.steps(ref)}
-        assert after == {key: given_up(row) for key, row in before.items()}

@@ -232,9 +232,9 @@ def test_finding_trouble_takes_a_few_queries_whatever_the_number_of_runs(journal
 
 @on_sqlite
 def test_every_finding_of_many_runs_is_reported(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    from durable_adapter.reconcile import look_for_trouble, looking
+    from durable_adapter.reconcile import look_for_trouble, survey
 
-    monkeypatch.setattr(looking, "PAGE", 3)
+    monkeypatch.setattr(survey, "PAGE", 3)
     refs = [a_run(journal, "charge") for _ in range(10)]
     for ref in refs:
         held(journal, ref, "charge")

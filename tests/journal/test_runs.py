@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from durable_adapter.journal import Journal
+from durable_adapter.journal.orders import Change
 from durable_adapter.journal.runs import MAX_UNBEGUN
 from durable_adapter.model import (
     SECOND,
@@ -771,15 +770,15 @@ def test_an_order_looks_again_where_its_first_try_was_rolled_back(journal: Journ
     class Changed(Exception):
         pass
 
-    def look(_run: WorkflowRow | None, steps: Sequence[StepRow]) -> None:
-        looks.append(steps[0].status)
-        if steps[0].status is not StepStatus.PLANNED:
+    def judge(change: Change[bool]) -> None:
+        looks.append(change.steps_before[0].status)
+        if looks[-1] is not StepStatus.PLANNED:
             raise Changed
 
-    def act() -> object:
+    def act() -> bool:
         return journal.runs.cancel(ref, who="me", why="wrong order")
 
     with pytest.raises(Changed), aborted_once(journal, lambda: claim(other, ref, "charge")):
-        journal.orders.carry_out(ref, look, act)
+        journal.orders.carry_out(ref, act, judge)
     assert looks == [StepStatus.PLANNED, StepStatus.BEGUN]
     assert the(journal, ref, "charge").status is StepStatus.BEGUN

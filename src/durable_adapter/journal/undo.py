@@ -332,18 +332,6 @@ def attention_at_end(status: WorkflowStatus, steps: Sequence[StepRow]) -> Attent
     return Attention.TWICE if any(s.twice_at is not None for s in steps) else None
 
 
-def given_up(row: StepRow) -> StepStatus:
-    """Returns what a step becomes when its run no longer goes forward; the twin of `Undo.cancel_planned`.
-
-    A failure here is one with its effect unknown.
-    """
-    if row.kind.undoes or row.status not in (StepStatus.PLANNED, StepStatus.WAITING):
-        return row.status
-    if row.status is StepStatus.WAITING and row.effect is Effect.UNKNOWN:
-        return StepStatus.FAILED
-    return StepStatus.CANCELLED
-
-
 def passed_pivot(steps: Sequence[StepRow]) -> StepRow | None:
     """The pivot that has succeeded, or may have: behind it there is only forward."""
     return next((s for s in steps if s.pivot and (s.status is StepStatus.SUCCEEDED or undecided(s))), None)

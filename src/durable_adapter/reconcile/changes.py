@@ -1,7 +1,7 @@
 """The changes that a person may make: each is announced with its consequences, and carried out only when asked.
 
-The consequences are told from `forecast`, of the run's whole state. A change is carried out under the run's lock, and only
-if the same would come of it as was announced; the journal's own compare-and-set decides beside that.
+The consequences are those of a rehearsal: the journal's own methods change the run in a transaction that is taken back. A
+change is carried out under the run's lock, and only if the same comes of it as was announced.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from ..model import Event, StepRow, StepStatus, WorkflowRow
 from ..runtime.engine import engine_of
 from .commands import Caller, workflow_word
 from .consequences import consequences
-from .forecast import Order, predict
 from .sending import Sending
 from .words import process, since, status_words, vocabulary
 
 if TYPE_CHECKING:
     from ..journal import Decision, Journal
-    from ..journal.orders import Carried
+    from ..journal.orders import Change as Carried
     from ..runtime.engine import Engine
 
 T = TypeVar("T")
@@ -83,6 +82,10 @@ class Change:
             "says": None if outcome is None else outcome.says,
             "next": None if outcome is None else outcome.next,
         }
+
+
+#: Says that a change has to wait.
+_BUSY = "another transaction keeps a row of this run, as a transactional step does"
 
 
 class ChangedMeanwhile(Exception):
@@ -152,7 +155,7 @@ class Operator:
         run: WorkflowRow,
         steps: Sequence[StepRow],
         step: StepRow | None,
-        order: Order,
+        about: Sequence[str] = (),
         *,
         action: str,
         would: str,
@@ -167,7 +170,7 @@ class Operator:
             run: the run as last read.
             steps: all of its steps.
             step: the step that it concerns, if it is one.
-            order: the order.
+            about: the keys of the steps that the order names.
             action: the verb of the command.
             would: what it would do, as a sentence that begins with its verb.
             act: the writing methods of the journal that carry it out; returns None, False or an end that is not recorded
@@ -178,33 +181,32 @@ class Operator:
         """
         running = {key: where for (ref, key), where in self._running.items() if ref == run.ref}
 
-        def told(run: WorkflowRow, steps: Sequence[StepRow]) -> list[str]:
-            return consequences(run, steps, predict(run, steps, order), order=order, running=running)
+        try:
+            announced = consequences(self.journal.orders.rehearse(run.ref, act), about=about, running=running)
+        except JournalBusy as error:
+            raise self.refusal(run, f"cannot be changed now: {_BUSY}. Try again once it has ended.") from error
 
-        announced = told(run, steps)
-
-        def look(fresh: WorkflowRow | None, fresh_steps: Sequence[StepRow]) -> None:
-            if fresh is None:
+        def judge(now: Carried[T]) -> None:
+            if now.before is None:
                 raise ChangedMeanwhile(f"{workflow_word(run)} was deleted from the journal")
-            if (reason := check(fresh_steps)) is not None:
+            if (reason := check(now.steps_before)) is not None:
                 raise ChangedMeanwhile(reason)
-            if step is not None and _moved(step, fresh_steps):
+            if step is not None and _moved(step, now.steps_before):
                 return  # the journal's compare-and-set refuses it, and what the step became is told
-            now = told(fresh, fresh_steps)
-            if fresh.status is not run.status:
-                raise ChangedMeanwhile(f"{workflow_word(run)} became {status_words(fresh.status)}")
-            if now != announced:
-                then = "; ".join(now) or "nothing"
+            if now.before.status is not run.status:
+                raise ChangedMeanwhile(f"{workflow_word(run)} became {status_words(now.before.status)}")
+            comes_of_it = consequences(now, about=about, running=running)
+            if comes_of_it != announced:
+                then = "; ".join(comes_of_it) or "nothing"
                 raise ChangedMeanwhile(f"{workflow_word(run)} went on. What would come of it now: {then}")
 
         def carry_out() -> Outcome:
             try:
-                carried = self.journal.orders.carry_out(run.ref, look, act)
+                carried = self.journal.orders.carry_out(run.ref, act, judge)
             except ChangedMeanwhile as changed:
                 return self._too_late(run, str(changed), self._last_word(run.ref))
             except JournalBusy:
-                says = "Nothing was changed: another transaction keeps a row of this run, as a transactional step does."
-                return Outcome(False, says, f"Try again once it has ended. {self.explain(run)}")
+                return Outcome(False, f"Nothing was changed: {_BUSY}.", f"Try again once it has ended. {self.explain(run)}")
             result: object = carried.result
             if result is None or result is False or (isinstance(result, Ended) and not result.recorded):
                 return self._became(run, step)

@@ -1,37 +1,64 @@
-"""What an order leads to, in English: told from a run's rows before it and after it, as `forecast` or the journal has them."""
+"""The consequences of an order, in English: told from a run's rows before it and after it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from ..journal import Decision, Ended
 from ..journal.undo import still_to_undo, undecided
 from ..model import ALSO_AFTER, FORWARD_WORKFLOWS, Effect, Shape, StepRow, StepStatus, WorkflowRow, WorkflowStatus
 from ..runtime.order import behind, concerns_nobody, members_of, ready
-from .forecast import Forecast, Order, Verb, may_be_caught
 from .words import status_words as words
 
+if TYPE_CHECKING:
+    from ..journal.orders import Change
+
 _GIVEN_UP = frozenset({StepStatus.PLANNED, StepStatus.WAITING})
-#: These orders themselves say what runs again.
-_SAYS_THAT_IT_RUNS = frozenset({Verb.REOPEN, Verb.RELEASE})
 _BACKWARD = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.FAILING})
 
 
-def consequences(
-    run: WorkflowRow, steps: Sequence[StepRow], after: Forecast, *, order: Order, running: Mapping[str, str]
-) -> list[str]:
+@dataclass(frozen=True)
+class After:
+    """A run after an order.
+
+    Attributes:
+        run: the run.
+        steps: its steps.
+        undo: the compensation that runs next because of the order, if one does.
+        wakes: its function, which waited for the step, goes on.
+    """
+
+    run: WorkflowRow
+    steps: list[StepRow]
+    undo: StepRow | None = None
+    wakes: bool = False
+
+    @property
+    def goes_forward(self) -> bool:
+        """Whether the run goes forward."""
+        return self.run.status in FORWARD_WORKFLOWS
+
+
+def consequences(change: Change[Any], *, about: Sequence[str], running: Mapping[str, str]) -> list[str]:
     """Returns the consequences of an order, one sentence each, without the full stops.
 
     Args:
-        run: the run before it.
-        steps: its steps before it.
-        after: the run after it.
-        order: the order; that the steps which it names change is told by the order itself.
+        change: the run before it and after it.
+        about: the keys of the steps that the order names; that they change is told by the order itself.
         running: the keys of the steps that living processes say they run, with where.
     """
-    before, about = {s.key: s for s in steps}, order.keys
+    if change.before is None or change.run is None:
+        return []
+    before, result = {s.key: s for s in change.steps_before}, change.result
+    decision = result if isinstance(result, Decision) else result.decision if isinstance(result, Ended) else None
+    planned = [s for s in change.steps if s.kind.undoes and s.key not in before]
+    undo = decision.undo if decision is not None else next(iter(planned), None)
+    after = After(change.run, change.steps, undo, wakes=isinstance(result, Ended) and result.wakes)
     told = [
-        *_of_the_run(run, after),
-        *_tried(before, after, order),
+        *_of_the_run(change.before, after),
+        *_tried(before, after, about),
         *_given_up(before, after, about, running),
         *_planned_again(before, after),
         *_still_open(before, after, about, running),
@@ -39,7 +66,7 @@ def consequences(
     return list(dict.fromkeys(told))
 
 
-def _of_the_run(run: WorkflowRow, after: Forecast) -> Iterator[str]:
+def _of_the_run(run: WorkflowRow, after: After) -> Iterator[str]:
     """What becomes of the run, and of what it has done so far."""
     old, new = run.status, after.run.status
     if new is WorkflowStatus.ROLLING_BACK:
@@ -86,14 +113,19 @@ def _of_the_run(run: WorkflowRow, after: Forecast) -> Iterator[str]:
             yield "takes the workflow up again"
 
 
-def _tried(before: Mapping[str, StepRow], after: Forecast, order: Order) -> Iterator[str]:
+def may_be_caught(run: WorkflowRow, step: StepRow) -> bool:
+    """Whether a failure of a step is an error that its workflow function may catch."""
+    return run.shape is Shape.FUNCTION and step.kind.called
+
+
+def _tried(before: Mapping[str, StepRow], after: After, about: Sequence[str]) -> Iterator[str]:
     """What runs next because of the order."""
     for row in after.steps:
         old = before.get(row.key)
-        if row.key not in order.keys or old is None:
+        if row.key not in about or old is None:
             continue
         if row.status is StepStatus.WAITING and old.status is not StepStatus.WAITING:
-            if row is after.undo or row.kind.timed:
+            if (after.undo is not None and row.key == after.undo.key) or row.kind.timed:
                 continue
             yield (
                 f"{row.name} runs again from the top, with what is recorded"
@@ -115,7 +147,7 @@ def _tried(before: Mapping[str, StepRow], after: Forecast, order: Order) -> Iter
             yield from _follows(row, after)
 
 
-def _follows(row: StepRow, after: Forecast) -> Iterator[str]:
+def _follows(row: StepRow, after: After) -> Iterator[str]:
     """What comes behind a step that is known to have happened now."""
     if after.run.shape is Shape.FUNCTION:
         yield "its workflow function goes on"
@@ -133,7 +165,7 @@ def _follows(row: StepRow, after: Forecast) -> Iterator[str]:
             yield f"{step.name} is sent once the steps of other workflows that it comes after are done"
 
 
-def _given_up(before: Mapping[str, StepRow], after: Forecast, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
+def _given_up(before: Mapping[str, StepRow], after: After, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
     """What had not begun, and never will."""
     for row in after.steps:
         old = before.get(row.key)
@@ -148,7 +180,7 @@ def _given_up(before: Mapping[str, StepRow], after: Forecast, about: Sequence[st
             yield f"{row.name} is not tried again; an earlier attempt of it may have happened, and a person must say"
 
 
-def _planned_again(before: Mapping[str, StepRow], after: Forecast) -> Iterator[str]:
+def _planned_again(before: Mapping[str, StepRow], after: After) -> Iterator[str]:
     """What had been cancelled, and runs after all."""
     names = [
         s.name for s in after.steps if s.key in before and before[s.key].status is StepStatus.CANCELLED and s.status in _GIVEN_UP
@@ -157,9 +189,7 @@ def _planned_again(before: Mapping[str, StepRow], after: Forecast) -> Iterator[s
         yield f"then what was cancelled runs: {', '.join(names)}"
 
 
-def _still_open(
-    before: Mapping[str, StepRow], after: Forecast, about: Sequence[str], running: Mapping[str, str]
-) -> Iterator[str]:
+def _still_open(before: Mapping[str, StepRow], after: After, about: Sequence[str], running: Mapping[str, str]) -> Iterator[str]:
     """What has begun, and what becomes of it."""
     if after.run.status in FORWARD_WORKFLOWS:
         return

@@ -28,11 +28,10 @@ from ..runtime.doubt import may_be_repeated
 from .case import may_lack_calls
 from .changes import Change, Operator, Outcome
 from .commands import VALUE, step_word, workflow_word
-from .forecast import Order, Verb
 from .words import plural, status_words
 
 if TYPE_CHECKING:
-    from ..journal.orders import Carried
+    from ..journal.orders import Change as Carried
 
 _FAILED = frozenset({WorkflowStatus.FAILED, WorkflowStatus.FAILING, WorkflowStatus.CANCELLED})
 _CANCELLABLE = FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
@@ -82,7 +81,7 @@ def _release(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], ste
         return Outcome(True, f"{step.name} runs again. {then[:1].upper()}{then[1:]}.", sent)
 
     return operator.change(
-        run, steps, step, Order(Verb.RELEASE, (step.key,)),
+        run, steps, step, (step.key,),
         action="retry",
         would=f"let {step.name} run again from the top, with what is recorded; {then}",
         act=lambda: operator.journal.doubts.release(step, **operator.signature),
@@ -127,7 +126,7 @@ def _reopen(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], fail
         parts.append(f"run {run.name} again from the top, with what is recorded")
     keys = tuple(s.key for s in failed)
     return operator.change(
-        run, steps, failed[0] if len(failed) == 1 else None, Order(Verb.REOPEN, keys),
+        run, steps, failed[0] if len(failed) == 1 else None, keys,
         action="retry",
         would="; ".join(parts) or "take the workflow up again",
         act=lambda: operator.journal.runs.reopen(run.ref, list(keys), **operator.signature, now=operator.now),
@@ -141,7 +140,7 @@ def _look_now(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow]) ->
         said = _verdicts(operator, run, steps, held)
         raise operator.refusal(run, f"is held: only a verdict takes it further. Say which: {said}.", held)
     return operator.change(
-        run, steps, None, Order(Verb.LOOK),
+        run, steps, None,
         action="retry",
         would="look at it now: what is due is sent, and what is lost is sent again, if the promises allow it",
         act=lambda: operator.journal.runs.look_now(run.ref, **operator.signature),
@@ -172,7 +171,7 @@ def rollback(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], _st
             why += f" `{operator.caller.command('cancel', ids=[word])}` ends it without undoing anything."
         raise operator.refusal(run, why)
     return operator.change(
-        run, steps, None, Order(Verb.ROLLBACK),
+        run, steps, None,
         action="rollback",
         would="undo in reverse order what happened, and cancel what has not begun",
         act=lambda: operator.journal.undo.begin(run.ref, **operator.signature),
@@ -203,7 +202,7 @@ def cancel(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], _step
         return Outcome(True, f"{word} is cancelled.", f"Still to be settled: {', '.join(left)}." if left else "")
 
     return operator.change(
-        run, steps, None, Order(Verb.CANCEL),
+        run, steps, None,
         action="cancel",
         would="cancel what has not begun, and with it the workflow",
         act=lambda: operator.journal.runs.cancel(run.ref, **operator.signature),

@@ -31,11 +31,11 @@ from ..runtime.values import write_failure
 from .case import may_lack_calls, ready
 from .changes import Change, Operator, Outcome
 from .commands import workflow_word
-from .forecast import Order, Verb, may_be_caught
+from .consequences import may_be_caught
 from .words import EFFECTS, moment, process, span, status_words, vocabulary
 
 if TYPE_CHECKING:
-    from ..journal.orders import Carried
+    from ..journal.orders import Change as Carried
 
 
 class Verdict(enum.StrEnum):
@@ -140,7 +140,7 @@ def _happened(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], st
     target = next((s.name for s in steps if s.key == step.target), step.target)
     means = f": {target} is undone" if step.kind.undoes else ", with the value you gave"
     return operator.change(
-        run, steps, step, Order(Verb.HAPPENED, (step.key,)),
+        run, steps, step, (step.key,),
         action="happened",
         would=f"record that {step.name} happened{means}",
         act=lambda: operator.journal.doubts.happened(step, value, **operator.signature),
@@ -151,7 +151,7 @@ def _happened(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], st
 def _did_not_happen(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
     _refuse_while_running(operator, run, step)
     return operator.change(
-        run, steps, step, Order(Verb.DID_NOT_HAPPEN, (step.key,)),
+        run, steps, step, (step.key,),
         action="did not happen",
         would=f"record that {step.name} did not happen",
         act=lambda: operator.journal.doubts.did_not_happen(step, **operator.signature),
@@ -183,7 +183,7 @@ def _failed(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step
     decides = not may_be_caught(run, step) and not step.kind.undoes
     said = f"{operator.who}: failed: {operator.why}"
     return operator.change(
-        run, steps, step, Order(Verb.FAILED, (step.key,)),
+        run, steps, step, (step.key,),
         action="failed",
         would=f"record that {step.name} failed for good and left no effect",
         act=lambda: operator.journal.ends.fail(
@@ -214,7 +214,7 @@ def _unmarked(
         return Outcome(True, f"The end of {step.name} is recorded.", following)
 
     return operator.change(
-        run, steps, step, Order(Verb.UNMARKED_FAILED if failed else Verb.UNMARKED_RAN, (step.key,)),
+        run, steps, step, (step.key,),
         action=verdict.value,
         would=f"record that {step.name} " + ("failed" if failed else "ran, with the value you gave"),
         act=lambda: operator.journal.runs.record_unmarked(
@@ -246,7 +246,7 @@ def _send_unmarked(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow
         return Outcome(True, f"{step.name} was sent again.", "Its end is recorded when its worker reports it.")
 
     return operator.change(
-        run, steps, step, Order(Verb.SEND_UNMARKED, (step.key,)),
+        run, steps, step, (step.key,),
         action="did not happen",
         would=f"send {step.name} again",
         act=act,
