@@ -74,6 +74,11 @@ def upgrade() -> None:
         "UPDATE durable_step SET twice_at = COALESCE(ended_at, doubt_at, created_at), attention = NULL"
         " WHERE attention = 'twice' AND twice_at IS NULL"
     )
+    # A function that was held after a restore may lack rows of its calls.
+    op.execute(
+        "UPDATE durable_step SET cause = 'lost_commits' WHERE status = 'held' AND kind = 'function' AND cause IS NULL"
+        " AND doubt LIKE 'the journal may have lost commits%'"
+    )
 
 
 def downgrade() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.journal import Journal
-from durable_adapter.model import Alert, Attention, Effect, Safety, StepStatus, WorkflowStatus
+from durable_adapter.model import Alert, Attention, Cause, Effect, Safety, StepStatus, WorkflowStatus
 from durable_adapter.recovery import Sweeper
 from durable_adapter.runtime.alerts import NeedsAttention
 from tests.calls.conftest import Workplace
@@ -143,6 +143,14 @@ SITUATIONS: dict[Alert, Callable[[Journal], str]] = {
     Alert.ENDED_BY_ENGINE: a_task_that_was_revoked,
 }
 
+#: The stable words of those of them that have a reason of their own.
+REASONS = {
+    Alert.STEP_HELD: Cause.WORKER_DIED,
+    Alert.WORKFLOW_DRIFTED: Cause.DRIFT,
+    Alert.VALUE_MISSING: Cause.VALUE_MISSING,
+    Alert.ENDED_BY_ENGINE: Cause.ENDED_BY_ENGINE,
+}
+
 
 def test_every_trouble_has_a_situation() -> None:
     assert set(SITUATIONS) == set(Alert)
@@ -169,7 +177,8 @@ def test_what_needs_a_person_is_told_once_with_its_facts(
     assert told.command == "durable-adapter explain -- order-42"
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and r.name == "durable_adapter"]
     assert line.startswith(f"{alert.value} workflow=order-42 run={ref} name=order namespace=default ")
-    assert " amount=19.90 why=" in line
+    assert told.reason == REASONS.get(alert)
+    assert (f" amount=19.90 reason={told.reason} why=" if told.reason else " amount=19.90 why=") in line
     if told.key is not None:
         assert f" step={told.step} key={told.key} " in line
 

@@ -12,7 +12,7 @@ from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import DeclarationError, JournalUnreachable, Left, NotInWorkflow, UnserialisableValue
 from durable_adapter.journal import Journal
 from durable_adapter.journal.doubts import NOT_OVER
-from durable_adapter.model import SECOND, Safety, StepRow, StepStatus
+from durable_adapter.model import SECOND, Cause, Safety, StepRow, StepStatus
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.story import read_story
 from durable_adapter.reconcile.telling import Telling
@@ -134,7 +134,7 @@ def test_a_heartbeat_after_a_verdict_changes_nothing_and_tells_the_body(
 
     def body() -> None:
         row = the(journal, ref, "charge")
-        assert journal.doubts.raise_doubt(row, row.token, "silent", over=False)
+        assert journal.doubts.raise_doubt(row, row.token, "silent", cause=Cause.WORKER_DIED, over=False)
         assert journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="so it is").recorded
         assert durable.heartbeat({"done": 1}) is False
         assert durable.heartbeat({"done": 2}) is False, "not only when it is written"

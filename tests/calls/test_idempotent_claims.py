@@ -16,7 +16,7 @@ import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Killed, Left, StepFailed
 from durable_adapter.journal import Journal
-from durable_adapter.model import Attention, Effect, Event, Kind, Safety, StepStatus, WorkflowStatus
+from durable_adapter.model import Attention, Cause, Effect, Event, Kind, Safety, StepStatus, WorkflowStatus
 from durable_adapter.reconcile.changes import Operator
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
@@ -258,7 +258,7 @@ class TestTwice:
 
     def in_doubt(self, journal: Journal, ref: str) -> None:
         row = the(journal, ref, "charge")
-        assert journal.doubts.raise_doubt(row, self.token, "its worker died", over=True)
+        assert journal.doubts.raise_doubt(row, self.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
         self.is_shown(journal, ref, StepStatus.IN_DOUBT)
 
     def test_it_survives_a_probe(self, journal: Journal, at_work: Workplace) -> None:

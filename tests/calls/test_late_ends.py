@@ -12,7 +12,7 @@ from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.declare.retry import RetryPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
-from durable_adapter.model import Attention, Event, StepStatus
+from durable_adapter.model import Attention, Cause, Event, StepStatus
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.finding import Trouble
 from durable_adapter.reconcile.story import read_story
@@ -30,7 +30,7 @@ class Declined(Exception):
 def decided_meanwhile(journal: Journal, ref: str, how: str = "happened") -> None:
     """The attempt that runs now is put in doubt and held, and a person decides."""
     row = the(journal, ref, "charge")
-    assert journal.doubts.raise_doubt(row, row.token, "its worker is silent", over=False)
+    assert journal.doubts.raise_doubt(row, row.token, "its worker is silent", cause=Cause.WORKER_DIED, over=False)
     row = the(journal, ref, "charge")
     if how == "happened":
         assert journal.doubts.happened(row, ONE, who="ann", why="the bank says so").recorded
@@ -75,7 +75,7 @@ def test_a_failure_of_an_idempotent_attempt_that_was_taken_over_is_kept(journal:
 
     def body() -> None:
         row = the(journal, ref, "charge")
-        assert journal.doubts.raise_doubt(row, row.token, "its worker died", over=True)
+        assert journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
         assert journal.doubts.take_over(the(journal, ref, "charge"), "it is idempotent")
         succeed(journal, ref, "charge", outcome=TWO)
         raise TimeoutError("no answer")
@@ -97,7 +97,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(journal: Journal, at_
     def body() -> int:
         key = next(s.key for s in journal.reads.steps(ref) if s.name.startswith("charge"))
         row = the(journal, ref, key)
-        assert journal.doubts.raise_doubt(row, row.token, "its worker is silent", over=False)
+        assert journal.doubts.raise_doubt(row, row.token, "its worker is silent", cause=Cause.WORKER_DIED, over=False)
         assert journal.doubts.did_not_happen(the(journal, ref, key), who="ann", why="so it is").recorded
         token = claim(journal, ref, key)  # another worker's attempt, which succeeds
         assert journal.ends.succeed(ref, key, token, ONE, last=False)

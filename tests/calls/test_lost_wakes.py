@@ -10,7 +10,7 @@ import pytest
 from durable_adapter.current import FUNCTION
 from durable_adapter.errors import Killed
 from durable_adapter.journal import Journal
-from durable_adapter.model import SECOND, Kind, Safety, Shape, StepStatus, WorkflowStatus, attempt_name
+from durable_adapter.model import SECOND, Cause, Kind, Safety, Shape, StepStatus, WorkflowStatus, attempt_name
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace
 from tests.journal.making import ONE, a_call, a_dispatch, a_run, a_step, change, claim, the, the_run
@@ -105,7 +105,9 @@ def test_a_due_run_whose_step_in_place_is_not_settled_is_woken_by_that(
     end(journal, ref)
     call = a_call(ref, "charge#1", 2)
     assert journal.claims.begin_new(call)
-    assert journal.doubts.raise_doubt(the(journal, ref, "charge#1"), call.token, "its worker died", over=True)
+    assert journal.doubts.raise_doubt(
+        the(journal, ref, "charge#1"), call.token, "its worker died", cause=Cause.WORKER_DIED, over=True
+    )
     sweeper.sweep(journal.time() + SECOND)
     assert the(journal, ref, "charge#1").status is StepStatus.HELD
     for hours in range(1, 5):

@@ -10,7 +10,7 @@ import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
-from durable_adapter.model import Kind, Safety
+from durable_adapter.model import Cause, Kind, Safety
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_dispatch, a_function, a_run, a_step, age, claim, the
 
@@ -31,7 +31,7 @@ def died(journal: Journal, policy: StepPolicy) -> str:
     """A step whose worker died in an attempt that was declared so."""
     ref = a_run(journal, a_step("charge", safety=policy.safety), "ship")
     token = claim(journal, ref, "charge")
-    journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "its worker died", over=True)
+    journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     return ref
 
 

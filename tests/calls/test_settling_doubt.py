@@ -12,7 +12,7 @@ import durable_adapter as durable
 from durable_adapter.declare.policy import MAX_TAKEOVERS, StepPolicy
 from durable_adapter.errors import Left
 from durable_adapter.journal import Journal
-from durable_adapter.model import SECOND, StepStatus
+from durable_adapter.model import SECOND, Cause, StepStatus
 from durable_adapter.runtime.alerts import Held
 from durable_adapter.runtime.doubt import MAX_PROBED, PROBE_AGAIN, PROBE_PATIENCE
 from tests.calls.conftest import Workplace
@@ -59,7 +59,7 @@ def test_an_idempotent_step_is_taken_over_three_times_and_then_held(
             at_work.step(ref, "charge", dies, IDEMPOTENT)
         row = the(journal, ref, "charge")
         assert (row.status, row.takeovers, row.attempt) == (StepStatus.BEGUN, takeovers, takeovers + 1)
-        assert journal.doubts.raise_doubt(row, row.token, "its worker died", over=True)
+        assert journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     assert "taken over 3 times and never ended; last: its worker died" in str(left(at_work, ref, IDEMPOTENT))
     assert the(journal, ref, "charge").status is StepStatus.HELD
     assert at_work.ran == {"charge": MAX_TAKEOVERS}
@@ -167,7 +167,7 @@ def test_a_step_of_which_nothing_ever_happens_and_whose_workers_die_is_held_in_t
             at_work.step(ref, "charge", dies, policy)
         row = the(journal, ref, "charge")
         assert row.attempt == attempt
-        assert journal.doubts.raise_doubt(row, row.token, "its worker died", over=True)
+        assert journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     assert f"{MAX_PROBED} attempts began and none ended" in str(left(at_work, ref, policy))
     assert the(journal, ref, "charge").status is StepStatus.HELD
 

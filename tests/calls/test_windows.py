@@ -12,7 +12,7 @@ import durable_adapter as durable
 from durable_adapter.declare.policy import MAX_TAKEOVERS, StepPolicy
 from durable_adapter.errors import Killed, Left
 from durable_adapter.journal import Journal
-from durable_adapter.model import Effect, Kind, Safety, StepStatus, WorkflowStatus
+from durable_adapter.model import Cause, Effect, Kind, Safety, StepStatus, WorkflowStatus
 from durable_adapter.recovery import Sweeper
 from tests.calls.conftest import Workplace, the_step
 from tests.journal.making import (
@@ -90,7 +90,7 @@ def test_a_retry_of_what_did_not_happen_is_older_than_no_window(journal: Journal
 def test_a_take_over_that_came_too_late_is_held(journal: Journal, at_work: Workplace) -> None:
     ref = a_member(journal)
     token = claim(journal, ref, "charge")
-    journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "its worker died", over=True)
+    journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     journal.doubts.take_over(the(journal, ref, "charge"), "it is idempotent and inside its window")
     age(journal, ref, "charge", by=DAYS)
     is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge", timed_out, IDEMPOTENT))
@@ -120,7 +120,7 @@ def test_the_window_does_not_begin_anew_with_a_neighbour_that_ends_later(journal
     token = claim(journal, ref, "charge#1")
     age(journal, ref, "charge#1", by=30 * HOUR)
     journal.ends.succeed_dispatched(ref, "other#1", claim(journal, ref, "other#1"), ONE)
-    journal.doubts.raise_doubt(the(journal, ref, "charge#1"), token, "its worker died", over=True)
+    journal.doubts.raise_doubt(the(journal, ref, "charge#1"), token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge#1", timed_out, IDEMPOTENT, kind=Kind.DISPATCH))
 
 
@@ -160,7 +160,7 @@ def test_the_claim_itself_refuses_a_step_whose_window_has_passed_since_it_was_re
 
 def in_doubt_now(journal: Journal, ref: str, key: str) -> None:
     token = claim(journal, ref, key)
-    journal.doubts.raise_doubt(the(journal, ref, key), token, "its worker died", over=True)
+    journal.doubts.raise_doubt(the(journal, ref, key), token, "its worker died", cause=Cause.WORKER_DIED, over=True)
 
 
 charges: list[str] = []

@@ -12,7 +12,7 @@ from durable_adapter.cli.checks.check import Check, Level
 from durable_adapter.cli.checks.journal import _clock, _server, journal_checks
 from durable_adapter.journal import Journal, workers
 from durable_adapter.journal.schema import REVISION
-from durable_adapter.model import SECOND, Kind
+from durable_adapter.model import SECOND, Cause, Kind
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.recovery.lost import RAN_ELSEWHERE
 from durable_adapter.settings import Settings
@@ -255,7 +255,9 @@ def test_what_workers_without_the_plugin_ran_is_told_with_their_queues(cli: Cli,
         assert journal.doubts.happened(
             the(journal, ref, key), ONE, who="result store", why=f"{RAN_ELSEWHERE}: so", send=False
         ).recorded
-    assert journal.doubts.raise_doubt(the(journal, doubtful, "charge"), None, f"{RAN_ELSEWHERE}: so", over=True)
+    assert journal.doubts.raise_doubt(
+        the(journal, doubtful, "charge"), None, f"{RAN_ELSEWHERE}: so", cause=Cause.WORKER_DIED, over=True
+    )
     told = checks(cli.json("doctor", code=1))["ran_elsewhere"]
     assert told["level"] == "unsafe"
     assert "workers without the plugin ran 2 durable steps in the last 7 days, such as ship, on docks, tills" in told["found"]

@@ -9,7 +9,7 @@ import pytest
 
 from durable_adapter.codec import JSON, encode_stored, register
 from durable_adapter.journal import Journal
-from durable_adapter.model import Effect, Event, Kind, Stored, new_ref
+from durable_adapter.model import Cause, Effect, Event, Kind, Stored, new_ref
 from tests.cli.conftest import SIGNED, Cli, Shop
 from tests.journal.making import (
     MINUTE,
@@ -57,7 +57,7 @@ def test_the_story_of_a_held_step_tells_who_where_why_and_what_to_do(cli: Cli, j
     token = claim(journal, ref, "charge", "a" * 32)
     journal.workers.child_died("p", 4711, "signal 9")
     why = f"its worker {'a' * 32} died, as its parent saw, while the step was running"
-    journal.doubts.raise_doubt(the(journal, ref, "charge"), token, why, over=True, who="w1")
+    journal.doubts.raise_doubt(the(journal, ref, "charge"), token, why, cause=Cause.WORKER_DIED, over=True, who="w1")
     journal.doubts.hold(the(journal, ref, "charge"), why, who="w1")
     text = " ".join(cli("explain", "order-42", code=1).stdout.split())
     assert "running, in trouble: held (charge); a person must decide" in text

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from durable_adapter.codec import JSON
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import Effect, Event, Kind, Shape, StepStatus, attempt_name
+from durable_adapter.model import Cause, Effect, Event, Kind, Shape, StepStatus, attempt_name
 from durable_adapter.reconcile.changes import Operator
 from durable_adapter.reconcile.commands import Caller
 from durable_adapter.reconcile.verdicts import Verdict, decide
@@ -121,7 +121,9 @@ def test_failed_means_that_nothing_happened_and_the_workflow_fails_with_the_reco
     ref = a_run(journal, a_step("reserve", compensation="refund"), "charge", "ship")
     succeed(journal, ref, "reserve")
     token = claim(journal, ref, "charge")
-    journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "it timed out", over=True, error=TIMED_OUT)
+    journal.doubts.raise_doubt(
+        the(journal, ref, "charge"), token, "it timed out", cause=Cause.WORKER_DIED, over=True, error=TIMED_OUT
+    )
     journal.doubts.hold(the(journal, ref, "charge"), "nobody can tell")
     result = cli("resolve", ref, "charge", "--failed", code=0)
     assert f"{ref}: would record that charge failed for good and left no effect.\n" in result.stdout

@@ -14,6 +14,7 @@ from durable_adapter.journal.rows import step_row
 from durable_adapter.journal.schema import metadata, step, worker, workflow
 from durable_adapter.model import (
     SECOND,
+    Cause,
     Effect,
     Event,
     Kind,
@@ -139,7 +140,7 @@ def fail(journal: Journal, ref: str, key: str, effect: Effect = Effect.DID_NOT_H
 def in_doubt(journal: Journal, ref: str, key: str, why: str = "its worker died", **given: Any) -> StepRow:
     """Claims a step, puts it in doubt, and returns its row."""
     token = claim(journal, ref, key)
-    assert journal.doubts.raise_doubt(the(journal, ref, key), token, why, **({"over": True} | given))
+    assert journal.doubts.raise_doubt(the(journal, ref, key), token, why, cause=Cause.WORKER_DIED, **({"over": True} | given))
     return the(journal, ref, key)
 
 

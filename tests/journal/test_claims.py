@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from durable_adapter.journal import Journal
 from durable_adapter.journal.claims import _seen, _told
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import CLAIMABLE, SECOND, Effect, Expected, Kind, Safety, Shape, StepStatus, Stored, new_token
+from durable_adapter.model import CLAIMABLE, SECOND, Cause, Effect, Expected, Kind, Safety, Shape, StepStatus, Stored, new_token
 from tests.journal.interleaving import Interleaving, together
 from tests.journal.making import (
     DECLINED,
@@ -494,7 +494,7 @@ def test_a_step_that_died_with_its_worker_is_taken_again_by_one_only(journal: Jo
         def take(round_: int = round_, ref: str = ref) -> bool:
             journal.workers.child_died("p", round_, "killed")
             for row, _ in journal.doubts.of_the_dead(10):
-                journal.doubts.raise_doubt(row, row.token, "its worker died", over=True)
+                journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
             row = the(journal, ref, "charge")
             if row.status is StepStatus.IN_DOUBT:
                 journal.doubts.take_over(row, "it is idempotent")

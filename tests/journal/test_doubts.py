@@ -12,6 +12,7 @@ from durable_adapter.journal.losses import Doubtful
 from durable_adapter.model import (
     SECOND,
     Attention,
+    Cause,
     Death,
     Effect,
     Event,
@@ -60,7 +61,9 @@ def test_a_begun_step_is_put_in_doubt_with_its_reason_and_keeps_its_token(journa
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge", timeout=MINUTE)
     row = the(journal, ref, "charge")
-    assert journal.doubts.raise_doubt(row, token, "its worker died", over=True, error=TIMED_OUT, who="sweeper")
+    assert journal.doubts.raise_doubt(
+        row, token, "its worker died", cause=Cause.WORKER_DIED, over=True, error=TIMED_OUT, who="sweeper"
+    )
     row = the(journal, ref, "charge")
     assert (row.status, row.token, row.doubt, row.error) == (StepStatus.IN_DOUBT, token, "its worker died", TIMED_OUT)
     now = about(journal.time())
@@ -72,16 +75,18 @@ def test_only_the_holder_of_the_token_is_put_in_doubt(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     token = claim(journal, ref, "charge")
     row = the(journal, ref, "charge")
-    assert not journal.doubts.raise_doubt(row, "another", "its worker died", over=True)
+    assert not journal.doubts.raise_doubt(row, "another", "its worker died", cause=Cause.WORKER_DIED, over=True)
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False)
-    assert not journal.doubts.raise_doubt(row, token, "its worker died", over=True)
+    assert not journal.doubts.raise_doubt(row, token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     assert statuses(journal, ref)["charge"] == "succeeded"
 
 
 def test_a_planned_step_that_somebody_else_may_have_run_is_put_in_doubt(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     row = the(journal, ref, "charge")
-    assert journal.doubts.raise_doubt(row, None, "a worker without the plugin may have run it", over=True)
+    assert journal.doubts.raise_doubt(
+        row, None, "a worker without the plugin may have run it", cause=Cause.WORKER_DIED, over=True
+    )
     assert (the(journal, ref, "charge").status, the(journal, ref, "charge").attempt) == (StepStatus.IN_DOUBT, 1)
 
 
@@ -89,7 +94,9 @@ def test_a_doubt_about_a_planned_step_comes_too_late_for_one_that_was_claimed(jo
     ref = a_run(journal, "charge")
     row = the(journal, ref, "charge")
     token = claim(journal, ref, "charge")
-    assert not journal.doubts.raise_doubt(row, None, "a worker without the plugin may have run it", over=True)
+    assert not journal.doubts.raise_doubt(
+        row, None, "a worker without the plugin may have run it", cause=Cause.WORKER_DIED, over=True
+    )
     assert (the(journal, ref, "charge").status, the(journal, ref, "charge").token) == (StepStatus.BEGUN, token)
 
 
@@ -127,12 +134,14 @@ def test_a_timed_out_attempt_is_over_when_its_body_returns_or_its_process_is_dea
     assert journal.doubts.of_the_dead(10) == journal.doubts.begun_by_the_living(10) == []
     row = the(journal, ref, "charge")
     if how == "its body returned":
-        assert journal.doubts.raise_doubt(row, token, "it raised", over=True, error=TIMED_OUT)
+        assert journal.doubts.raise_doubt(row, token, "it raised", cause=Cause.WORKER_DIED, over=True, error=TIMED_OUT)
     elif how == "its worker lost it":
         for _ in range(2):
             journal.workers.beat("w2", [])
         ((row, _),) = journal.doubts.begun_by_the_living(10)
-        assert journal.doubts.raise_doubt(row, row.token, "its worker lives, but does not run it any more", over=True)
+        assert journal.doubts.raise_doubt(
+            row, row.token, "its worker lives, but does not run it any more", cause=Cause.WORKER_DIED, over=True
+        )
     else:
         if how == "its worker died":
             journal.workers.child_died("p", 7, "killed")
@@ -140,7 +149,7 @@ def test_a_timed_out_attempt_is_over_when_its_body_returns_or_its_process_is_dea
             journal.workers.stop("w2")
         ((row, death),) = journal.doubts.of_the_dead(10)
         assert death == (Death.PARENT_SAW if how == "its worker died" else Death.STOPPED)
-        assert journal.doubts.raise_doubt(row, row.token, "its worker died", over=True)
+        assert journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     row = the(journal, ref, "charge")
     assert row.over_at == about(journal.time())
     assert row.look_at == about(journal.time())
@@ -152,7 +161,7 @@ def test_the_moment_at_which_an_attempt_was_over_does_not_move_again(journal: Jo
     row = in_doubt(journal, ref, "charge")
     age(journal, ref, "charge")
     before = the(journal, ref, "charge")
-    assert not journal.doubts.raise_doubt(row, row.token, "another reason", over=True)
+    assert not journal.doubts.raise_doubt(row, row.token, "another reason", cause=Cause.WORKER_DIED, over=True)
     assert the(journal, ref, "charge").over_at == before.over_at
 
 

@@ -8,6 +8,7 @@ from durable_adapter.journal import Journal
 from durable_adapter.model import (
     SECOND,
     Attention,
+    Cause,
     Effect,
     Event,
     Safety,
@@ -317,7 +318,7 @@ def test_an_attempt_without_a_claim_cannot_end_a_step_that_was_claimed_after_it(
     token = claim(journal, ref, "charge")
     assert not journal.ends.fail(first, None, DECLINED, DID_NOT, decides=True).recorded
     assert not journal.ends.try_again(first, None, 0, TIMED_OUT, "timed out")
-    assert not journal.doubts.raise_doubt(first, None, "it raised", over=True)
+    assert not journal.doubts.raise_doubt(first, None, "it raised", cause=Cause.WORKER_DIED, over=True)
     row = the(journal, ref, "charge")
     assert (row.status, row.token) == (StepStatus.BEGUN, token)
     assert journal.ends.succeed(ref, "charge", token, ONE, last=True)
@@ -330,7 +331,7 @@ def test_an_attempt_without_a_claim_ends_while_nobody_has_claimed_it(journal: Jo
         if make == "waiting":
             assert journal.ends.try_again(row, None, 0, TIMED_OUT, "timed out")
         elif make == "in doubt":
-            assert journal.doubts.raise_doubt(row, None, "redelivered", over=True)
+            assert journal.doubts.raise_doubt(row, None, "redelivered", cause=Cause.WORKER_DIED, over=True)
         assert journal.ends.fail(row, None, DECLINED, DID_NOT, decides=True).recorded
         assert statuses(journal, ref) == {"run": "failed", "charge": "failed"}
 
@@ -522,7 +523,7 @@ def test_an_error_whose_text_no_database_stores_does_not_keep_an_end_from_being_
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 0, DECLINED, bad)
     row = in_doubt(journal, ref, "charge", why=bad)
     assert row.doubt == stored
-    assert journal.doubts.raise_doubt(row, row.token, bad, over=True), "the same again is the same"
+    assert journal.doubts.raise_doubt(row, row.token, bad, cause=Cause.WORKER_DIED, over=True), "the same again is the same"
     assert journal.doubts.hold(row, bad)
     row = the(journal, ref, "charge")
     assert row.evidence == stored

@@ -221,7 +221,7 @@ def test_what_a_function_has_in_hand_is_left_to_be_settled(journal: Journal) -> 
 def test_one_in_doubt_is_held_because_its_message_will_not_settle_it(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", task_id="t-1", safety=Safety.IDEMPOTENT), "ship")
     token = claim(journal, ref, "charge", a_worker(journal))
-    assert journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "its worker died", over=True)
+    assert journal.doubts.raise_doubt(the(journal, ref, "charge"), token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     assert end(journal, ref, "t-1") is Fate.ENDED
     charge = the(journal, ref, "charge")
     assert charge.status is StepStatus.HELD
@@ -233,7 +233,7 @@ def test_a_person_s_verdict_is_an_order_as_well_and_a_probe_s_is_none(journal: J
     ref = a_run(journal, a_step("charge", task_id="t-1"), a_step("ship", task_id="t-2"))
     for key, who in (("charge", "probe"), ("ship", "ann")):
         token = claim(journal, ref, key, a_worker(journal, f"worker-of-{key}"))
-        assert journal.doubts.raise_doubt(the(journal, ref, key), token, "its worker died", over=True)
+        assert journal.doubts.raise_doubt(the(journal, ref, key), token, "its worker died", cause=Cause.WORKER_DIED, over=True)
         assert journal.doubts.did_not_happen(the(journal, ref, key), who=who, why="asked the bank").recorded
         assert (journal.engine_ends.ordered_again_at(ref) is None) is (who == "probe")
 

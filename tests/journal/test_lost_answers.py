@@ -12,6 +12,7 @@ from durable_adapter.errors import JournalUnreachable
 from durable_adapter.journal import Decision, Journal
 from durable_adapter.model import (
     SECOND,
+    Cause,
     Effect,
     Event,
     Kind,
@@ -129,7 +130,7 @@ def test_a_new_call_whose_answer_was_lost_is_not_taken_up_once_it_was_decided(jo
     call = a_call(ref, "charge#1")
     assert journal.claims.begin_new(call)
     row = the(journal, ref, "charge#1")
-    journal.doubts.raise_doubt(row, row.token, "its worker lost it", over=True)
+    journal.doubts.raise_doubt(row, row.token, "its worker lost it", cause=Cause.WORKER_DIED, over=True)
     assert not journal.claims.begin_new(call)
     journal.doubts.did_not_happen(the(journal, ref, "charge#1"), who="probe", why="no such charge")
     assert not journal.claims.begin_new(call), "another worker may claim it at any moment"
@@ -247,7 +248,7 @@ def test_a_doubt_and_a_hold_whose_answers_were_lost_are_recorded_once(journal: J
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge")
     row = the(journal, ref, "charge")
-    assert lossy.losing(COMMIT, lambda j: j.doubts.raise_doubt(row, token, "its worker died", over=True))
+    assert lossy.losing(COMMIT, lambda j: j.doubts.raise_doubt(row, token, "its worker died", cause=Cause.WORKER_DIED, over=True))
     doubtful = the(journal, ref, "charge")
     assert lossy.losing(COMMIT, lambda j: j.doubts.hold(doubtful, "nobody can tell"))
     assert events(journal, ref) == [Event.IN_DOUBT, Event.HELD]

@@ -32,6 +32,7 @@ from durable_adapter.journal.schema import event, step, workflow
 from durable_adapter.model import (
     SECOND,
     Attention,
+    Cause,
     Effect,
     Event,
     Kind,
@@ -462,7 +463,9 @@ def doubting(journal: Journal) -> None:
     """Steps are in doubt, held, taken over and decided, and come late."""
     ref = a_run(journal, "a", "b", "c", "d", "e")
     row = in_doubt(journal, ref, "a", "its worker died")
-    assert journal.doubts.raise_doubt(row, row.token, "its worker died", over=True), "its answer was lost"
+    assert journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True), (
+        "its answer was lost"
+    )
     assert journal.doubts.ask_later(row, journal.time())
     assert journal.doubts.take_over(row, "it is safe")
     assert journal.ends.late(ref, "a", row.token or "", ONE, "living-1") is not None
@@ -474,7 +477,7 @@ def doubting(journal: Journal) -> None:
     assert journal.doubts.acknowledge(ref, "e", who="me", why="written off")
     late = a_run(journal, "a")
     journal.ends.try_again(the(journal, late, "a"), claim(journal, late, "a"), 0, TIMED_OUT, "timed out")
-    assert journal.doubts.doubt_waiting(the(journal, late, "a"), "its window has passed")
+    assert journal.doubts.doubt_waiting(the(journal, late, "a"), "its window has passed", cause=Cause.UNSAFE_TO_REPEAT)
     lost = a_run(journal, a_step("a", safety=Safety.TRANSACTIONAL))
     assert journal.ends.count_loss(the(journal, lost, "a"), "its connection was lost", "living-1") == 1
     assert journal.doubts.hold_unbegun(the(journal, lost, "a"), "its transaction was lost")

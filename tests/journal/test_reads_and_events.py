@@ -8,6 +8,7 @@ import pytest
 
 from durable_adapter.journal import Journal
 from durable_adapter.model import (
+    Cause,
     Effect,
     Event,
     Kind,
@@ -147,7 +148,9 @@ def test_what_was_sent_before_a_message_or_never_began_says_nothing_about_it(jou
     assert moved_past(journal, "parcels", at)
     assert not moved_past(journal, "letters", at), "it has been held since before"
     untried = a_run(journal, a_step("charge", queue="mail"))
-    assert journal.doubts.raise_doubt(the(journal, untried, "charge"), None, "its message is gone", over=True)
+    assert journal.doubts.raise_doubt(
+        the(journal, untried, "charge"), None, "its message is gone", cause=Cause.WORKER_DIED, over=True
+    )
     assert not moved_past(journal, "mail", at)
 
 

@@ -22,6 +22,7 @@ from durable_adapter.model import (
     FORWARD_WORKFLOWS,
     OPEN_WORKFLOWS,
     UNSETTLED_STEPS,
+    Cause,
     Effect,
     Kind,
     Safety,
@@ -187,7 +188,7 @@ class Actor:
                 ends.late(row.ref, row.key, token, ONE, attempt.worker)
         elif attempt.happened:
             why = f"it raised, {new_token()}"
-            self.journal.doubts.raise_doubt(row, token, why, over=True, error=TIMED_OUT)
+            self.journal.doubts.raise_doubt(row, token, why, cause=Cause.WORKER_DIED, over=True, error=TIMED_OUT)
         elif self.chance.random() < 0.6:
             ends.try_again(row, token, 0, DECLINED, "declined", effect=DID_NOT)
         else:
@@ -239,9 +240,11 @@ class Actor:
     def sweep(self, _ref: str) -> None:
         doubts = self.journal.doubts
         for row, _ in doubts.of_the_dead(20):
-            doubts.raise_doubt(row, row.token, "its worker died", over=self.chance.random() < 0.7, who="sweeper")
+            doubts.raise_doubt(
+                row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=self.chance.random() < 0.7, who="sweeper"
+            )
         for row, _ in doubts.begun_by_the_living(20):
-            doubts.raise_doubt(row, row.token, "its worker lost it", over=True, who="sweeper")
+            doubts.raise_doubt(row, row.token, "its worker lost it", cause=Cause.WORKER_DIED, over=True, who="sweeper")
         now = self.journal.time() + 60 * MINUTE
         for row in doubts.take_due(now, 5):
             if row.status is StepStatus.IN_DOUBT:

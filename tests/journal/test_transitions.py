@@ -21,6 +21,7 @@ from durable_adapter.model import (
     LEGAL,
     OPEN_STEPS,
     UNSETTLED_STEPS,
+    Cause,
     Effect,
     Kind,
     Safety,
@@ -225,7 +226,7 @@ class Both:
             return
         why = f"doubt {new_token()}"
         doubted = step.status is S.BEGUN or (step.status is S.PLANNED and row.token == step.token)
-        assert self.journal.doubts.raise_doubt(row, token, why, over=True) is doubted
+        assert self.journal.doubts.raise_doubt(row, token, why, cause=Cause.WORKER_DIED, over=True) is doubted
         if doubted:
             step.attempt += step.status is S.PLANNED
             step.goes(S.IN_DOUBT)

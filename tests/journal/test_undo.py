@@ -8,6 +8,7 @@ from durable_adapter.journal import Decision, Journal
 from durable_adapter.journal.undo import REST, UNSENT
 from durable_adapter.model import (
     Attention,
+    Cause,
     Effect,
     Event,
     Kind,
@@ -371,7 +372,7 @@ def test_a_success_that_arrives_while_the_last_undo_ends_the_rollback_is_undone_
     ref = a_run(journal, a_step("charge", compensation="refund"), a_step("ship", compensation="recall"))
     succeed(journal, ref, "charge")
     token = claim(journal, ref, "ship")
-    journal.doubts.raise_doubt(the(journal, ref, "ship"), token, "its worker is silent", over=True)
+    journal.doubts.raise_doubt(the(journal, ref, "ship"), token, "its worker is silent", cause=Cause.WORKER_DIED, over=True)
     journal.doubts.did_not_happen(the(journal, ref, "ship"), who="me", why="no parcel")
     journal.undo.begin(ref, who="me", why="stop")
     assert the(journal, ref, "ship").status is StepStatus.CANCELLED

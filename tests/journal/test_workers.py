@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import worker
-from durable_adapter.model import Death, Event, WorkerRow
+from durable_adapter.model import Cause, Death, Event, WorkerRow
 from tests.journal.interleaving import Interleaving, together
 from tests.journal.making import MINUTE, ONE, a_run, a_worker, about, claim, held, succeed, the
 
@@ -148,7 +148,7 @@ def test_processes_that_ended_long_ago_are_forgotten_unless_an_unsettled_step_na
     for key in ("held", "done", "begun"):
         token = claim(journal, ref, key, worker=f"w-{key}")
         if key == "held":
-            journal.doubts.raise_doubt(the(journal, ref, key), token, "it died", over=True)
+            journal.doubts.raise_doubt(the(journal, ref, key), token, "it died", cause=Cause.WORKER_DIED, over=True)
         elif key == "done":
             journal.ends.succeed(ref, key, token, ONE, last=False)
     for pid in (20, 21, 22):

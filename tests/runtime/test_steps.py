@@ -10,7 +10,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.errors import NotInWorkflow, UnserialisableValue
-from durable_adapter.model import SECOND, Effect, StepStatus, idempotency_key, new_token
+from durable_adapter.model import SECOND, Cause, Effect, StepStatus, idempotency_key, new_token
 from durable_adapter.runtime.alerts import Held
 from durable_adapter.runtime.calls import Call
 from durable_adapter.runtime.values import encode
@@ -325,7 +325,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(world: World) -> None
         world.bank.meanwhile = None
         journal = world.here.journal
         row = next(step for step in journal.reads.unsettled() if step.name.endswith("charge"))
-        journal.doubts.raise_doubt(row, row.token, "it is silent", over=True)
+        journal.doubts.raise_doubt(row, row.token, "it is silent", cause=Cause.WORKER_DIED, over=True)
         doubted = journal.claims.look(row.ref, row.key)
         assert doubted is not None
         assert journal.doubts.did_not_happen(doubted, who="ann", why="the bank's page shows nothing").recorded
@@ -347,7 +347,7 @@ def test_a_success_after_a_verdict_that_said_so_happened_once(world: World) -> N
     def decide(_: str) -> None:
         journal = world.here.journal
         (row,) = journal.reads.unsettled()
-        journal.doubts.raise_doubt(row, row.token, "it is silent", over=True)
+        journal.doubts.raise_doubt(row, row.token, "it is silent", cause=Cause.WORKER_DIED, over=True)
         doubted = journal.claims.look(row.ref, row.key)
         assert doubted is not None
         assert journal.doubts.happened(doubted, encode("by hand"), who="ann", why="the bank's page shows it").recorded
@@ -361,7 +361,7 @@ def test_a_success_that_comes_before_the_verdict_settles_the_doubt(world: World)
     def doubt(_: str) -> None:
         journal = world.here.journal
         (row,) = journal.reads.unsettled()
-        journal.doubts.raise_doubt(row, row.token, "it is silent", over=False)
+        journal.doubts.raise_doubt(row, row.token, "it is silent", cause=Cause.WORKER_DIED, over=False)
 
     world.bank.meanwhile = doubt
     sent = world.send(shop.charge, "42")

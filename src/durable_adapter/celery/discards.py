@@ -16,7 +16,7 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state
 
 from ..errors import JournalError
-from ..model import SECOND, STAMP, StepStatus, read_stamp
+from ..model import SECOND, STAMP, Cause, StepStatus, read_stamp
 from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import Fate, ended_by_engine
 from .plans import place_of
@@ -154,7 +154,9 @@ def _record_not_taken(binding: BaseBinding, message: NotTaken) -> None:
     if step is None or step.status is not StepStatus.PLANNED:
         return
     if message.came_before and step.is_guarded:
-        recorded, what = journal.doubts.raise_doubt(step, None, message.why, over=True, who=who), "It is in doubt"
+        doubt = journal.doubts.raise_doubt
+        recorded = doubt(step, None, message.why, cause=Cause.MESSAGE_LOST, over=True, who=who)
+        what = "It is in doubt"
     else:
         recorded, what = journal.engine_ends.not_taken(message.ref, message.task_id, message.why, who=who), "It is sent again"
     if recorded:

@@ -160,6 +160,7 @@ class Claims:
             "deadline_at": db.now + _P("b_timeout", type_=sa.BigInteger),
             "look_at": db.now + _P("b_timeout", type_=sa.BigInteger),
             "over_at": None,
+            "cause": None,
             "doubt": None,
             "doubt_at": None,
             # What an earlier attempt may have done stays unknown until somebody says.

@@ -19,6 +19,7 @@ from ..model import (
     SECOND,
     Alert,
     Attention,
+    Cause,
     Death,
     Effect,
     Event,
@@ -70,6 +71,7 @@ class Doubts:
         token: str | None,
         why: str,
         *,
+        cause: Cause,
         over: bool,
         error: bytes | None = None,
         who: str | None = None,
@@ -80,6 +82,7 @@ class Doubts:
             row: the step as last read.
             token: the attempt's claim; None for a step that took none, whose row is planned.
             why: in words, for people.
+            cause: the same, for rules.
             over: the attempt is certainly over; otherwise it is over when its time-out has passed, and without one it is not
                 known to be over (`SILENT`).
             error: what the attempt raised, if it did.
@@ -90,7 +93,7 @@ class Doubts:
         """
 
         def write(conn: Connection) -> bool:
-            return self._raise(conn, row, token, why, over=over, error=error, who=who)
+            return self._raise(conn, row, token, why, cause=cause, over=over, error=error, who=who)
 
         return self._db.transaction(write)
 
@@ -101,6 +104,7 @@ class Doubts:
         token: str | None,
         why: str,
         *,
+        cause: Cause,
         over: bool | None,
         error: bytes | None = None,
         who: str | None = None,
@@ -121,6 +125,7 @@ class Doubts:
             conditions = [step.c.token == token, sa.or_(begun, step.c.over_at.in_(unended))]
         values: dict[str, Any] = {
             "doubt": why,
+            "cause": cause.value,
             "doubt_at": now,
             "over_at": over_at,
             "look_at": now + SOON,
@@ -132,7 +137,7 @@ class Doubts:
         told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": token, "who": who, "why": why}
         if self._move(conn, row, StepStatus.IN_DOUBT, values, *conditions, of=of, **told):
             return True
-        return self._is(conn, row, step.c.doubt == why, _DOUBTED, token=token)
+        return self._is(conn, row, step.c.cause == cause.value, step.c.doubt == why, _DOUBTED, token=token)
 
     @staticmethod
     def _is(conn: Connection, row: StepRow, *conditions: Any, token: str | None) -> bool:
@@ -172,36 +177,38 @@ class Doubts:
         """Turns *planned* or *waiting* into *held*: what its transaction left behind is for a person to say. One commit."""
         now = self._db.now
         values = {"doubt": evidence, "doubt_at": now, "over_at": now, "evidence": evidence, "look_at": None}
+        values["cause"] = Cause.TRANSACTION_LOST.value
         return self._hold(row, values, of=CLAIMABLE, why=evidence, who=who)
 
     def doubt_failed(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
         """Turns a failure whose effect is unknown into doubt: something wants to repeat the step after all. One commit."""
-        return self._doubt_the_ended(row, StepStatus.FAILED, why, who, step.c.effect == Effect.UNKNOWN.value)
+        unknown = step.c.effect == Effect.UNKNOWN.value
+        return self._doubt_the_ended(row, StepStatus.FAILED, why, Cause.RAISED, who, unknown)
 
-    def doubt_waiting(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
+    def doubt_waiting(self, row: StepRow, why: str, *, cause: Cause, who: str | None = None) -> bool:
         """Turns a wait for a next attempt into doubt: an earlier one may have had its effect, and repeating is not safe now.
 
         One commit.
         """
-        return self._doubt_the_ended(row, StepStatus.WAITING, why, who)
+        return self._doubt_the_ended(row, StepStatus.WAITING, why, cause, who)
 
-    def _doubt_the_ended(self, row: StepRow, of: StepStatus, why: str, who: str | None, *where: Any) -> bool:
+    def _doubt_the_ended(self, row: StepRow, of: StepStatus, why: str, cause: Cause, who: str | None, *where: Any) -> bool:
         """Puts a step in doubt whose attempts have all ended."""
         now = self._db.now
-        values: dict[str, Any] = {"doubt": why, "doubt_at": now, "over_at": now, "look_at": now, "sends": 0}
+        values: dict[str, Any] = {"doubt": why, "cause": cause.value, "doubt_at": now, "over_at": now, "look_at": now, "sends": 0}
         values |= {"ended_at": None, "attention": None}
 
         def write(conn: Connection) -> bool:
             told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": row.token, "who": who, "why": why}
             if self._move(conn, row, StepStatus.IN_DOUBT, values, same_token(row), *where, of=(of,), **told):
                 return True
-            return self._is(conn, row, _DOUBTED, step.c.doubt == why, token=row.token)
+            return self._is(conn, row, _DOUBTED, step.c.cause == cause.value, step.c.doubt == why, token=row.token)
 
         return self._db.transaction(write)
 
     def hold_drift(self, row: StepRow, evidence: str) -> bool:
         """Stops a workflow whose finished step was called with other arguments: its function is held. One commit."""
-        values: dict[str, Any] = {"doubt": evidence, "doubt_at": self._db.now, "evidence": evidence}
+        values: dict[str, Any] = {"doubt": evidence, "cause": Cause.DRIFT.value, "doubt_at": self._db.now, "evidence": evidence}
         values |= {"attention": Attention.DRIFT.value, "look_at": None}
         of = (StepStatus.PLANNED, StepStatus.WAITING, StepStatus.BEGUN)
         return self._hold(row, values, of=of, why=evidence, event=Event.DRIFT, alert=Alert.WORKFLOW_DRIFTED)
@@ -399,7 +406,7 @@ class Doubts:
                     conn.execute(sa.update(step).where(this(row)).values(look_at=None))
                     continue
                 if row.status is StepStatus.BEGUN:
-                    self._raise(conn, row, row.token, _overdue(row), over=None)
+                    self._raise(conn, row, row.token, _overdue(row), cause=Cause.TIMED_OUT, over=None)
                     continue
                 if row.status in CLAIMABLE:
                     since = sa.case((step.c.look_at > self._db.now, self._db.now), else_=step.c.look_at)
@@ -538,7 +545,7 @@ class Doubts:
 
         def write(conn: Connection) -> bool:
             values: dict[str, Any] = {"look_at": self._db.now, "sent_at": None, "sends": 0}
-            values |= dict.fromkeys(("attention", "doubt", "doubt_at", "evidence"))
+            values |= dict.fromkeys(("attention", "cause", "doubt", "doubt_at", "evidence"))
             drifted = step.c.attention == Attention.DRIFT.value
             told: dict[str, Any] = {"event": Event.OPERATOR, "who": who, "why": why, "action": "retry"}
             changed = self._move(conn, row, StepStatus.WAITING, values, drifted, same_token(row), of=(StepStatus.HELD,), **told)

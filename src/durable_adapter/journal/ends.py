@@ -19,6 +19,7 @@ from ..model import (
     UNSETTLED_STEPS,
     Alert,
     Attention,
+    Cause,
     Effect,
     Event,
     Safety,
@@ -507,6 +508,7 @@ class Ends:
         values: dict[str, Any] = {
             "effect": Effect.HAPPENED.value,
             "attention": Attention.VALUE_MISSING.value,
+            "cause": Cause.VALUE_MISSING.value,
             "doubt": reason,
             "doubt_at": self._db.now,
             "look_at": None,

@@ -14,12 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import Attention, Kind, Safety, StepStatus, WorkflowStatus, having, kind_named
+from ..model import Attention, Cause, Kind, Safety, StepStatus, WorkflowStatus, having, kind_named
 from .schema import literals, step, workflow
 from .transitions import moving
 
-#: How the doubt that such a loss raises begins.
-LOST = "the journal may have lost commits"
 #: Runs whose steps are found at a time, by their key.
 BATCH = 1_000
 
@@ -110,11 +108,12 @@ def _stirred(ask: Ask, now: sa.ColumnElement[int], refs: list[str], since: int) 
 
 def put_in_doubt(conn: Connection, refs: list[str], why: str, now: sa.ColumnElement[int], not_over: int) -> None:
     """Puts what is doubtful of some runs in doubt; functions are held until a person lets them go on."""
-    text = f"{LOST}: {why}"
+    text = f"the journal may have lost commits: {why}"
     here = step.c.ref.in_(refs)
-    held = {"doubt": text, "doubt_at": now, "evidence": text, "attention": Attention.DRIFT.value, "look_at": None}
+    cause = Cause.LOST_COMMITS.value
+    held = {"doubt": text, "cause": cause, "doubt_at": now, "evidence": text, "attention": Attention.DRIFT.value, "look_at": None}
     conn.execute(moving(StepStatus.HELD, held, here, FUNCTIONS))
     # What is begun may be running now, on a worker whose beats say so.
     over_at = sa.case((step.c.status == StepStatus.BEGUN.value, not_over), else_=now)
-    doubted = {"over_at": over_at, "doubt": text, "doubt_at": now, "look_at": now, "deadline_at": None}
+    doubted = {"over_at": over_at, "doubt": text, "cause": cause, "doubt_at": now, "look_at": now, "deadline_at": None}
     conn.execute(moving(StepStatus.IN_DOUBT, doubted, here, STEPS))

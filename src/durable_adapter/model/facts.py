@@ -50,8 +50,35 @@ class Death(enum.StrEnum):
 
 
 class Cause(enum.StrEnum):
-    """Why a step stands where it stands, where a rule asks for it."""
+    """Why a step stands where it stands. Stable: findings are grouped and alerts made by it; a sentence for people stands beside.
 
+    Of a step that was in doubt it says why for as long as nothing else is known.
+    """
+
+    #: The process that ran the attempt was seen to end, or its worker was stopped.
+    WORKER_DIED = "worker_died"
+    #: Its worker's heartbeat stood still, or its worker is not in the journal any more.
+    WORKER_SILENT = "worker_silent"
+    #: Its worker lives, and has not named the attempt in two heartbeats.
+    WORKER_FORGOT = "worker_forgot"
+    #: Its time-out has passed, or its body has said nothing for too long.
+    TIMED_OUT = "timed_out"
+    #: The attempt ended in an error that does not say whether the effect happened.
+    RAISED = "raised"
+    #: It waited for another attempt, which is not safe any more: declared otherwise now, or the provider may have forgotten.
+    UNSAFE_TO_REPEAT = "unsafe_to_repeat"
+    #: Its message was lost, not begun as far as the journal knows; a worker without the plugin may have run it.
+    MESSAGE_LOST = "message_lost"
+    #: The result store has a result of it although it never began here.
+    RAN_ELSEWHERE = "ran_elsewhere"
+    #: The journal was restored, or lost its last commits in a fail-over.
+    LOST_COMMITS = "lost_commits"
+    #: The database lost its transaction too often, or its body ended it.
+    TRANSACTION_LOST = "transaction_lost"
+    #: The code does not fit what is recorded.
+    DRIFT = "drift"
+    #: It happened, and what it returned cannot be recorded.
+    VALUE_MISSING = "value_missing"
     #: The engine ended its task on purpose before it began: revoked, expired, rejected.
     ENDED_BY_ENGINE = "ended_by_engine"
     #: A worker threw its message away unread: it does not know the task, or may not read the message. Its body did not run.

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..journal.doubts import NOT_OVER
-from ..journal.losses import LOST
-from ..model import SECOND, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name, forward
+from ..model import SECOND, Cause, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name, forward
 from ..runtime.order import ready as ready
 from .commands import Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
@@ -107,7 +106,7 @@ def error_type(step: StepRow | None) -> str:
 
 def may_lack_calls(step: StepRow) -> bool:
     """Whether a function is held because the journal may have lost commits, and with them rows of its calls."""
-    return step.kind.makes_calls and (step.doubt or "").startswith(LOST)
+    return step.kind.makes_calls and step.cause == Cause.LOST_COMMITS
 
 
 @dataclass(frozen=True, slots=True)

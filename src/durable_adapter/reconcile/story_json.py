@@ -78,6 +78,7 @@ def _step_shown(story: Story, values: Values, step: StepRow) -> dict[str, Any]:
         "begun_at": iso(step.begun_at),
         "ended_at": iso(step.ended_at),
         "look_at": iso(step.look_at),
+        "cause": step.cause,
         "doubt": step.doubt,
         "doubt_at": iso(step.doubt_at),
         "evidence": step.evidence,

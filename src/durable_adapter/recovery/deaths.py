@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from ..model import MISSED_BEATS, SECOND, Death, StepRow, WorkerRow
+from ..model import MISSED_BEATS, SECOND, Cause, Death, StepRow, WorkerRow
 from .sweep import Sweep
 
 #: How many attempts of the dead one sweep puts in doubt at the most.
@@ -75,7 +76,8 @@ class Deaths:
         for row, death in sweep.journal.doubts.of_the_dead(BATCH, leave=sweep.left):
             over = death in (Death.PARENT_SAW, Death.STOPPED)
             why = f"its worker {row.worker} {_DEATHS.get(death or '', 'is gone')} while the step was running"
-            sweep.guarded(row.ref, lambda row=row, why=why, over=over: _doubt(sweep, row, why, over=over))  # type: ignore[misc]
+            cause = Cause.WORKER_DIED if over else Cause.WORKER_SILENT
+            sweep.guarded(row.ref, partial(_doubt, sweep, row, why, cause, over=over))
 
     def doubt_the_forgotten(self, sweep: Sweep) -> None:
         """A begun attempt that is missing from two beats of its living worker, both of which this sweeper saw pass.
@@ -90,10 +92,10 @@ class Deaths:
             if beats < since + 2:
                 continue
             why = f"its worker {row.worker} lives, but does not run it any more"
-            sweep.guarded(row.ref, lambda row=row, why=why: _doubt(sweep, row, why, over=True))  # type: ignore[misc]
+            sweep.guarded(row.ref, partial(_doubt, sweep, row, why, Cause.WORKER_FORGOT, over=True))
         self._missing = missing
 
 
-def _doubt(sweep: Sweep, row: StepRow, why: str, *, over: bool) -> None:
-    if sweep.journal.doubts.raise_doubt(row, row.token, why, over=over, who=sweep.who):
+def _doubt(sweep: Sweep, row: StepRow, why: str, cause: Cause, *, over: bool) -> None:
+    if sweep.journal.doubts.raise_doubt(row, row.token, why, cause=cause, over=over, who=sweep.who):
         sweep.report.doubts += 1

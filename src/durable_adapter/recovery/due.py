@@ -15,6 +15,7 @@ from ..model import (
     OPEN_STEPS,
     UNSETTLED_STEPS,
     Attention,
+    Cause,
     Safety,
     Shape,
     StepRow,
@@ -185,7 +186,8 @@ class Due:
         if not why:
             return
         if row.status is StepStatus.WAITING:
-            self._sweep.report.doubts += self._sweep.journal.doubts.doubt_waiting(row, why, who=self._sweep.who)
+            doubt = self._sweep.journal.doubts.doubt_waiting
+            self._sweep.report.doubts += doubt(row, why, cause=Cause.MESSAGE_LOST, who=self._sweep.who)
             return
         engine = engine_of(run, row, self._sweep.engines)
         self._sweep.report.held += alerts.hold(self._sweep.journal, engine, row, why, who=self._sweep.who)

@@ -138,7 +138,7 @@ class LostMessages:
         if step.is_guarded and not not_taken:
             why = self._taken_by_others(run, step, engine, since, again=step.sends, gone=bool(empty))
         if why is not None:
-            if journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
+            if journal.doubts.raise_doubt(step, None, why, cause=Cause.MESSAGE_LOST, over=True, who=self._sweep.who):
                 self._sweep.report.doubts += 1
             return
         self._again.append(Again(run, again, step, steps, not_taken))
@@ -296,7 +296,8 @@ class LostMessages:
             )
         elif outcome.succeeded and self._adopt(step, outcome.value, why):
             return True
-        if self._sweep.journal.doubts.raise_doubt(step, None, why, over=True, who=self._sweep.who):
+        doubts = self._sweep.journal.doubts
+        if doubts.raise_doubt(step, None, why, cause=Cause.RAN_ELSEWHERE, over=True, who=self._sweep.who):
             self._sweep.report.doubts += 1
         return True
 

@@ -70,6 +70,7 @@ class NeedsAttention:
         key: the step's key in the journal; None likewise.
         why: what is the matter, in words.
         amount: what is at stake, where an attribute of the workflow says so.
+        reason: why, as one stable word, such as `worker_died`; None where there is none.
         command: the command that shows it.
     """
 
@@ -82,6 +83,7 @@ class NeedsAttention:
     key: str | None
     why: str
     amount: str | None
+    reason: str | None
     command: str
 
 
@@ -169,11 +171,13 @@ def _tell_one(trouble: Trouble, run: WorkflowRow | None, step: StepRow | None) -
         key=trouble.key,
         why=trouble.why,
         amount=run.at_stake() if run is not None else None,
+        reason=step.cause if step is not None else None,
         command=explain(run, workflow),
     )
     facts = {
         "workflow": told.workflow, "run": told.run, "name": told.name, "namespace": told.namespace, "step": told.step,
-        "key": told.key, "amount": told.amount, "why": told.why, "command": told.command, "msg": _TO_DO[trouble.alert],
+        "key": told.key, "amount": told.amount, "reason": told.reason,
+        "why": told.why, "command": told.command, "msg": _TO_DO[trouble.alert],
     }  # fmt: skip
     logger.error("%s %s", told.alert, " ".join(f"{name}={_fact(value)}" for name, value in facts.items() if value))
     if trouble.alert in _HOLDS and told.step is not None and told.key is not None:

@@ -8,7 +8,7 @@ from ..declare.policy import MAX_TAKEOVERS
 from ..declare.verdicts import CannotTell, DidNotHappen, Happened
 from ..errors import Left, UnserialisableValue
 from ..journal.doubts import AGAIN, SILENT
-from ..model import REPEATABLE, SECOND, Effect, Safety, StepRow
+from ..model import REPEATABLE, SECOND, Cause, Effect, Safety, StepRow
 from . import alerts
 from .calls import Call
 from .host import Host
@@ -194,5 +194,5 @@ def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: s
         Whether the journal says so now.
     """
     if row.token == token:
-        return journal.doubts.raise_doubt(row, token, why, over=True, who=who)
+        return journal.doubts.raise_doubt(row, token, why, cause=Cause.WORKER_DIED, over=True, who=who)
     return journal.runs.died_unbegun(row, "the process that had its message was seen to end before the step began", who=who)

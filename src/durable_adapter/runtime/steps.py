@@ -20,6 +20,7 @@ from ..model import (
     REPEATABLE,
     SECOND,
     Attention,
+    Cause,
     Effect,
     Event,
     Safety,
@@ -171,7 +172,7 @@ def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
     why = _why_doubtful(host, call, row)
     if why is None:
         return False
-    host.patient.doubts.doubt_waiting(row, why, who=host.worker)
+    host.patient.doubts.doubt_waiting(row, why, cause=Cause.UNSAFE_TO_REPEAT, who=host.worker)
     call.row = None
     return True
 
@@ -388,7 +389,7 @@ def _in_doubt(host: Host, call: Call, token: str | None, error: BaseException) -
     failure = write_failure(error, declined=call.declines(row.attempt if token is not None else row.attempt + 1, error))
     worker = host.worker
     raise_doubt, late = host.patient.doubts.raise_doubt, host.patient.ends.late_failure
-    if not raise_doubt(row, token, why, over=True, error=failure, who=worker):
+    if not raise_doubt(row, token, why, cause=Cause.RAISED, over=True, error=failure, who=worker):
         late(row, token, worker, why)
     call.row = None
     return None
