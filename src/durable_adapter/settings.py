@@ -102,6 +102,8 @@ class Settings:
         beat: time between two beats of a worker.
         sweep_every: time between two sweeps.
         resend_after: time after which a message that nobody began may count as lost.
+        plain_until: time after the journal first recorded a task as enforced for which its unstamped messages that come again
+            run plain, as they began.
         retention: days that a finished run is kept.
         pool_size: database connections kept open per process.
         code_version: the user's own version of the code, for `explain`.
@@ -117,6 +119,7 @@ class Settings:
     beat: float = 10.0
     sweep_every: float = 5.0
     resend_after: float = 600.0
+    plain_until: float = 86_400.0
     retention: float = 90.0
     pool_size: int = 2
     code_version: str | None = None
@@ -148,6 +151,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "beat": _seconds,
     "sweep_every": _seconds,
     "resend_after": _seconds,
+    "plain_until": _seconds,
     "retention": _days,
     "pool_size": _whole,
     "code_version": _label,

@@ -96,15 +96,6 @@ def test_a_message_without_a_run_becomes_one_at_first_touch(shop: Runs, ledger: 
     assert shop.story(run) == [("charge", "step", "succeeded")]
 
 
-def test_a_retried_message_without_a_run_is_in_doubt_and_held(shop: Runs, ledger: Ledger, order: str) -> None:
-    """Its first delivery may have run where there was no plugin."""
-    result = shop.binding.send_task("tests.celery.shop.steps.charge", (order,), {}, retries=1)
-    eventually(lambda: shop.find(result), SOON)
-    held = shop.step_is(shop.of(result), "charge", StepStatus.HELD)
-    assert "sent without the plugin" in (held.doubt or "")
-    assert ledger.names(order) == []
-
-
 def test_a_message_whose_run_the_journal_does_not_have_is_refused_and_reported(shop: Runs, ledger: Ledger, order: str) -> None:
     ref = new_ref()
     stamp = {"stamped_headers": [STAMP], STAMP: make_stamp(ref)}

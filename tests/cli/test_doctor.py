@@ -12,9 +12,8 @@ from durable_adapter.cli.checks.check import Check, Level
 from durable_adapter.cli.checks.journal import _clock, _server, journal_checks
 from durable_adapter.journal import Journal, workers
 from durable_adapter.journal.schema import REVISION
-from durable_adapter.model import SECOND, Cause, Kind
+from durable_adapter.model import SECOND, Cause, Event, Kind
 from durable_adapter.reconcile.commands import Caller
-from durable_adapter.recovery.lost import RAN_ELSEWHERE
 from durable_adapter.settings import Settings
 from tests.cli.conftest import Cli, Shop
 from tests.journal.making import ONE, a_run, a_step, a_worker, the
@@ -253,14 +252,20 @@ def test_what_workers_without_the_plugin_ran_is_told_with_their_queues(cli: Cli,
     assert "ran_elsewhere" not in checks(cli.json("doctor"))
     for ref, key in ((adopted, "ship"), (others, "charge")):
         assert journal.doubts.happened(
-            the(journal, ref, key), ONE, who="result store", why=f"{RAN_ELSEWHERE}: so", send=False
+            the(journal, ref, key), ONE, who="result store", why="so", send=False, cause=Cause.RAN_ELSEWHERE
         ).recorded
-    assert journal.doubts.raise_doubt(
-        the(journal, doubtful, "charge"), None, f"{RAN_ELSEWHERE}: so", cause=Cause.WORKER_DIED, over=True
-    )
+    assert journal.doubts.raise_doubt(the(journal, doubtful, "charge"), None, "so", cause=Cause.RAN_ELSEWHERE, over=True)
     told = checks(cli.json("doctor", code=1))["ran_elsewhere"]
     assert told["level"] == "unsafe"
     assert "workers without the plugin ran 2 durable steps in the last 7 days, such as ship, on docks, tills" in told["found"]
+
+
+@on_sqlite
+def test_what_began_plain_is_counted_with_its_tasks(cli: Cli, journal: Journal) -> None:
+    journal.events.note(Event.RAN_PLAIN, who="w1", why="so", name="shop.charge", namespace="default")
+    journal.events.note(Event.RAN_PLAIN, who="w1", why="so", name="shop.theirs", namespace="other")
+    told = checks(cli.json("doctor"))["ran_plain"]
+    assert (told["level"], told["found"].startswith("1 message of shop.charge began before")) == ("note", True)
 
 
 @on_sqlite

@@ -373,6 +373,7 @@ def starting(journal: Journal) -> None:
     journal.engine_ends.taken_up(the(journal, ref, "charge"))
     journal.engine_ends.begins_again(ref, "task-00")
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
+    assert journal.enforced.since("charge") <= journal.time()
     assert not journal.runs.died_unbegun(a_step("charge", ref=new_ref()), "its horse died")
     assert journal.runs.not_begun("task-1", "it was given up") == 1
     assert journal.runs.not_begun("no such task", "it was given up") == 0

@@ -142,6 +142,8 @@ def _never_began(error: BaseException) -> bool:
 
 #: The delivery that this context runs; None outside of one.
 ACTIVE: ContextVar[ActiveTask | None] = ContextVar("durable_celery_task", default=None)
+#: The id of the delivery that this context runs plain, as it began; None outside of one.
+PLAIN: ContextVar[str | None] = ContextVar("durable_celery_plain", default=None)
 #: The limits of the call whose body runs in this context; None outside of one. A step in place has limits and no delivery.
 LIMITS: ContextVar[Limits | None] = ContextVar("durable_celery_limits", default=None)
 
@@ -157,6 +159,16 @@ def current(limits: Limits, delivery: ActiveTask | None = None) -> Iterator[None
         if of_delivery is not None:
             ACTIVE.reset(of_delivery)
         LIMITS.reset(of_limits)
+
+
+@contextlib.contextmanager
+def plainly(task_id: str) -> Iterator[None]:
+    """A block in which a delivery runs plain: when it is tried again, its message is sent as Celery made it."""
+    before = PLAIN.set(task_id)
+    try:
+        yield
+    finally:
+        PLAIN.reset(before)
 
 
 def retry(binding: BaseBinding, task: Task, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from ..runtime.engine import EngineEnd
 from ..runtime.engine_ends import end_step
 from ..runtime.values import encode_for, write_failure
 from .binding import Binding
-from .plans import NO_MESSAGE, place_of, tail_members
+from .plans import NO_MESSAGE, PLACE, place_of, tail_members
 
 if TYPE_CHECKING:
     from celery.app.task import Context, Task
@@ -89,6 +89,12 @@ def note_follows(request: Context) -> None:
     """Keeps what follows a task, before anybody takes it out of its chain."""
     if request.chain:
         request.__dict__[_FOLLOWS] = (request.chain, request.chain[-1])
+
+
+def forget(request: Context) -> None:
+    """Takes from a request what was set on it: its delivery belongs to no run after all."""
+    for name in (PLACE, REACHED, _FOLLOWS):
+        request.__dict__.pop(name, None)
 
 
 def unmarked_end(binding: Binding, task: Any, value: Any = None, error: BaseException | None = None) -> None:

@@ -33,7 +33,7 @@ from ..runtime.starting import (
     start_run,
     started_before,
 )
-from .attempts import ACTIVE
+from .attempts import ACTIVE, PLAIN
 from .binding import Binding
 from .branches import holds_marked, is_branch, refusal, refuse_member
 from .plans import delay_of, member_of, original_run, place_of, queue_of, sender_of, stamped, stamped_chain, tail_members
@@ -57,7 +57,7 @@ def send(
     running = ACTIVE.get()
     if running is not None and options.get("task_id") == running.task_id:
         return _caught(binding, name, args, kwargs, options)
-    if STAMP in options or binding.is_off:
+    if STAMP in options or binding.is_off or (PLAIN.get() is not None and options.get("task_id") == PLAIN.get()):
         return as_given()
     binding.ensure_hooked()
     registry = binding.registry

@@ -32,11 +32,11 @@ from ..model import (
 )
 from ..runtime.calls import Call
 from ..runtime.current_step import RunningStep
-from ..runtime.deliveries import adopted, awaited, refused
+from ..runtime.deliveries import BeganPlain, adopted, awaited, refused
 from ..runtime.functions import run_function
 from ..runtime.steps import run_step
 from . import endings
-from .attempts import ActiveTask, Limits, current
+from .attempts import ActiveTask, Limits, current, plainly
 from .binding import Binding
 from .plans import KEPT, PLACE, PROPERTIES, member_of, stamped_chain, stamps_of, tail_members
 from .results import HELD
@@ -141,6 +141,7 @@ def _delivered(
         final=endings.is_final,
         adopt=None if stamp is not None else lambda call: _adopted(binding, task, request, args, kwargs, call),
     )
+    had_chain = request.chain
     if stamp is None and request.chain:
         # Adopted: what follows belongs to the run that is made of this message, on this delivery and on every other.
         tail = [member_key(place, sig["task"]) for place, sig in enumerate(reversed(request.chain), start=1)]
@@ -148,14 +149,22 @@ def _delivered(
         endings.note_follows(request)
     request.__dict__[PLACE] = (call.ref, call.key)
     request.__dict__[endings.REACHED] = True
+    began_plain, value = False, None
     try:
         value = run_function(binding.host, call) if kind.makes_calls else run_step(binding.host, call)
+    except BeganPlain:
+        began_plain = True
     except Left as left:
         return _let_go(task, request, left)
     except Exception as error:
         if delivery.ran or (said := endings.told(task, error)) is error:
             raise
         raise said from error
+    if began_plain:  # outside of the handler: the body's own error is raised without ours as its context
+        request.chain = had_chain
+        endings.forget(request)
+        with plainly(request.id):
+            return original(*args, **kwargs)
     if request.chain and not delivery.ran:
         _stop_again(binding, request, call.ref)
     return value
@@ -273,6 +282,7 @@ def _adopted(
         key=call.key,
         code_version=binding.settings.code_version,
         again=_AGAIN if call.again else None,
+        plain_until=binding.settings.plain_until,
     )
 
 

@@ -19,6 +19,7 @@ from .claims import Claims
 from .database import Database, missing_text
 from .doubts import Doubts
 from .ends import Ended, Ends
+from .enforced import Enforced
 from .engine_ends import EngineEnds
 from .events import Events
 from .orders import Orders
@@ -63,7 +64,8 @@ class Journal:
         transitions = Transitions(self.db, self.events)
         self.undo = Undo(self.db, self.events, transitions)
         self._turns = turns = Turns(self.db)
-        self.runs = Runs(self.db, self.events, transitions, self.undo, int(resend_after * SECOND), turns)
+        self.enforced = Enforced(self.db, self.events, namespace)
+        self.runs = Runs(self.db, self.events, transitions, self.undo, int(resend_after * SECOND), turns, self.enforced)
         self.claims = Claims(self.db)
         self.ends = Ends(self.db, self.events, transitions, self.undo, turns)
         self.engine_ends = EngineEnds(self.db, self.events, transitions, self.undo)

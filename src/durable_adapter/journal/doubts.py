@@ -134,7 +134,7 @@ class Doubts:
             "error": error,
             "attempt": step.c.attempt + (1 if token is None else 0),
         }
-        told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": token, "who": who, "why": why}
+        told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": token, "who": who, "why": why, "cause": cause.value}
         if self._move(conn, row, StepStatus.IN_DOUBT, values, *conditions, of=of, **told):
             return True
         return self._is(conn, row, step.c.cause == cause.value, step.c.doubt == why, _DOUBTED, token=token)
@@ -199,7 +199,7 @@ class Doubts:
         values |= {"ended_at": None, "attention": None}
 
         def write(conn: Connection) -> bool:
-            told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": row.token, "who": who, "why": why}
+            told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": row.token, "who": who, "why": why, "cause": cause.value}
             if self._move(conn, row, StepStatus.IN_DOUBT, values, same_token(row), *where, of=(of,), **told):
                 return True
             return self._is(conn, row, _DOUBTED, step.c.cause == cause.value, step.c.doubt == why, token=row.token)
@@ -253,7 +253,9 @@ class Doubts:
 
         return self._db.transaction(write)
 
-    def happened(self, row: StepRow, outcome: Stored, *, who: str, why: str, send: bool = True) -> Ended:
+    def happened(
+        self, row: StepRow, outcome: Stored, *, who: str, why: str, send: bool = True, cause: Cause | None = None
+    ) -> Ended:
         """A verdict: the step's effect happened, with this value. One commit; compare-and-set on status and token.
 
         Args:
@@ -263,6 +265,7 @@ class Doubts:
             why: in words, for people.
             send: its own message is sent once more: a memo hit that stores the engine's result and sends what follows.
                 False where the engine has that result already; the step may then be one that was never begun here.
+            cause: why anybody had to say so, where the row does not have it.
         """
         verdict = f"{who}: happened: {why}"
 
@@ -273,6 +276,8 @@ class Doubts:
             values: dict[str, Any] = {"outcome": outcome.data, "outcome_codec": outcome.codec, "effect": Effect.HAPPENED.value}
             values |= {"verdict": verdict, "attention": None, "look_at": None}
             given: dict[str, Any] = {"who": who, "why": why, "verdict": "happened"}
+            if cause is not None:
+                values["cause"] = given["cause"] = cause.value
             if row.status is StepStatus.FAILED and self._was_told(conn, row):
                 said = self._say(conn, row, values, **given)
                 return Ended(True) if said else self._said_before(conn, row, verdict)

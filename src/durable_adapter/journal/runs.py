@@ -39,6 +39,7 @@ from ..model import (
 from . import troubles
 from .database import Database
 from .ends import new_key
+from .enforced import Enforced
 from .engine_ends import is_ended_by_engine, is_left_behind
 from .events import Events
 from .rows import STEP_COLUMNS, WORKFLOW_COLUMNS, readable, step_row, step_values, workflow_row, workflow_values
@@ -67,13 +68,21 @@ class Runs:
     """The workflow table's writes."""
 
     def __init__(
-        self, db: Database, events: Events, transitions: Transitions, undo: Undo, resend_after: int, turns: Turns
+        self,
+        db: Database,
+        events: Events,
+        transitions: Transitions,
+        undo: Undo,
+        resend_after: int,
+        turns: Turns,
+        enforced: Enforced,
     ) -> None:
         self._db = db
         self._transitions = transitions
         self._turns = turns
         self._events = events
         self._undo = undo
+        self._enforced = enforced
         #: Microseconds after which a run in which nothing was seen to begin is looked at.
         self.resend_after = resend_after
         self._insert_workflow = sa.insert(workflow).values(
@@ -114,6 +123,7 @@ class Runs:
                 rows = [step_values(s) for s in steps if (s.status is StepStatus.BEGUN) is begun]
                 if rows:
                     db.hot(statement).run_many(conn, rows)
+            self._enforced.note(conn, {s.name for s in steps if s.kind.marked})
             if any(s.status is StepStatus.IN_DOUBT for s in steps):
                 # Adopted from a message that may have been run before: over, and due to be settled.
                 here = sa.and_(step.c.ref == run.ref, step.c.status == StepStatus.IN_DOUBT.value)

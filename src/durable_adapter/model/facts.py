@@ -71,6 +71,8 @@ class Cause(enum.StrEnum):
     MESSAGE_LOST = "message_lost"
     #: The result store has a result of it although it never began here.
     RAN_ELSEWHERE = "ran_elsewhere"
+    #: The result store has a result under its task id that is a little older than its run.
+    OLD_RESULT = "old_result"
     #: The journal was restored, or lost its last commits in a fail-over.
     LOST_COMMITS = "lost_commits"
     #: The database lost its transaction too often, or its body ended it.
@@ -133,3 +135,5 @@ class Event(enum.StrEnum):
     VALUE_MISSING = "value_missing"
     ENDED_BY_ENGINE = "ended_by_engine"
     NOT_TAKEN = "not_taken"
+    ENFORCED = "enforced"
+    RAN_PLAIN = "ran_plain"

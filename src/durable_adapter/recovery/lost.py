@@ -36,10 +36,6 @@ SENDS = 1.0
 FIRST, MORE = 1, 10
 #: How often a guarded step's message is sent again: if that one vanishes unbegun as well, the step is in doubt.
 SENT_AGAIN = 1
-#: How a step's doubt tells of that.
-VANISHED = "its message was sent again, and that one vanished unbegun as well: whatever took it may have run it unrecorded"
-#: How the log tells of a step that nobody with the plugin ran, and that has run all the same.
-RAN_ELSEWHERE = "a worker without the plugin ran it"
 
 
 class Again(NamedTuple):
@@ -209,7 +205,7 @@ class LostMessages:
         if gone and not any(each.takes(engine.name, step.queue) and each.beat_at >= since for each in self._living):
             return "its message is gone, and no worker with the plugin has listened on its queue since it was sent"
         if again >= SENT_AGAIN:
-            return VANISHED
+            return "its message was sent again, and that one vanished as well: whatever took it may have run it unrecorded"
         return None
 
     def vanished(self, run: WorkflowRow, step: StepRow, since: int) -> str | None:
@@ -289,15 +285,16 @@ class LostMessages:
         if not outcome.succeeded and self._now < due + VERDICT:
             self._sweep.look_again(run.ref, due + VERDICT)
             return True
-        why = f"{RAN_ELSEWHERE}: the result store has its result"
+        why, cause = "a worker without the plugin ran it: the result store has its result", Cause.RAN_ELSEWHERE
         if outcome.at is not None and outcome.at < step.created_at:
-            why = (
-                "the result store has a result of that task id, stored just before this workflow was started, as its clock has it"
+            why, cause = (
+                "the result store has a result of that task id, stored just before this workflow was started, by its own clock",
+                Cause.OLD_RESULT,
             )
         elif outcome.succeeded and self._adopt(step, outcome.value, why):
             return True
         doubts = self._sweep.journal.doubts
-        if doubts.raise_doubt(step, None, why, cause=Cause.RAN_ELSEWHERE, over=True, who=self._sweep.who):
+        if doubts.raise_doubt(step, None, why, cause=cause, over=True, who=self._sweep.who):
             self._sweep.report.doubts += 1
         return True
 
@@ -307,7 +304,8 @@ class LostMessages:
             stored = encode_for(self._sweep.journal, value)
         except UnserialisableValue:
             return False
-        if self._sweep.journal.doubts.happened(step, stored, who="result store", why=why, send=False).recorded:
+        happened, cause = self._sweep.journal.doubts.happened, Cause.RAN_ELSEWHERE
+        if happened(step, stored, who="result store", why=why, send=False, cause=cause).recorded:
             self._sweep.report.adopted += 1
         return True
 

@@ -20,7 +20,7 @@ from ..declare.retry import RetryPolicy
 from ..errors import CannotSuspend, Left, UnknownStamp, UnsupportedCanvas
 from ..model import SECOND, Safety, StepRow, WorkflowRow, kind_of_key
 from ..runtime.calls import Call, Wish
-from ..runtime.deliveries import adopted, awaited, come_after, refused, unmarked_ended
+from ..runtime.deliveries import BeganPlain, adopted, awaited, come_after, refused, unmarked_ended
 from ..runtime.functions import FunctionRun, run_function
 from ..runtime.steps import run_step
 from . import stamps, ticks
@@ -220,6 +220,8 @@ def _delivered(
         call.turn = lambda: come_after(binding.host, ref, key, lambda step: _is_forgotten(binding, step))
     try:
         value = run_function(binding.host, call) if is_function else run_step(binding.host, call)
+    except BeganPlain:
+        pass
     except AskedTooOften:
         if delivery.asked is None or (times_tried(job) or 0) < delivery.asked.max:
             raise  # it was recorded before, or RQ has not counted every time
@@ -231,8 +233,10 @@ def _delivered(
     except Exception:
         say_if_requeued(binding, job, call)
         raise
-    job.__dict__[RETURNED] = True
-    return value
+    else:
+        job.__dict__[RETURNED] = True
+        return value
+    return run()  # outside of the handler: the body's own error is raised without ours as its context
 
 
 def _is_forgotten(binding: Binding, step: StepRow) -> bool:
@@ -297,6 +301,7 @@ def _adopted(binding: Binding, job: Job, call: Call) -> tuple[WorkflowRow, list[
         key=call.key,
         code_version=binding.settings.code_version,
         again=_AGAIN if call.again and stamp_of(job) is None else None,
+        plain_until=binding.settings.plain_until,
     )
     note_queue(job, binding.prefix)
     steps[0].options |= kept_of(job)

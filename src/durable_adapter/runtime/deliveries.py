@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import JournalUnreachable, Left, UnserialisableValue
 from ..journal import Ended
-from ..model import ALLOW_FAILURE, Event, StepRow, StepStatus, WorkflowRow
+from ..model import ALLOW_FAILURE, SECOND, Event, StepRow, StepStatus, WorkflowRow
 from .calls import awaited as awaited
 from .order import OUTSIDE, unmet
 from .plans import Member, rows_for
@@ -32,6 +32,10 @@ def refused(host: Host, name: str, why: str) -> Left:
     return Left(why)
 
 
+class BeganPlain(Exception):
+    """A delivery that began plain, or without the plugin, before its task was enforced: it ends as it began."""
+
+
 def adopted(
     host: Host,
     marked: Marked,
@@ -41,6 +45,7 @@ def adopted(
     key: str,
     code_version: str | None,
     again: str | None = None,
+    plain_until: float = 0.0,
 ) -> tuple[WorkflowRow, list[StepRow]]:
     """The run that a message becomes at first touch: its producer has no plugin, or knows of its first tick alone.
 
@@ -52,7 +57,17 @@ def adopted(
         key: the key of its first step.
         code_version: the user's own version of the code.
         again: that it may have been run before, in words; None where it has not. Then it is in doubt.
+        plain_until: seconds after the journal first recorded its task as enforced for which such a message is run plain.
+
+    Raises:
+        BeganPlain: it is to be run plain.
     """
+    name = members[0].name
+    if again is not None and host.beginning.enforced.since(name) + int(plain_until * SECOND) > host.beginning.time():
+        why = f"{again}, and {name} is enforced since less than plain_until={plain_until:g} s: it runs as before"
+        host.beginning.events.note(Event.RAN_PLAIN, who=host.row, why=why, name=name, namespace=host.journal.namespace)
+        logger.warning("ran_plain task=%s msg=%r", name, f"Its message came again unstamped, so it began plain: {why}.")
+        raise BeganPlain(name)
     run, steps = rows_for(
         marked,
         members,

@@ -89,6 +89,18 @@ def autoretries_protected(order: str) -> str:
 
 
 @durable.step
+@app.task(autoretry_for=(ValueError,), default_retry_delay=0, max_retries=3)
+def began_plain(order: str, failures: int = 2) -> str:
+    """Waits at a gate in its first attempt; no other test has a run of it."""
+    ledger().record("attempt", order)
+    if ledger().count(order, "attempt") == 1 and failures:
+        ledger().wait_at("gate", order)
+    if ledger().count(order, "attempt") <= failures:
+        raise ValueError("who knows")
+    return order
+
+
+@durable.step
 @app.task(ignore_result=True)
 def ignored(order: str) -> str:
     ledger().record("ignored", order)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import JournalAhead, JournalError, JournalUnmigrated, UnreadableRow
-from ...model import SECOND, Event, takes
+from ...model import SECOND, Cause, Event, takes
 from ...reconcile.blockers import Queues, add_to_queues
 from ...reconcile.commands import INLINE
 from ...reconcile.words import plural, since, span, vocabulary
@@ -69,6 +69,7 @@ def journal_checks(journal: Journal, settings: Settings, engines: Sequence[str],
     yield from _workers(living, now, settings)
     yield from _clocks_of_hosts(every)
     yield from _ran_elsewhere(journal, now)
+    yield from _ran_plain(journal, now)
     yield from _unreadable(journal, now)
     yield from _connections(journal.reads.server(), every, settings)
 
@@ -233,10 +234,8 @@ def _planned_queues(journal: Journal, living: list[WorkerRow], now: int) -> Iter
 
 def _ran_elsewhere(journal: Journal, now: int) -> Iterator[Check]:
     """Steps of the last days that a worker without the plugin ran: what is known of them is told with each, why it was is not."""
-    from ...recovery.lost import RAN_ELSEWHERE
-
     events = (event for kind in (Event.VERDICT, Event.IN_DOUBT) for event in journal.events.since(kind, now - RECENT))
-    places = {(e["ref"], e["key"]): e["at"] for e in events if (e["why"] or "").startswith(RAN_ELSEWHERE)}
+    places = {(e["ref"], e["key"]): e["at"] for e in events if e["detail"].get("cause") == Cause.RAN_ELSEWHERE}
     refs = sorted({ref for ref, _ in places})
     runs, steps = journal.reads.slim_runs(refs), journal.reads.slim_steps(refs)
     found = [s for ref, run in runs.items() if run.namespace == journal.namespace for s in steps[ref] if (ref, s.key) in places]
@@ -248,6 +247,20 @@ def _ran_elsewhere(journal: Journal, now: int) -> Iterator[Check]:
             f"workers without the plugin ran {plural(len(found), 'durable step')} in the last 7 days, such as {found[0].name}, "
             f"on {queues}; the last one was found {last}",
             "find the workers on these queues that do not call install(), or not with this journal, and stop them",
+        )
+
+
+def _ran_plain(journal: Journal, now: int) -> Iterator[Check]:
+    """Deliveries of the last days that began before their task was enforced, and were run plain once more."""
+    events = journal.events.since(Event.RAN_PLAIN, now - RECENT)
+    found = [e for e in events if e["detail"].get("namespace") == journal.namespace]
+    if found:
+        tasks = ", ".join(sorted({str(e["detail"].get("name")) for e in found}))
+        yield note(
+            "ran_plain",
+            f"{plural(len(found), 'message')} of {tasks} began before that was enforced and ran plain, as before, in the last "
+            f"7 days; the last one {since(found[-1]['at'], now)}",
+            "lower plain_until once your longest back-off has passed",
         )
 
 
