@@ -219,19 +219,19 @@ def stop(journal: Any, sort: str) -> None:
     token = begin(journal, ref, first, "living")
     journal.ends.succeed(ref, first, token, Stored("json/1", b"1"), last=False)
     token = begin(journal, ref, second, "dead" if sort == "dead_worker" else "living")
-    row = journal.claims.look(ref, second)
+    row = journal.claims.get(ref, second)
     error = json.dumps({"type": "bank.Timeout", "message": "no answer in 30 s", "traceback": "x" * 2000}).encode()
     match sort:
         case "held":
             journal.doubts.raise_doubt(row, token, "its attempt ended in Timeout", over=True, error=error)
-            journal.doubts.hold(journal.claims.look(ref, second), "nobody can tell")
+            journal.doubts.hold(journal.claims.get(ref, second), "nobody can tell")
         case "failed_effect_unknown":
             journal.ends.fail(row, token, error, Effect.UNKNOWN, decides=True)
         case "rollback_failed":
             decision = journal.ends.fail(row, token, error, Effect.DID_NOT_HAPPEN, decides=True).decision
             token = new_token()
             assert journal.claims.begin(ref, decision.undo.key, token, "living")
-            journal.ends.fail(journal.claims.look(ref, decision.undo.key), token, error, Effect.DID_NOT_HAPPEN, decides=False)
+            journal.ends.fail(journal.claims.get(ref, decision.undo.key), token, error, Effect.DID_NOT_HAPPEN, decides=False)
 
 
 def begin(journal: Any, ref: str, key: str, worker: str) -> str:

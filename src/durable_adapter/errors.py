@@ -215,7 +215,7 @@ class Suspended(BaseException):
         self.wake_at = wake_at
 
 
-class Left(Suspended):
+class Deferred(Suspended):
     """Leaves a call alone: somebody else runs it, it is not due, it is in doubt, or it is held."""
 
     def __init__(self, why: str, *, held: bool = False, wake_at: int | None = None) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from .current import FUNCTION
 from .declare.policy import StepPolicy
-from .errors import DeclarationError, Left, NotFinished, NotInstalled, UnsupportedCanvas
+from .errors import DeclarationError, Deferred, NotFinished, NotInstalled, UnsupportedCanvas
 from .model import StepRow, StepStatus, WorkflowRow, forward, new_ref
 from .recovery import Sweeper
 from .runtime.alerts import explain
@@ -221,7 +221,7 @@ class Binding(BaseBinding):
         """Starts a run, or inside of a workflow function dispatches a step."""
         names = [dotted_name(p.function) for p in calls]
         registry = self.registry
-        marked = [registry.look(name, p.function) for name, p in zip(names, calls, strict=True)]
+        marked = [registry.learn(name, p.function) for name, p in zip(names, calls, strict=True)]
         if self.is_off:
             values = [awaited(p.function(*p.args, **p.kwargs)) for p in calls]
             return Plain(values[-1])
@@ -346,7 +346,7 @@ class Binding(BaseBinding):
             return
         try:
             self._run(run, step, steps, function, again=again)
-        except Left as left:
+        except Deferred as left:
             logger.info("step %s of %s was left alone: %s", step.name, run.id, left)
         except Exception as error:
             logger.warning("step %s of %s failed: %s: %s", step.name, run.id, type(error).__name__, error)
@@ -363,7 +363,7 @@ class Binding(BaseBinding):
         if not step.kind.marked:
             self._unmarked(step, lambda: awaited(function(*args, **kwargs)))
             return
-        self.registry.look(step.name)
+        self.registry.learn(step.name)
         call = Call(
             ref=step.ref,
             key=step.key,

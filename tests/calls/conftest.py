@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import Kind, StepRow
 from durable_adapter.recovery import Sweeper
@@ -56,9 +56,9 @@ class Workplace:
             self.host, Call(ref=ref, key="function", name="order", policy=policy, body=lambda _: body(), **values)
         )
 
-    def leaves(self, ref: str, body: Callable[[], Any]) -> Left:
+    def leaves(self, ref: str, body: Callable[[], Any]) -> Deferred:
         """Runs a workflow function that suspends, and returns how."""
-        with pytest.raises(Left) as left:
+        with pytest.raises(Deferred) as left:
             self.function(ref, body)
         return left.value
 

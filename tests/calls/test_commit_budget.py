@@ -10,7 +10,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import Kind, StepStatus
 from tests.calls.conftest import Workplace
@@ -116,7 +116,7 @@ def test_a_message_of_a_step_that_runs_elsewhere_is_one_read_besides_its_claim(
     claim(journal, ref, "charge")
 
     def come() -> None:
-        with pytest.raises(Left, match="running under another claim"):
+        with pytest.raises(Deferred, match="running under another claim"):
             at_work.step(ref, "charge", one)
 
     assert cost(come).reads == 1
@@ -132,7 +132,7 @@ def test_a_wake_reads_its_steps_once_however_many_have_ended(
         done = [step(number) for number in range(5)]
         if not first_time:
             return sum(done)
-        raise Left("stop here")
+        raise Deferred("stop here")
 
     first_time = True
     at_work.leaves(ref, first)
@@ -155,7 +155,7 @@ def test_a_failure_that_the_function_caught_is_not_read_again(journal: Journal, 
             declined()
         except ValueError:
             if first_time:
-                raise Left("stop here") from None
+                raise Deferred("stop here") from None
         return "done"
 
     first_time = True

@@ -9,7 +9,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import DeclarationError, JournalUnreachable, Left, NotInWorkflow, UnserialisableValue
+from durable_adapter.errors import DeclarationError, Deferred, JournalUnreachable, NotInWorkflow, UnserialisableValue
 from durable_adapter.journal import Journal
 from durable_adapter.journal.doubts import NOT_OVER
 from durable_adapter.model import SECOND, Cause, Safety, StepRow, StepStatus
@@ -209,7 +209,7 @@ def test_an_idempotent_step_that_comes_after_its_window_is_in_doubt_all_the_same
     ref = a_member(journal, policy)
     in_doubt(journal, ref, "charge")
     age(journal, ref, "charge", "first_begun_at", by=25 * 3600 * SECOND)
-    with pytest.raises(Left, match="window of 24 h has passed"):
+    with pytest.raises(Deferred, match="window of 24 h has passed"):
         during(at_work, ref, lambda: 1, policy)
     assert at_work.ran == {}
 
@@ -240,7 +240,7 @@ def test_a_journal_that_is_away_keeps_no_body_waiting(
 
     def body() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(journal.claims, "hear", away)
+            patch.setattr(journal.claims, "heartbeat", away)
             assert durable.heartbeat({"done": 1})
         assert durable.heartbeat()
         assert the(journal, ref, "charge").details == '{"done": 1}'
@@ -289,5 +289,5 @@ def test_a_step_that_does_not_use_it_pays_nothing(journal: Journal, at_work: Wor
 def test_a_heartbeat_under_another_token_is_refused(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.PROBE))
     row = in_doubt(journal, ref, "charge")
-    assert not journal.claims.hear(ref, "charge", "another", heartbeat=SECOND, details="1")
+    assert not journal.claims.heartbeat(ref, "charge", "another", heartbeat=SECOND, details="1")
     assert the(journal, ref, "charge") == row

@@ -11,7 +11,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, StepStatus
 from durable_adapter.runtime.alerts import Held
@@ -40,7 +40,7 @@ def a_result_that_cannot_be_recorded(journal: Journal, at_work: Workplace) -> st
 
 def a_steps_result_that_cannot_be_recorded(journal: Journal, at_work: Workplace) -> str:
     ref = a_run(journal, a_step("charge", task_id="t"), "ship", id=WORKFLOW, declared=True)
-    with pytest.raises(Left):
+    with pytest.raises(Deferred):
         at_work.step(ref, "charge", object)
     return ref
 
@@ -48,7 +48,7 @@ def a_steps_result_that_cannot_be_recorded(journal: Journal, at_work: Workplace)
 def _stopped_after(at_work: Workplace, ref: str, call: Callable[[], Any]) -> None:
     def first() -> None:
         call()
-        raise Left("stop here")
+        raise Deferred("stop here")
 
     at_work.leaves(ref, first)
 
@@ -70,7 +70,7 @@ def a_call_that_was_renamed(journal: Journal, at_work: Workplace) -> str:
 def a_doubt_that_nothing_settles(journal: Journal, at_work: Workplace) -> str:
     ref = a_run(journal, a_step("charge"), "ship", id=WORKFLOW, declared=True)
     in_doubt(journal, ref, "charge")
-    with pytest.raises(Left):
+    with pytest.raises(Deferred):
         at_work.step(ref, "charge", lambda: 1)
     return ref
 
@@ -79,7 +79,7 @@ def a_probe_that_cannot_tell(journal: Journal, at_work: Workplace) -> str:
     policy = StepPolicy(probe=durable.cannot_tell)
     ref = a_run(journal, a_step("charge", safety=policy.safety), "ship", id=WORKFLOW, declared=True)
     in_doubt(journal, ref, "charge")
-    with pytest.raises(Left):
+    with pytest.raises(Deferred):
         at_work.step(ref, "charge", lambda: 1, policy)
     return ref
 
@@ -122,7 +122,7 @@ def test_what_was_decided_otherwise_meanwhile_is_not_held_and_nobody_is_told(
         change(journal, ref, "charge", status=StepStatus.SUCCEEDED.value)
         return object()
 
-    with pytest.raises(Left) as left:
+    with pytest.raises(Deferred) as left:
         at_work.step(ref, "charge", overtaken)
     assert (left.value.held, told) == (False, [])
 

@@ -12,7 +12,7 @@ import pytest
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.declare.retry import RetryPolicy
-from durable_adapter.errors import JournalUnreachable, Left
+from durable_adapter.errors import Deferred, JournalUnreachable
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus
 from durable_adapter.runtime.host import MISSED, Host
@@ -53,7 +53,7 @@ def test_one_that_could_not_beat_for_half_of_stale_begins_nothing_new(
         raise JournalUnreachable("away")
 
     monkeypatch.setattr(journal.workers, "beat", away)
-    with pytest.raises(Left, match="the journal is away"):
+    with pytest.raises(Deferred, match="the journal is away"):
         if where == "a canvas":
             beating.step(ref, "charge", lambda: 1)
         else:

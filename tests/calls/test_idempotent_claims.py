@@ -14,7 +14,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Killed, Left, StepFailed
+from durable_adapter.errors import Deferred, Killed, StepFailed
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, Cause, Effect, Event, Kind, Safety, StepStatus, WorkflowStatus
 from durable_adapter.reconcile.changes import Operator
@@ -180,7 +180,7 @@ def test_a_second_delivery_does_not_run_the_body_while_the_first_one_does(
     with in_a_thread(lambda: at_work.step(ref, "ship", ship, IDEMPOTENT, kind=kind)) as first:
         assert inside.wait(PATIENCE)
         try:
-            with pytest.raises(Left, match="running under another claim"):
+            with pytest.raises(Deferred, match="running under another claim"):
                 at_work.step(ref, "ship", lambda: "a second parcel", IDEMPOTENT, kind=kind, again=again)
             assert at_work.ran == {"ship": 1}
         finally:

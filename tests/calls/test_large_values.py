@@ -8,7 +8,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left, UnserialisableValue
+from durable_adapter.errors import Deferred, UnserialisableValue
 from durable_adapter.journal import Journal, database
 from durable_adapter.model import Attention, StepStatus, new_ref
 from tests.calls.conftest import Workplace
@@ -36,7 +36,7 @@ def test_a_step_whose_result_is_too_large_has_happened(
     journal: Journal, at_work: Workplace, value: str, policy: StepPolicy
 ) -> None:
     ref = a_run(journal, a_step("charge", safety=policy.safety), "ship")
-    with pytest.raises(Left, match="it happened, but its value cannot be recorded: it has"):
+    with pytest.raises(Deferred, match="it happened, but its value cannot be recorded: it has"):
         at_work.step(ref, "charge", lambda: value, policy)
     row = the(journal, ref, "charge")
     assert (row.status, row.attention) == (StepStatus.HELD, Attention.VALUE_MISSING)

@@ -10,7 +10,7 @@ import pytest
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.declare.retry import RetryPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, Cause, Event, StepStatus
 from durable_adapter.reconcile.commands import Caller
@@ -129,7 +129,7 @@ def test_a_message_that_comes_while_its_step_runs_is_kept_once(journal: Journal,
     ref = a_run(journal, "charge", "ship")
     claim(journal, ref, "charge")
     for delivery in (1, 2):
-        with pytest.raises(Left, match="running under another claim"):
+        with pytest.raises(Deferred, match="running under another claim"):
             at_work.step(ref, "charge", lambda: 1, again=delivery == 2)
         assert events(journal, ref) == [Event.SUPPRESSED] * delivery
     assert story(journal, ref).count("charge: another message of it came, and was left alone") == 2

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left, TransactionMisuse
+from durable_adapter.errors import Deferred, TransactionMisuse
 from durable_adapter.journal import Journal
 from durable_adapter.model import Effect, Safety, StepStatus
 from durable_adapter.runtime import host as hosts
@@ -62,7 +62,7 @@ def test_a_body_that_rolls_back_by_itself_and_goes_on_is_held_and_never_a_succes
         book(2)
         return "booked"
 
-    with pytest.raises(Left, match="ended its transaction itself"):
+    with pytest.raises(Deferred, match="ended its transaction itself"):
         at_work.step(ref, "book", body, TRANSACTIONAL)
     row = the(journal, ref, "book")
     assert (row.status, row.outcome, at_work.ran) == (StepStatus.HELD, None, {"book": 1})
@@ -153,7 +153,7 @@ def test_a_transaction_that_is_lost_each_time_is_held_after_a_few_tries(
             book(2)
         return "booked"
 
-    with pytest.raises(Left, match="lost"):
+    with pytest.raises(Deferred, match="lost"):
         at_work.step(ref, "book", body, TRANSACTIONAL)
     row = the(journal, ref, "book")
     assert (row.status, row.losses, row.attempt, at_work.ran) == (StepStatus.HELD, MAX_LOSSES, MAX_LOSSES, {"book": MAX_LOSSES})
@@ -203,7 +203,7 @@ def test_a_worker_that_is_told_to_stop_leaves_a_transaction_that_is_lost(journal
         at_work.host.is_stopping = lambda: True
         kill()
 
-    with pytest.raises(Left, match="shutting down"):
+    with pytest.raises(Deferred, match="shutting down"):
         at_work.step(ref, "book", body, TRANSACTIONAL)
     assert (the(journal, ref, "book").status, at_work.ran) == (StepStatus.PLANNED, {"book": 1})
 
@@ -223,7 +223,7 @@ def test_a_run_can_be_cancelled_while_a_transactional_step_of_its_function_runs(
             seen.append(other.runs.cancel(ref, who="me", why="the customer left"))
         return "booked"
 
-    with pytest.raises(Left):
+    with pytest.raises(Deferred):
         at_work.function(ref, books)
     assert (len(seen), booked(journal), the_run(journal, ref).status) == (1, [], "cancelled")
 
@@ -273,7 +273,7 @@ def test_a_worker_that_is_switched_off_or_stopped_does_not_wait_for_that(
     ref = a_canvas(journal)
     request.getfixturevalue("reads_only")
     setattr(at_work.host, why, lambda: True)
-    with pytest.raises(Left, match="switched off" if why == "is_off" else "shutting down"):
+    with pytest.raises(Deferred, match="switched off" if why == "is_off" else "shutting down"):
         at_work.step(ref, "book", lambda: book(1), TRANSACTIONAL)
     assert at_work.ran == {}
     journal.db.on_connect = None

@@ -8,7 +8,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import Cause, Kind, Safety
 from tests.calls.conftest import Workplace
@@ -52,7 +52,7 @@ def test_an_attempt_that_was_declared_otherwise_is_held(
     journal: Journal, at_work: Workplace, then: StepPolicy, now: StepPolicy
 ) -> None:
     ref = died(journal, then)
-    with pytest.raises(Left) as left:
+    with pytest.raises(Deferred) as left:
         at_work.step(ref, "charge", lambda: 1, now, again=True)
     assert (left.value.held, at_work.ran) == (True, {})
     assert f"declared {then.safety} then" in str(left.value)
@@ -69,10 +69,10 @@ def test_a_retry_of_what_was_idempotent_is_not_made_by_code_in_which_it_is_not(
     journal: Journal, at_work: Workplace, now: StepPolicy, again: bool
 ) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), "ship")
-    with pytest.raises(Left, match="tried again in 5 s"):
+    with pytest.raises(Deferred, match="tried again in 5 s"):
         at_work.step(ref, "charge", timed_out, IDEMPOTENT)
     age(journal, ref, "charge", "look_at")
-    with pytest.raises(Left) as left:
+    with pytest.raises(Deferred) as left:
         at_work.step(ref, "charge", lambda: 1, now, again=again)
     assert (left.value.held, at_work.ran["charge"]) == (True, 1)
 

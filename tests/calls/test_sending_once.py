@@ -8,7 +8,7 @@ import pytest
 
 from durable_adapter.current import FUNCTION
 from durable_adapter.journal import Journal
-from durable_adapter.runtime.calls import Wish
+from durable_adapter.runtime.calls import RetryRequest
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_function, statuses, the_run
 
@@ -27,8 +27,8 @@ class Broker:
         return task_id
 
 
-def retried(error: BaseException | None) -> Wish | None:
-    return Wish(error=error, delay=0, send=lambda: None) if error is not None else None
+def retried(error: BaseException | None) -> RetryRequest | None:
+    return RetryRequest(error=error, delay=0, send=lambda: None) if error is not None else None
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def test_a_task_that_the_broker_refused_is_sent_by_a_later_wake(journal: Journal
 
     broker.is_away = True
     with pytest.raises(ConnectionError):
-        at_work.function(ref, order, wish=retried)
+        at_work.function(ref, order, retry_request=retried)
     assert "mail#1" not in statuses(journal, ref)
     assert the_run(journal, ref).open_steps == 1
     broker.is_away = False
-    (sent,) = {at_work.function(ref, order, wish=retried)}
+    (sent,) = {at_work.function(ref, order, retry_request=retried)}
     assert broker.sent == [sent]
 
 
@@ -64,6 +64,6 @@ def test_a_task_that_was_sent_is_not_sent_again(journal: Journal, at_work: Workp
 
     tried: list[int] = []
     with pytest.raises(ValueError, match="the next line"):
-        at_work.function(ref, order, wish=retried)
-    assert at_work.function(ref, order, wish=retried) == "done"
+        at_work.function(ref, order, retry_request=retried)
+    assert at_work.function(ref, order, retry_request=retried) == "done"
     assert len(broker.sent) == 1

@@ -10,7 +10,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import MAX_TAKEOVERS, StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import SECOND, Cause, StepStatus
 from durable_adapter.runtime.alerts import Held
@@ -43,9 +43,9 @@ def doubted(journal: Journal, policy: StepPolicy, **given: Any) -> str:
     return ref
 
 
-def left(at_work: Workplace, ref: str, policy: StepPolicy, body: Callable[[], Any] = one) -> Left:
+def left(at_work: Workplace, ref: str, policy: StepPolicy, body: Callable[[], Any] = one) -> Deferred:
     """Runs the step's message, which is left alone, and returns why."""
-    with pytest.raises(Left) as caught:
+    with pytest.raises(Deferred) as caught:
         at_work.step(ref, "charge", body, policy)
     return caught.value
 

@@ -10,7 +10,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.journal.doubts import AGAIN, SILENT
 from durable_adapter.model import SECOND, StepStatus
@@ -53,8 +53,8 @@ def silent(journal: Journal, sweeper: Sweeper, policy: StepPolicy, parent: str |
     return ref
 
 
-def left(at_work: Workplace, ref: str, policy: StepPolicy = PROBED) -> Left:
-    with pytest.raises(Left) as caught:
+def left(at_work: Workplace, ref: str, policy: StepPolicy = PROBED) -> Deferred:
+    with pytest.raises(Deferred) as caught:
         at_work.step(ref, "charge", charge, policy)
     return caught.value
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import durable_adapter as durable
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import SECOND, SLEEPS, Kind, Safety, StepStatus, WorkflowStatus
 from durable_adapter.reconcile.finding import Trouble
@@ -146,7 +146,7 @@ def test_a_sleep_of_nothing_is_due_at_once(journal: Journal, at_work: Workplace,
 def test_a_run_that_was_given_up_does_not_go_to_sleep(journal: Journal, at_work: Workplace) -> None:
     ref = a_function(journal)
     change(journal, ref, status=WorkflowStatus.CANCELLED.value)
-    with pytest.raises(Left, match="no longer goes forward"):
+    with pytest.raises(Deferred, match="no longer goes forward"):
         at_work.function(ref, naps)
     assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
 

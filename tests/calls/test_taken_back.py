@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import Event, StepRow, StepStatus, WorkflowRow, WorkflowStatus, new_ref
 from durable_adapter.reconcile.finding import Trouble
@@ -48,7 +48,7 @@ def sent_and_lost(at_work: Workplace, policy: StepPolicy) -> str:
 
 def is_refused(journal: Journal, at_work: Workplace, ref: str, key: str, policy: StepPolicy) -> None:
     """Delivers a message that names what the journal does not have: nothing runs, and a person hears of it."""
-    with pytest.raises(Left, match="its start was rolled back"):
+    with pytest.raises(Deferred, match="its start was rolled back"):
         at_work.step(ref, key, lambda: 1, policy)
     assert at_work.ran == {}
     assert events(journal, ref) == [Event.REFUSED]

@@ -8,7 +8,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left
+from durable_adapter.errors import Deferred
 from durable_adapter.journal import Journal
 from durable_adapter.model import StepStatus
 from durable_adapter.runtime.order import unmet
@@ -43,7 +43,7 @@ def turn(journal: Journal, ref: str, asked: list[str]) -> Callable[[], None]:
     def look() -> None:
         asked.append(ref)
         if unmet(journal, ref, "ship"):
-            raise Left("it comes after pack")
+            raise Deferred("it comes after pack")
 
     return look
 
@@ -51,7 +51,7 @@ def turn(journal: Journal, ref: str, asked: list[str]) -> Callable[[], None]:
 @every_policy
 def test_it_is_not_begun_before(journal: Journal, at_work: Workplace, policy: StepPolicy) -> None:
     ref = a_pair(journal, policy)
-    with pytest.raises(Left, match="it comes after pack"):
+    with pytest.raises(Deferred, match="it comes after pack"):
         at_work.step(ref, "ship", lambda: "sent", policy, turn=turn(journal, ref, []))
     row = the(journal, ref, "ship")
     assert (row.status, row.attempt, at_work.ran) == (StepStatus.PLANNED, 0, {})

@@ -8,7 +8,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter import codec
-from durable_adapter.errors import Left, ValueUnreadable
+from durable_adapter.errors import Deferred, ValueUnreadable
 from durable_adapter.journal import Journal
 from durable_adapter.model import Attention, StepStatus
 from durable_adapter.runtime.alerts import Held
@@ -82,7 +82,7 @@ def test_a_memo_of_a_canvas_that_cannot_be_read_is_shown_and_hands_nothing_on(
     assert at_work.step(ref, "charge", lambda: 7) == 7
     unreadable(journal, ref, "charge")
     for _ in range(2):
-        with pytest.raises(Left, match="cannot be read here"):
+        with pytest.raises(Deferred, match="cannot be read here"):
             at_work.step(ref, "charge", lambda: 7, again=True)
     row = the(journal, ref, "charge")
     assert (row.status, row.attention, at_work.ran) == (StepStatus.SUCCEEDED, Attention.DRIFT, {"charge": 1})

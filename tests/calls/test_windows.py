@@ -10,7 +10,7 @@ import pytest
 
 import durable_adapter as durable
 from durable_adapter.declare.policy import MAX_TAKEOVERS, StepPolicy
-from durable_adapter.errors import Killed, Left
+from durable_adapter.errors import Deferred, Killed
 from durable_adapter.journal import Journal
 from durable_adapter.model import Cause, Effect, Kind, Safety, StepStatus, WorkflowStatus
 from durable_adapter.recovery import Sweeper
@@ -49,7 +49,7 @@ def timed_out() -> None:
 def is_held(journal: Journal, at_work: Workplace, ref: str, call: Callable[[], Any]) -> str:
     """Makes a call that leaves its step held without having run its body, and returns why."""
     before = dict(at_work.ran)
-    with pytest.raises(Left) as left:
+    with pytest.raises(Deferred) as left:
         call()
     assert left.value.held
     assert at_work.ran == before
@@ -58,7 +58,7 @@ def is_held(journal: Journal, at_work: Workplace, ref: str, call: Callable[[], A
 
 def test_a_retry_that_waited_longer_than_the_window_is_held(journal: Journal, at_work: Workplace) -> None:
     ref = a_member(journal)
-    with pytest.raises(Left, match="tried again in 5 s"):
+    with pytest.raises(Deferred, match="tried again in 5 s"):
         at_work.step(ref, "charge", timed_out, IDEMPOTENT)
     assert (the(journal, ref, "charge").status, the(journal, ref, "charge").effect) == (StepStatus.WAITING, Effect.UNKNOWN)
     age(journal, ref, "charge", by=DAYS)
@@ -68,7 +68,7 @@ def test_a_retry_that_waited_longer_than_the_window_is_held(journal: Journal, at
 
 def test_a_retry_inside_the_window_runs(journal: Journal, at_work: Workplace) -> None:
     ref = a_member(journal)
-    with pytest.raises(Left, match="tried again in 5 s"):
+    with pytest.raises(Deferred, match="tried again in 5 s"):
         at_work.step(ref, "charge", timed_out, IDEMPOTENT)
     age(journal, ref, "charge", by=23 * HOUR)
     assert at_work.step(ref, "charge", lambda: "ch_1", IDEMPOTENT, again=True) == "ch_1"
@@ -81,7 +81,7 @@ def test_a_retry_of_what_did_not_happen_is_older_than_no_window(journal: Journal
         raise ValueError("declined")
 
     ref = a_member(journal)
-    with pytest.raises(Left):
+    with pytest.raises(Deferred):
         at_work.step(ref, "charge", declined, policy)
     age(journal, ref, "charge", by=DAYS)
     assert at_work.step(ref, "charge", lambda: "ch_1", policy, again=True) == "ch_1"
@@ -106,7 +106,7 @@ def test_a_compensation_that_waited_longer_than_its_window_is_held(journal: Jour
         return at_work.step(ref, "undo:charge", timed_out, IDEMPOTENT, kind=Kind.COMPENSATION, again=again, name="refund")
 
     age(journal, ref, "undo:charge", by=DAYS)
-    with pytest.raises(Left, match="tried again in 5 s"):
+    with pytest.raises(Deferred, match="tried again in 5 s"):
         undo()  # it has not been tried before, however long ago it was planned
     age(journal, ref, "undo:charge", by=DAYS)
     is_held(journal, at_work, ref, lambda: undo(again=True))
@@ -150,7 +150,7 @@ def test_a_step_that_was_planned_longer_ago_than_its_window_and_never_begun_runs
 def test_the_claim_itself_refuses_a_step_whose_window_has_passed_since_it_was_read(journal: Journal, at_work: Workplace) -> None:
     """A message that is not marked as delivered again reads nothing before its claim."""
     ref = a_member(journal)
-    with pytest.raises(Left, match="tried again in 5 s"):
+    with pytest.raises(Deferred, match="tried again in 5 s"):
         at_work.step(ref, "charge", timed_out, IDEMPOTENT)
     age(journal, ref, "charge", by=DAYS)
     why = is_held(journal, at_work, ref, lambda: at_work.step(ref, "charge", timed_out, IDEMPOTENT, again=False))

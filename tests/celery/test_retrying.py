@@ -1,4 +1,4 @@
-"""`self.retry` and `autoretry_for` are wishes: granted where repeating is safe, refused where it may charge twice."""
+"""`self.retry` and `autoretry_for` are requests: granted where repeating is safe, refused where it may charge twice."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def failing_with_its_pivot_held(journal: Journal) -> str:
     ref = a_run(journal, a_step("reserve", compensation="release"), a_step("charge", pivot=True), "ship", **MONEY)
     succeed(journal, ref, "reserve")
     held(journal, ref, "charge")
-    journal.undo.look(ref)
+    journal.undo.decision(ref)
     fail_forward(journal, ref, "ship")
     return ref
 

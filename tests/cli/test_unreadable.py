@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from durable_adapter.declare.policy import StepPolicy
-from durable_adapter.errors import Left, UnreadableRow
+from durable_adapter.errors import Deferred, UnreadableRow
 from durable_adapter.journal import Journal
 from durable_adapter.journal.schema import step, worker, workflow
 from durable_adapter.model import SECOND, Kind, Safety, Shape, StepStatus, Stored, attempt_name
@@ -177,9 +177,9 @@ def test_a_worker_leaves_a_call_alone_of_which_it_cannot_read_the_row(journal: J
         )  # fmt: skip
 
     try:
-        with pytest.raises(Left, match="cannot be read here"):
+        with pytest.raises(Deferred, match="cannot be read here"):
             run_step(host, call(ref, "charge", Kind.STEP))
-        with pytest.raises(Left, match="cannot be read here"):
+        with pytest.raises(Deferred, match="cannot be read here"):
             run_function(host, call(function, "function", Kind.FUNCTION))
     finally:
         host.stop()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from durable_adapter import inline
 from durable_adapter.errors import DurableError, IllegalTransition, StepFailed, StepUndone, Suspended
 from durable_adapter.model import StepRow, WorkflowRow
+from durable_adapter.runtime.binding import BaseBinding
 from durable_adapter.runtime.host import Host
 from durable_adapter.runtime.marked import Marked
 from durable_adapter.settings import Settings
@@ -31,7 +32,7 @@ class Registry(Marked):
         super().__init__()
         self.functions: dict[str, Callable[..., Any]] = {}
 
-    def look(self, name: str | None, given: Any = None) -> bool:
+    def learn(self, name: str | None, given: Any = None) -> bool:
         """Whether a name is marked: everything is known from the start."""
         return name is not None and self.is_marked(name)
 
@@ -56,17 +57,17 @@ class Process(inline.Binding):
     """
 
     def __init__(self, schedule: Schedule, name: str) -> None:
-        # Not the base's: that opens a journal and makes a sweeper, which are the schedule's here.
+        # Not the inline binding's own: that opens a journal and makes a sweeper, which are the schedule's here.
+        BaseBinding.__init__(
+            self, Settings(), schedule.registry, lambda _: Engine(self, schedule.broker), parent=f"parent of {name}"
+        )
         self.name = name
         self._schedule = schedule
-        self.settings = Settings()
-        self.journal = schedule.stage.journal
-        self.registry = schedule.registry  # type: ignore[assignment]
-        self.engine = Engine(self, schedule.broker)
-        self.parent = f"parent of {name}"
-        self.host = QuietHost(self.journal, self.engine, queues=lambda: [inline.QUEUE], parent=self.parent)
-        self.host.pause = schedule.sleep
-        self.host._lock = TurnLock(schedule.scheduler)  # type: ignore[assignment]
+        journal = schedule.stage.journal
+        host = QuietHost(journal, self.engine, queues=lambda: [inline.QUEUE], parent=self.parent)
+        host.pause = schedule.sleep
+        host._lock = TurnLock(schedule.scheduler)  # type: ignore[assignment]
+        self._opened = journal, host
         self.elsewhere = None
         self._local = inline.Local()
         self.actors: list[Actor] = []

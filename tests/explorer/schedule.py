@@ -22,7 +22,8 @@ from durable_adapter.current import FUNCTION, STEP
 from durable_adapter.declare.policy import WorkflowPolicy
 from durable_adapter.errors import JournalUnreachable, Killed
 from durable_adapter.model import OPEN_WORKFLOWS, SECOND, Safety
-from durable_adapter.runtime.starting import AlreadyStarted, starting
+from durable_adapter.runtime.publication import publishing
+from durable_adapter.runtime.starting import AlreadyStarted
 
 from .bank import Attempt, Bank
 from .broker import Broker, Message
@@ -215,7 +216,7 @@ class Schedule:
         names = [workflow.name] if workflow.lines else [step.name for step in workflow.steps]
         calls = [inline.Planned(self.registry.functions[name], (name,), {}) for name in names]
         try:
-            with starting(workflow.name):
+            with publishing(workflow_id=workflow.name):
                 self.client.publish(calls)
         except AlreadyStarted:
             self.say("finds that it is started already")

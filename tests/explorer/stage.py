@@ -33,7 +33,7 @@ _READ = "(SELECT at FROM explorer_clock)"
 #: Where the effects of transactional steps are.
 EFFECTS = sa.Table("explorer_effect", sa.MetaData(), sa.Column("name", sa.String(100)), sa.Column("attempt", sa.Integer))
 
-_READS = ("glance", "select")
+_READS = ("fetch_tuples", "select")
 _WRITES = ("execute", "transaction", "joined")
 
 

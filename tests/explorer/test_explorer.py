@@ -88,7 +88,7 @@ def unclaimed(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = Claims.begin
 
     def begins(self: Any, ref: str, key: str, token: str, *args: Any, **given: Any) -> Any:
-        row = self.look(ref, key)
+        row = self.get(ref, key)
         if row is None or row.status is not StepStatus.PLANNED or (row.safety, row.kind) != (Safety.IDEMPOTENT, Kind.STEP):
             return begin(self, ref, key, token, *args, **given)
         put_off[token] = lambda: begin(self, ref, key, token, *args, **given)

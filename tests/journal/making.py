@@ -152,7 +152,7 @@ def held(journal: Journal, ref: str, key: str) -> StepRow:
 
 def the(journal: Journal, ref: str, key: str) -> StepRow:
     """A step that must be there."""
-    found = journal.claims.look(ref, key)
+    found = journal.claims.get(ref, key)
     assert found is not None, f"no step {key}"
     return found
 

@@ -160,7 +160,7 @@ def test_a_message_that_fits_its_row_takes_it(journal: Journal, expected: Expect
 
 def test_a_step_that_the_journal_does_not_have_is_not_to_be_had(journal: Journal) -> None:
     ref = a_run(journal, "charge")
-    assert journal.claims.look(ref, "ship") is None
+    assert journal.claims.get(ref, "ship") is None
     assert not journal.claims.begin(ref, "ship", new_token(), "w1")
     assert not journal.claims.begin("0" * 32, "charge", new_token(), "w1")
 
@@ -179,7 +179,7 @@ def test_nothing_begins_under_a_worker_that_is_dead_or_stopped_or_unknown(journa
     function = a_function(journal)
     assert not journal.claims.begin_new(a_call(function, "charge#1", worker=w2))
     assert statuses(journal, ref)["charge"] == "planned"
-    assert journal.claims.look(function, "charge#1") is None
+    assert journal.claims.get(function, "charge#1") is None
 
 
 def test_keys_and_ids_compare_byte_by_byte(journal: Journal) -> None:

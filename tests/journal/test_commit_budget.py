@@ -93,7 +93,7 @@ def test_a_transactional_step_is_one_commit(journal: Journal, cost: Any) -> None
 def test_a_memo_hit_is_one_read_that_writes_nothing(journal: Journal, cost: Any) -> None:
     ref = a_run(journal, "charge")
     succeed(journal, ref, "charge", last=True)
-    found = cost(lambda: journal.claims.look(ref, "charge"))
+    found = cost(lambda: journal.claims.get(ref, "charge"))
     assert (found.commits, found.reads, len(found.statements)) == (0, 1, 1)
 
 

@@ -85,7 +85,7 @@ def test_an_error_inside_a_transaction_leaves_nothing_of_it_behind(journal: Jour
 
 def test_a_forked_child_leaves_its_parents_connections_alone(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
-    assert journal.claims.look(ref, "charge") is not None
+    assert journal.claims.get(ref, "charge") is not None
     (parents,) = journal.db._at_hand  # ready for the parent's next statement
     child = os.fork()
     if child == 0:
@@ -171,11 +171,11 @@ def test_connections_that_the_server_has_closed_cost_a_statement_one_repetition(
 ) -> None:
     idle = elsewhere(pool_size=4)
     ref = a_run(idle, "charge")
-    together(*[lambda: idle.claims.look(ref, "charge") for _ in range(4)])
+    together(*[lambda: idle.claims.get(ref, "charge") for _ in range(4)])
     with journal.db.engine.connect() as conn:
         close_all_but(conn)
     assert idle.claims.begin(ref, "charge", "t", "w1")
-    together(*[lambda: idle.claims.look(ref, "charge") for _ in range(4)])
+    together(*[lambda: idle.claims.get(ref, "charge") for _ in range(4)])
 
 
 def close_all_but(conn: sa.Connection) -> None:
@@ -507,7 +507,7 @@ def test_a_schema_is_for_postgresql() -> None:
 def test_a_look_and_a_claim_touch_nothing_but_what_they_need(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     with statements(journal) as sent:
-        journal.claims.look(ref, "charge")
+        journal.claims.get(ref, "charge")
         journal.claims.begin(ref, "charge", "t", "w1")
     assert [statement.split()[0] for statement in sent] == ["SELECT", "UPDATE"]
 

@@ -181,7 +181,7 @@ def test_a_success_that_is_recorded_after_the_rollback_was_decided_joins_its_lis
 
 def _undo(journal: Journal, ref: str, target: str) -> None:
     key = f"undo:{target}"
-    if journal.claims.look(ref, key) is None:
+    if journal.claims.get(ref, key) is None:
         journal.undo.advance(ref)
     assert journal.ends.succeed_undo(ref, key, claim(journal, ref, key), target, NOTHING).recorded
 

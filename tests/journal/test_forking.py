@@ -76,7 +76,7 @@ def test_what_a_child_commits_to_sqlite_outlives_the_connections_of_everybody_el
     if used == "by way of SQLAlchemy":
         journal.time()
     else:
-        assert journal.claims.look(ref, "charge") is not None
+        assert journal.claims.get(ref, "charge") is not None
     others_are_gone = multiprocessing.get_context("fork").Event()
     child_is_there = multiprocessing.get_context("fork").Event()
     child = os.fork()

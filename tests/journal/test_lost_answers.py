@@ -356,7 +356,7 @@ def test_a_journal_that_is_away_says_so_and_is_used_again_when_it_is_back(journa
     assert lossy.journal.claims.begin(ref, "charge", "mine", "w1")
     away()
     operations: list[Callable[[Journal], Any]] = [
-        lambda j: j.claims.look(ref, "charge"),
+        lambda j: j.claims.get(ref, "charge"),
         lambda j: j.claims.begin(ref, "ship", new_token(), "w1"),
         lambda j: j.ends.succeed(ref, "charge", "mine", ONE, last=False),
         lambda j: j.runs.start(a_workflow(new_ref()), []),

@@ -373,7 +373,7 @@ def starting(journal: Journal) -> None:
     journal.engine_ends.taken_up(the(journal, ref, "charge"))
     journal.engine_ends.begins_again(ref, "task-00")
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
-    assert journal.enforced.since("charge") <= journal.time()
+    assert journal.enforced.since("a task that is new") <= journal.time()
     assert not journal.runs.died_unbegun(a_step("charge", ref=new_ref()), "its horse died")
     assert journal.runs.not_begun("task-1", "it was given up") == 1
     assert journal.runs.not_begun("no such task", "it was given up") == 0
@@ -390,7 +390,7 @@ def running(journal: Journal) -> None:
     """Steps are claimed and end, claimed and unclaimed, alone and as the last, and answers are lost."""
     ref = a_run(journal, "charge", a_step("mail", safety=Safety.IDEMPOTENT), "ship", "unsure")
     token = new_token()
-    assert journal.claims.look(ref, "charge") is not None
+    assert journal.claims.get(ref, "charge") is not None
     assert journal.claims.begin(ref, "charge", token, "living-1", 30 * SECOND)
     assert journal.claims.begin(ref, "charge", token, "living-1", 30 * SECOND), "its answer was lost"
     assert not journal.claims.begin(ref, "ship", new_token(), "living-1", in_turn=True), "what it comes after is running"
@@ -398,7 +398,7 @@ def running(journal: Journal) -> None:
     assert journal.db.transaction(lambda conn: journal.claims.is_claimed(conn, ref, "charge", token))
     assert journal.reads.of_task(ref, "no such task") is None
     assert journal.reads.identity(ref, "charge")[1:] == ("", 1, 0)
-    assert journal.claims.hear(ref, "charge", token, heartbeat=30 * SECOND, timeout=MINUTE, details='{"done": 1}')
+    assert journal.claims.heartbeat(ref, "charge", token, heartbeat=30 * SECOND, timeout=MINUTE, details='{"done": 1}')
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False)
     assert journal.ends.succeed(ref, "charge", token, ONE, last=False), "its answer was lost"
     assert journal.ends.succeed_unclaimed(ref, "mail", new_token(), "living-1", ONE, last=False)
@@ -502,7 +502,7 @@ def undoing(journal: Journal) -> None:
     assert journal.undo.advance(ref) is None, "it is at its end"
     assert journal.runs.reopen(ref, ["undo:charge"], who="me", why="again", now=journal.time())
     assert journal.undo.reconsider(ref) is not None
-    assert journal.undo.look(ref).status is WorkflowStatus.ROLLING_BACK
+    assert journal.undo.decision(ref).status is WorkflowStatus.ROLLING_BACK
     told = a_function(journal)
     assert journal.claims.begin_new(a_call(told, "charge#1", compensation="refund"))
     row = the(journal, told, "charge#1")
@@ -604,6 +604,8 @@ def reconciling(journal: Journal) -> None:
     for asleep in (False, True):
         assert len(journal.surveys.of_interest("default", now, asleep=asleep, limit=10_000)) >= 9 * UNFINISHED
     journal.orders.carry_out(refs[0], lambda: None, lambda _: None)
+    journal.orders.rehearse(refs[0], lambda: None)
+    journal.enforced.since("a task that is new")
     reads.ever_listened("default")
     assert reads.unsettled()
     for asleep in (False, True):

@@ -67,7 +67,7 @@ class SweepsBehindADeath(Worker):
             eventually(lambda: self._was_looked_at(job), SOON)
 
     def _was_looked_at(self, job: Any) -> bool:
-        row = install().journal.claims.look(*place_of(job))
+        row = install().journal.claims.get(*place_of(job))
         assert row is not None
         return row.look_at is None or row.look_at > (row.over_at or row.look_at)
 

@@ -102,7 +102,7 @@ def test_an_unmarked_member_runs_while_the_journal_is_away(
         raise JournalUnreachable("the journal is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.journal.claims, "look", away)
+        patch.setattr(shop.journal.claims, "get", away)
         patch.setattr(shop.journal.runs, "record_unmarked", away)
         shop.work()
     assert ledger.names(order) == ["charge", "unmarked"]
@@ -132,7 +132,7 @@ def test_a_job_of_which_nobody_can_say_what_it_is_is_put_aside_and_not_failed(
             return super().perform_job(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.journal.claims, "look", away)
+        patch.setattr(shop.journal.claims, "get", away)
         patch.setattr(shop.journal.runs, "not_begun", away)
         shop.work(Stopping)
     assert ledger.names(order) == []

@@ -64,7 +64,7 @@ def test_everything_that_rq_writes_of_a_job_is_kept_or_left_for_a_reason(shop: S
     run = shop.of(job)
     step = next(s for s in shop.steps(run) if s.task_id == job.id)
     with publishing(is_repeated=True):
-        made = shop.binding.engine._made(run, step, shop.steps(run))
+        made = shop.binding.engine._made(shop.binding.here, run, step, shop.steps(run))
     again = made.to_dict()
     assert set(told) >= {"rate_limit_key", "webhooks", "repeats_left", "retry_intervals", "dependency_ids", "durable_run"}
     assert {name for name in {*told, *again} if again.get(name) != told.get(name)} <= set(LEFT) | {"data", "meta"}

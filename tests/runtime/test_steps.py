@@ -326,7 +326,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(world: World) -> None
         journal = world.here.journal
         row = next(step for step in journal.reads.unsettled() if step.name.endswith("charge"))
         journal.doubts.raise_doubt(row, row.token, "it is silent", cause=Cause.WORKER_DIED, over=True)
-        doubted = journal.claims.look(row.ref, row.key)
+        doubted = journal.claims.get(row.ref, row.key)
         assert doubted is not None
         assert journal.doubts.did_not_happen(doubted, who="ann", why="the bank's page shows nothing").recorded
         token = new_token()
@@ -348,7 +348,7 @@ def test_a_success_after_a_verdict_that_said_so_happened_once(world: World) -> N
         journal = world.here.journal
         (row,) = journal.reads.unsettled()
         journal.doubts.raise_doubt(row, row.token, "it is silent", cause=Cause.WORKER_DIED, over=True)
-        doubted = journal.claims.look(row.ref, row.key)
+        doubted = journal.claims.get(row.ref, row.key)
         assert doubted is not None
         assert journal.doubts.happened(doubted, encode("by hand"), who="ann", why="the bank's page shows it").recorded
 

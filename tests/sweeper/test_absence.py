@@ -50,7 +50,7 @@ def silent(journal: Journal, seconds: float) -> None:
 
 def after(clock: Clock, seconds: float, absence: Absence) -> None:
     clock.at += seconds
-    absence.look()
+    absence.check()
 
 
 def test_it_is_said_once_and_once_more_when_it_is_over(journal: Journal, absence: Absence, clock: Clock, said: Any) -> None:
@@ -135,7 +135,7 @@ def test_only_a_worker_that_does_not_sweep_looks(
     journal: Journal, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch, every: float | None
 ) -> None:
     looked, watched = threading.Event(), threading.Semaphore(0)
-    monkeypatch.setattr(Absence, "look", lambda _self: looked.set())
+    monkeypatch.setattr(Absence, "check", lambda _self: looked.set())
 
     def watch() -> bool:
         watched.release()

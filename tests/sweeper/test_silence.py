@@ -119,11 +119,11 @@ def test_a_sweeper_of_another_namespace_sweeps_nothing_here(
     absence = Absence(journal, lambda: ["celery"], stale=60, monotonic=clock)
     a_worker(journal, "theirs", role="sweeper", namespace="another", beat_every=SECOND)
     clock.at += LOOK_EVERY
-    absence.look()
+    absence.check()
     assert absence.is_told
     a_worker(journal, "ours", role="sweeper", namespace="default", beat_every=SECOND)
     clock.at += LOOK_EVERY
-    absence.look()
+    absence.check()
     assert not absence.is_told
 
 

@@ -351,7 +351,7 @@ class TestWishes:
         sweeper.sweep(later(journal, HOUR))
         assert engine.sent == ["charge"]
         sweeper.sweep(later(journal, 2 * HOUR))
-        assert engine.sent == ["charge"], "once it was sent there is nothing left to wish for"
+        assert engine.sent == ["charge"], "once it was sent there is nothing left to send"
         assert the(journal, ref, "charge").look_at is None
 
     def test_one_whose_message_cannot_be_made_is_reported_once(

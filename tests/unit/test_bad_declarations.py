@@ -168,7 +168,7 @@ def test_names_of_a_function_that_is_marked_by_its_name_are_checked_when_it_is_s
         named = {f"{__name__}.charge": StepPolicy(redact=("crad",))}  # noqa: RUF012
 
     with pytest.raises(DeclarationError, match=r"mark\('.*charge'\): redact names 'crad'"):
-        Marks().look(f"{__name__}.charge")
+        Marks().learn(f"{__name__}.charge")
 
 
 def test_names_that_there_are_and_names_that_may_come_in_kwargs_are_kept() -> None:

@@ -18,7 +18,7 @@ from celery.exceptions import Reject, Retry
 
 from ..declare.effects import is_refusal
 from ..errors import UnsupportedCanvas
-from ..runtime.calls import Wish
+from ..runtime.calls import RetryRequest
 from ..runtime.shield import Shield
 
 if TYPE_CHECKING:
@@ -72,16 +72,16 @@ class ActiveTask:
         self.error, self.delay, self.send, self.given, self.before_sending = None, 0, None, None, None
         self.arguments = None
 
-    def wish(self, raised: BaseException | None) -> Wish | None:
+    def retry_request(self, raised: BaseException | None) -> RetryRequest | None:
         """The engine's request to run this task again, if the attempt made one."""
         if isinstance(raised, Reject) and raised.requeue:
-            return Wish(error=raised.__cause__ or raised, delay=0, send=lambda: None)
+            return RetryRequest(error=raised.__cause__ or raised, delay=0, send=lambda: None)
         if self.send is None:
             return None
         error = self.error
         if error is None:
             error = self.given
-        return Wish(error=error, delay=self.delay, send=self._send, arguments=self.arguments)
+        return RetryRequest(error=error, delay=self.delay, send=self._send, arguments=self.arguments)
 
     def _send(self) -> None:
         assert self.send is not None

@@ -18,7 +18,7 @@ from celery.utils.saferepr import saferepr
 from ..codec import fingerprint
 from ..current import FUNCTION, STEP, called_plainly
 from ..declare.decorators import as_called
-from ..errors import Left, UnknownStamp, UnserialisableValue
+from ..errors import Deferred, UnknownStamp, UnserialisableValue
 from ..model import (
     STAMP,
     StepRow,
@@ -136,7 +136,7 @@ def _delivered(
         body=_body(binding, delivery, limits, original, args, kwargs, request),
         counts=not request.chain,
         again=again,
-        wish=delivery.wish,
+        retry_request=delivery.retry_request,
         declines=limits.declines,
         final=endings.is_final,
         adopt=None if stamp is not None else lambda call: _adopted(binding, task, request, args, kwargs, call),
@@ -154,7 +154,7 @@ def _delivered(
         value = run_function(binding.host, call) if kind.makes_calls else run_step(binding.host, call)
     except BeganPlain:
         began_plain = True
-    except Left as left:
+    except Deferred as left:
         return _let_go(task, request, left)
     except Exception as error:
         if delivery.ran or (said := endings.told(task, error)) is error:
@@ -236,7 +236,7 @@ def _stop_again(binding: Binding, request: Context, ref: str) -> None:
     following = request.chain[-1]
     stamp = read_stamp((following.get("options") or {}).get(STAMP))
     key = stamp[1] if stamp is not None else None
-    row = binding.host.patient.claims.look(ref, key or task_key(following["options"]["task_id"], following["task"]))
+    row = binding.host.patient.claims.get(ref, key or task_key(following["options"]["task_id"], following["task"]))
     if row is not None and row.status is StepStatus.CANCELLED:
         request.chain = None
 
@@ -307,7 +307,7 @@ def _forget_meanwhile(task: Task, request: Context) -> None:
         logger.debug("the result of task %s could not be looked at", request.id, exc_info=True)
 
 
-def _let_go(task: Task, request: Context, left: Left) -> Any:
+def _let_go(task: Task, request: Context, left: Deferred) -> Any:
     """Gives the slot back: the message is acknowledged, no result is stored, and the sweeper owns what is left."""
     logger.info("task %s[%s] was left alone: %s", task.name, request.id, left)
     if left.held and not task.ignore_result and not request.ignore_result:

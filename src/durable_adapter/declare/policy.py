@@ -175,7 +175,7 @@ class StepPolicy:
         return True
 
     def may_retry(self, attempt: int, error: BaseException) -> bool:
-        """Whether our own policy, apart from any wish of the engine, asks for another attempt."""
+        """Whether our own policy, apart from what the engine asks for, asks for another attempt."""
         if is_refusal(error):
             return False
         if self.retry is not None:

@@ -119,8 +119,8 @@ class Claims:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._look = sa.select(step).where(step.c.ref == _P("ref"), step.c.key == _P("key"))
-        self._look_locked = self._look.with_for_update()
+        self._get = sa.select(step).where(step.c.ref == _P("ref"), step.c.key == _P("key"))
+        self._look_locked = self._get.with_for_update()
         self._hear = self._hearing(db)
         self._begin = self._beginning(db, lives(_P("b_worker")))
         self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
@@ -224,7 +224,7 @@ class Claims:
             )
         )
 
-    def hear(
+    def heartbeat(
         self, ref: str, key: str, token: str, *, heartbeat: int, timeout: int | None = None, details: str | None = None
     ) -> bool:
         """An attempt says that it is alive: it is in doubt only after another silence of *heartbeat*. One commit.
@@ -245,9 +245,9 @@ class Claims:
         }  # fmt: skip
         return bool(self._db.execute(self._db.hot(self._hear), values))
 
-    def look(self, ref: str, key: str) -> StepRow | None:
+    def get(self, ref: str, key: str) -> StepRow | None:
         """One step, or None where the journal has no row for it. Writes nothing."""
-        rows = self._db.fetch(self._db.hot(self._look), {"ref": ref, "key": key})
+        rows = self._db.fetch(self._db.hot(self._get), {"ref": ref, "key": key})
         return step_row(rows[0]) if rows else None
 
     def begin(
@@ -292,7 +292,7 @@ class Claims:
 
     def _found(self, ref: str, key: str, token: str | None, worker_id: str | None) -> Claim:
         """What there is where a claim took nothing: it may be mine after all, if its answer was lost, and still counts."""
-        found = self.look(ref, key)
+        found = self.get(ref, key)
         if found is None or token is None or found.token != token or found.status is not StepStatus.BEGUN:
             return Claim(held=False, found=found)
         alive = self._db.select(sa.select(worker.c.id).where(worker.c.id == worker_id, worker.c.alive == 1))

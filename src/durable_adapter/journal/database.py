@@ -313,13 +313,13 @@ class Database:
 
         return self.repeat(write)
 
-    def glance(self, statement: Hot, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    def fetch_tuples(self, statement: Hot, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
         """Runs one reading statement and returns its rows as the driver has them."""
         return self.repeat(lambda: self._driven(statement, values, _rows))
 
     def fetch(self, statement: Hot, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Runs one reading statement and returns its rows by the names of their columns."""
-        return [dict(zip(statement.columns, row, strict=True)) for row in self.glance(statement, values)]
+        return [dict(zip(statement.columns, row, strict=True)) for row in self.fetch_tuples(statement, values)]
 
     def _driven(self, statement: Hot, values: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         """Runs one statement in autocommit straight through the driver: SQLAlchemy's own execution costs as much again.

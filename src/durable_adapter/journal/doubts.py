@@ -369,7 +369,7 @@ class Doubts:
     ) -> list[StepRow]:
         """Steps whose next look is due, each pushed on to its following look before it is returned. One commit.
 
-        Waiting steps, steps in doubt, and finished steps whose message a verdict wants sent once more: that wish stays until
+        Waiting steps, steps in doubt, and finished steps whose message a verdict wants sent once more: that request stays until
         `wish_is_over`. A waiting step stays due, so that the message that is now sent for it may begin it. Begun steps whose
         time-out has passed come back in doubt: timed out, not over.
 
@@ -453,7 +453,7 @@ class Doubts:
         """The message that a verdict on a finished step wanted sent was sent, or never can be. One commit.
 
         Args:
-            row: the step as `take_due` returned it: a verdict given since then has a wish of its own.
+            row: the step as `take_due` returned it: a verdict given since then has a request of its own.
         """
         if row.status not in (StepStatus.SUCCEEDED, StepStatus.FAILED):
             return

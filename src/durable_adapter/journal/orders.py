@@ -39,11 +39,7 @@ class Change(Generic[T]):
 
 
 class _TakenBack(Exception):
-    """Ends the transaction of a rehearsal."""
-
-    def __init__(self, change: Change[Any]) -> None:
-        super().__init__()
-        self.change = change
+    """Ends the transaction of a rehearsal. Its argument is the change."""
 
 
 class Orders:
@@ -72,7 +68,7 @@ class Orders:
         try:
             return self.carry_out(ref, act, take_back)
         except _TakenBack as taken:
-            rehearsed: Change[T] = taken.change
+            rehearsed: Change[T] = taken.args[0]
             return rehearsed
 
     def carry_out(self, ref: str, act: Callable[[], T], judge: Callable[[Change[T]], None]) -> Change[T]:

@@ -124,7 +124,7 @@ class Undo:
 
         return self._db.transaction(write)
 
-    def look(self, ref: str) -> Decision:
+    def decision(self, ref: str) -> Decision:
         """What became of a run that a step's failure decided, and the compensation that is due, if there is one."""
         again = self.reconsider(ref)
         return again if again is not None else Decision(WorkflowStatus.FAILED)

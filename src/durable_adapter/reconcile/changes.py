@@ -224,7 +224,7 @@ class Operator:
             fresh = self.journal.reads.run(run.ref)
             state = status_words(fresh.status) if fresh is not None else "no longer in the journal"
             return self._too_late(run, f"{workflow_word(run)} became {state}", self._last_word(run.ref))
-        row = self.journal.claims.look(step.ref, step.key)
+        row = self.journal.claims.get(step.ref, step.key)
         if row is None:
             return self._too_late(run, f"{step.name} was deleted from the journal", "")
         now, by_verdict = self.journal.time(), row.verdict and row.verdict != step.verdict

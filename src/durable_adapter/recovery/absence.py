@@ -81,8 +81,8 @@ class Absence:
         self._looks_at = monotonic() + LOOK_EVERY
         self.is_told = False
 
-    def look(self) -> None:
-        """Looks if it is time for that. An outage of the journal is logged elsewhere."""
+    def check(self) -> None:
+        """Checks it, if it is time for that. An outage of the journal is logged elsewhere."""
         if self._monotonic() < self._looks_at:
             return
         self._looks_at = self._monotonic() + LOOK_EVERY

@@ -68,7 +68,7 @@ class SweeperThread:
         while not self._stopping.wait(WATCH):
             wanted = self._attend()
             if self._absence is not None:
-                self._absence.look()
+                self._absence.check()
             if self._every is not None and (wanted or self._wanted or time.monotonic() >= next_sweep):
                 self._wanted = False
                 report = self._sweeper.safely(attend=self._attend)

@@ -361,7 +361,7 @@ def marked_names(binding: Binding, modules: list[Any]) -> list[str]:
         for found in vars(module).values():
             if callable(found) and (hasattr(found, STEP_MARK) or hasattr(found, WORKFLOW_MARK)):
                 names.add(f"{found.__module__}.{found.__qualname__}")
-    return sorted(name for name in names if binding.registry.look(name, loaded(name)))
+    return sorted(name for name in names if binding.registry.learn(name, loaded(name)))
 
 
 def queues(binding: Binding, named: list[str]) -> list[SeenQueue]:
@@ -380,7 +380,7 @@ def _looked_at(binding: Binding, queue: Queue) -> SeenQueue:
             seen.durable += 1
             if job.result_ttl == 0:
                 seen.no_result.add(name)
-        elif binding.registry.look(name, _imported(name)):
+        elif binding.registry.learn(name, _imported(name)):
             seen.unstamped[name] = seen.unstamped.get(name, 0) + 1
     return seen
 

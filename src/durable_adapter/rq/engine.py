@@ -195,7 +195,7 @@ class RQEngine:
             status = status_of(parent)
             if status is JobStatus.FINISHED or (status is JobStatus.FAILED and job.allow_dependency_failures):
                 continue
-            row = self._binding.journal.claims.look(*place_of(parent)) if stamp_of(parent) is not None else None
+            row = self._binding.journal.claims.get(*place_of(parent)) if stamp_of(parent) is not None else None
             if row is None or not is_done(step, row):
                 return False
             if status is JobStatus.STARTED and self._is_at_its_end(place, parent):

@@ -50,7 +50,7 @@ def start(workflow_id: str, queue: Queue, func: Any, *args: Any, **kwargs: Any) 
     here = installed()
     here.seen(queue.connection, queue.serializer)
     name = func if isinstance(func, str) else f"{func.__module__}.{func.__qualname__}"
-    if not here.is_off and not here.registry.look(name, func):
+    if not here.is_off and not here.registry.learn(name, func):
         raise DeclarationError(
             f"durable_adapter.rq.start({workflow_id!r}, ...): {name} is not durable, or cannot be seen to be from here. Mark "
             "it with @durable.step or @durable.workflow, and import it where it is started. Nothing was sent."
@@ -109,7 +109,7 @@ def result_of(job: Job | str) -> Any:
     here = installed()
     row: StepRow | None = None
     if isinstance(job, Job):
-        row = here.journal.claims.look(*place_of(job)) if stamp_of(job) is not None else None
+        row = here.journal.claims.get(*place_of(job)) if stamp_of(job) is not None else None
     else:
         current, running = get_current_job(), STEP.get() or FUNCTION.get()
         stamp = stamp_of(current) if current is not None else None

@@ -148,7 +148,7 @@ def _sent_by_an_earlier_attempt(binding: Binding, job: Job, row: StepRow, send: 
     """What a step's body sends is sent once, however often the body runs. Only what Redis does not have is sent again."""
     there = fetched(job.id, job.connection, job.serializer)
     if there is None or not belongs(there, row):
-        step = binding.host.patient.claims.look(row.ref, row.key)
+        step = binding.host.patient.claims.get(row.ref, row.key)
         if step is not None and step.status is StepStatus.PLANNED:
             return again(send())
         there = job

@@ -50,7 +50,7 @@ def create(binding: Binding, make: Callable[..., Job], job_class: type[Job], arg
     binding.seen(job.connection, job.serializer)
     stamps.take_off(job)  # somebody has handed on the `meta` of another job
     given = args[0] if args else kwargs.get("func")
-    marked = binding.registry.look(job.func_name, given)
+    marked = binding.registry.learn(job.func_name, given)
     function = dispatching(binding.registry, job.func_name or "")
     parents, plain = _parents(binding, kwargs.get("depends_on"), job if marked else None)
     if function is not None:
@@ -226,7 +226,7 @@ def enqueue(binding: Binding, send: Callable[..., Job | None], queue: Queue, arg
     if sent is None and "depends_on" in given and given["depends_on"] is None:
         func = args[0] if args else given.get("f")
         name = func if isinstance(func, str) else f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', func)}"
-        if not binding.is_off and binding.registry.look(name, func):
+        if not binding.is_off and binding.registry.learn(name, func):
             logger.warning(
                 "%s was enqueued with depends_on=None, in a queue that puts jobs off (%s): until they are sent, there is no job "
                 "to depend on, so this one waits for nothing and is a run of its own. With django-rq, enqueue the whole chain in "
@@ -332,7 +332,7 @@ def _begin_anew(binding: Binding, job: Job) -> None:
         begins = job._status in _NOT_SENT and job.started_at is None
     else:
         begins = not stamps.is_call(stamp) and status_of(job) is JobStatus.FINISHED
-    if begins and binding.registry.look(job.func_name):
+    if begins and binding.registry.learn(job.func_name):
         pending = Pending(new_ref())
         stamps.put(job, make_stamp(pending.ref))
         setattr(job, PENDING, pending)

@@ -28,7 +28,7 @@ def say_if_requeued(binding: Binding, job: Job, call: Call) -> None:
     if call.attempts:
         return
     try:
-        row = call.row or binding.journal.claims.look(call.ref, call.key)
+        row = call.row or binding.journal.claims.get(call.ref, call.key)
         if row is None or row.status is not StepStatus.FAILED:
             return
         run = binding.journal.reads.run(row.ref)

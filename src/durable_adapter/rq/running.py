@@ -17,9 +17,9 @@ from rq.results import Result
 
 from ..current import FUNCTION, STEP
 from ..declare.retry import RetryPolicy
-from ..errors import CannotSuspend, Left, UnknownStamp, UnsupportedCanvas
+from ..errors import CannotSuspend, Deferred, UnknownStamp, UnsupportedCanvas
 from ..model import SECOND, Safety, StepRow, WorkflowRow, kind_of_key
-from ..runtime.calls import Call, Wish
+from ..runtime.calls import Call, RetryRequest
 from ..runtime.deliveries import BeganPlain, adopted, awaited, come_after, refused, unmarked_ended
 from ..runtime.functions import FunctionRun, run_function
 from ..runtime.steps import run_step
@@ -60,13 +60,13 @@ class Delivery:
     """One job while it runs."""
 
     job: Job
-    #: What the body returned instead of a result: its own wish to be run again.
+    #: What the body returned instead of a result: its own request to be run again.
     asked: Retry | None = None
     #: How often it has asked before.
     times: int = 0
 
-    def wish(self, error: BaseException | None) -> Wish | None:
-        """RQ's wish to run this job again after an error, or the body's own; RQ carries it out itself."""
+    def retry_request(self, error: BaseException | None) -> RetryRequest | None:
+        """RQ's request to run this job again after an error, or the body's own; RQ carries it out itself."""
         if isinstance(error, (AskedTooOften, CannotSuspend)):
             return None
         if error is None:
@@ -78,7 +78,7 @@ class Delivery:
         return self._carried_out(error, self.job.get_retry_interval())
 
     def granted(self) -> Retry:
-        """What RQ is told of the body's own wish: it counts our putting aside along with what the body asked for."""
+        """What RQ is told of the body's own request: it counts our putting aside along with what the body asked for."""
         assert self.asked is not None
         once_more(self.job, ASKED)
         granted = Retry(max=OFTEN, interval=Retry.get_interval(self.times, self.asked.intervals))
@@ -86,9 +86,9 @@ class Delivery:
             granted.enqueue_at_front = True
         return granted
 
-    def _carried_out(self, error: BaseException | None, wait: float) -> Wish:
+    def _carried_out(self, error: BaseException | None, wait: float) -> RetryRequest:
         """RQ queues the job at once, or puts it off: then it takes an RQ scheduler, or our sweeper."""
-        return Wish(error=error, delay=int(wait * SECOND), send=lambda: None, sent=not wait)
+        return RetryRequest(error=error, delay=int(wait * SECOND), send=lambda: None, sent=not wait)
 
 
 def concerns(binding: Binding, job: Job) -> bool:
@@ -99,7 +99,7 @@ def concerns(binding: Binding, job: Job) -> bool:
         name, func = job.func_name or "", job.func
     except Exception:
         return False  # what RQ cannot read or import, it says itself
-    return binding.registry.look(name, func)
+    return binding.registry.learn(name, func)
 
 
 def execute(binding: Binding, run: Callable[[], Any], job: Job, _args: Any, _kwargs: Any) -> Any:
@@ -128,7 +128,7 @@ def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool)
     if STEP.get() is not None or FUNCTION.get() is not None:
         return run()  # a synchronous queue runs a job inside of another one: it is part of that
     func, missing = _function_of(job)
-    marked = binding.registry.look(name, func)
+    marked = binding.registry.learn(name, func)
     if stamp is None and (not marked or missing is not None or binding.is_off):
         return run()  # also to fail as ever where the function is not there
     if stamp is not None and (missing is not None or not (marked or stamps.is_call(stamp))):
@@ -149,8 +149,8 @@ def _function_of(job: Job) -> tuple[Any, Exception | None]:
 def _is_a_step(binding: Binding, job: Job) -> bool:
     """Whether the publisher sent a durable step that this worker does not know: here it would run unprotected, or not at all."""
     try:
-        row = binding.host.beginning.claims.look(*place_of(job))
-    except Left:
+        row = binding.host.beginning.claims.get(*place_of(job))
+    except Deferred:
         return True  # this worker is shutting down, and nobody can say: it is left to another
     return row is not None and row.kind.marked
 
@@ -164,9 +164,9 @@ def _left_to_others(binding: Binding, job: Job, missing: Exception | None) -> An
         why += "does not know its mark: call durable_adapter.rq.mark(...) where workers import it too"
     logger.error("%s. It was not run", why)
     ref, _ = place_of(job)
-    with contextlib.suppress(Left):
+    with contextlib.suppress(Deferred):
         binding.host.beginning.runs.not_begun(job.id, why, ref=ref, in_hand=True)
-    return _put_aside(binding, job, Left(why))
+    return _put_aside(binding, job, Deferred(why))
 
 
 def _delivered(
@@ -210,7 +210,7 @@ def _delivered(
         kwargs=dict(job.kwargs),
         body=body,
         again=not is_next and (_came_again(job) if stamp is not None else _may_have_run(job)),
-        wish=delivery.wish,
+        retry_request=delivery.retry_request,
         declines=lambda _attempt, _error: has_spent_its_retries(job),
         adopt=lambda call: _adopted(binding, job, call),
     )
@@ -226,7 +226,7 @@ def _delivered(
         if delivery.asked is None or (times_tried(job) or 0) < delivery.asked.max:
             raise  # it was recorded before, or RQ has not counted every time
         return delivery.asked
-    except Left as left:
+    except Deferred as left:
         if delivery.asked is not None:
             return delivery.granted()
         return _put_aside(binding, job, left)
@@ -308,7 +308,7 @@ def _adopted(binding: Binding, job: Job, call: Call) -> tuple[WorkflowRow, list[
     return run, steps
 
 
-def _put_aside(binding: Binding, job: Job, left: Left) -> Any:
+def _put_aside(binding: Binding, job: Job, left: Deferred) -> Any:
     """Gives the worker back: RQ keeps the job among the scheduled ones, and our sweeper wakes it.
 
     Raises:

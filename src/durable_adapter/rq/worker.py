@@ -23,7 +23,7 @@ from redis import RedisError
 from rq import SimpleWorker as RQSimpleWorker
 from rq import Worker as RQWorker
 
-from ..errors import JournalError, Left, PutAside
+from ..errors import Deferred, JournalError, PutAside
 from ..recovery import SweeperThread
 from ..runtime import outages
 from ..runtime.doubt import attempt_lost
@@ -178,7 +178,7 @@ class Durable:
                 orphans.take_up()
         except JournalError as error:
             outages.away(binding.journal, error)
-        except (RedisError, Left) as error:
+        except (RedisError, Deferred) as error:
             logger.warning("what RQ keeps of jobs that nobody runs was not looked at: %s", error)
 
     def _durable_record_lost(self, binding: Binding) -> bool:
@@ -188,7 +188,7 @@ class Durable:
             while self._durable_lost:
                 name, why = self._durable_lost[0]
                 ref, token, key = name.split(" ", 2)
-                row = binding.journal.claims.look(ref, key)
+                row = binding.journal.claims.get(ref, key)
                 if row is not None:
                     wanted |= attempt_lost(binding.journal, row, token, why, who=binding.host.parent)
                 del self._durable_lost[0]

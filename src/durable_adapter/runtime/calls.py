@@ -1,4 +1,4 @@
-"""One journaled call, as a binding hands it to the runtime, and the wishes of an engine that the runtime may refuse."""
+"""One journaled call, as a binding hands it to the runtime, and the retry requests of an engine that the runtime may refuse."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .values import member_fingerprint
 
 
 @dataclass(slots=True)
-class Wish:
-    """An engine's wish to run the same task again: a publication that was caught before it left.
+class RetryRequest:
+    """An engine's request to run the same task again: a publication that was caught before it left.
 
     Attributes:
         error: what the attempt raised; None for "not done yet".
@@ -58,7 +58,7 @@ def refuse_inside_event_loop(name: str, function: Callable[..., Any]) -> None:
     )
 
 
-def no_wish(_error: BaseException | None) -> Wish | None:
+def no_retry_request(_error: BaseException | None) -> RetryRequest | None:
     """For engines, and for calls in place, that never publish an attempt again."""
     return None
 
@@ -90,7 +90,7 @@ class Call:
         body: runs the user's code. It is handed the call rather than keeping it: else the two, and the message that they stand
             for with all its values, would wait for Python's collector.
         again: its message may have been run before: delivered again, or sent again.
-        wish: the engine's wish to repeat the attempt that just ended, if there is one.
+        retry_request: the engine's request to repeat the attempt that just ended, if there is one.
         declines: whether the engine does not try the call again after an attempt, given its number and its error: its limits
             are reached, or it was told not to. Not so where nobody told it anything.
         final: whether an error of the body is the engine's way to say that the task is over, whatever its policy.
@@ -99,7 +99,7 @@ class Call:
         row: the row as already read, if it was.
         attempts: how often its body was run here.
         facts: what the body asked about its workflow, so that it is read once.
-        turn: raises `Left` while what a member of a canvas comes after is not done; asked where the row counts something as
+        turn: raises `Deferred` while what a member of a canvas comes after is not done; asked where the row counts something as
             open. None once it was asked, and for calls that come after nothing.
     """
 
@@ -114,7 +114,7 @@ class Call:
     counts: bool = True
     decides: bool = True
     again: bool = False
-    wish: Callable[[BaseException | None], Wish | None] = no_wish
+    retry_request: Callable[[BaseException | None], RetryRequest | None] = no_retry_request
     declines: Callable[[int, BaseException], bool] = declines_nothing
     final: Callable[[BaseException], bool] = is_never_final
     adopt: Callable[[Call], tuple[WorkflowRow, list[StepRow]]] | None = None
@@ -141,7 +141,7 @@ class Call:
         """Makes sure, once, that what it comes after is done.
 
         Raises:
-            Left: it is not.
+            Deferred: it is not.
         """
         if self.turn is not None:
             self.turn()

@@ -97,11 +97,11 @@ class RunningStep:
 
     def _say(self) -> None:
         """One heartbeat. A journal that is away keeps no body waiting: the next one tries again."""
-        policy, hear = self._call.policy, self._host.journal.claims.hear
+        policy, beat = self._call.policy, self._host.journal.claims.heartbeat
         assert policy.heartbeat_us is not None
         at = monotonic()
         try:
-            self._holds = hear(
+            self._holds = beat(
                 self.ref, self.key, self.token, heartbeat=policy.heartbeat_us, timeout=policy.timeout_us, details=self._unsaid
             )
         except JournalError as error:
@@ -112,7 +112,7 @@ class RunningStep:
     def last_heartbeat(self) -> Any:
         """What was said last, in this attempt or in one before it."""
         if self._said is _NOTHING:
-            row = self._host.patient.claims.look(self.ref, self.key)
+            row = self._host.patient.claims.get(self.ref, self.key)
             self._said = json.loads(row.details) if row is not None and row.details is not None else None
         return self._said
 

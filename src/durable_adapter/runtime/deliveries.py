@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import JournalUnreachable, Left, UnserialisableValue
+from ..errors import Deferred, JournalUnreachable, UnserialisableValue
 from ..journal import Ended
 from ..model import ALLOW_FAILURE, SECOND, Event, StepRow, StepStatus, WorkflowRow
 from .calls import awaited as awaited
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("durable_adapter")
 
 
-def refused(host: Host, name: str, why: str) -> Left:
+def refused(host: Host, name: str, why: str) -> Deferred:
     """Reports a message that does not fit the journal; returns what lets go of it."""
     host.patient.events.note(Event.REFUSED, who=host.row, why=why, name=name, namespace=host.journal.namespace)
     logger.error("message_refused task=%s The message was not run: %s. See `durable-adapter reconcile`.", name, why)
-    return Left(why)
+    return Deferred(why)
 
 
 class BeganPlain(Exception):
@@ -97,7 +97,7 @@ def come_after(host: Host, ref: str, key: str, is_forgotten: Callable[[StepRow],
         is_forgotten: whether the engine has nothing of a step.
 
     Raises:
-        Left: it is not; the sweeper sends the task when it is.
+        Deferred: it is not; the sweeper sends the task when it is.
     """
     for own, row in unmet(host.beginning, ref, key):
         if not row.kind.marked and row.status is StepStatus.PLANNED:
@@ -108,7 +108,7 @@ def come_after(host: Host, ref: str, key: str, is_forgotten: Callable[[StepRow],
                 continue
             if outcome is not None and own.options.get(ALLOW_FAILURE):
                 continue
-        raise Left(f"it comes after {row.name} of run {row.ref}, which is {row.status} in the journal")
+        raise Deferred(f"it comes after {row.name} of run {row.ref}, which is {row.status} in the journal")
 
 
 def unmarked_ended(host: Host, ref: str, key: str, name: str, *, value: Any = None, error: BaseException | None = None) -> None:
@@ -133,6 +133,6 @@ def unmarked_ended(host: Host, ref: str, key: str, name: str, *, value: Any = No
     journal = host.journal
     try:
         if journal.runs.record_unmarked(ref, key, outcome, failed=failed) and failed is not None:
-            released(host, ref, name, Ended(True, journal.undo.look(ref)))
+            released(host, ref, name, Ended(True, journal.undo.decision(ref)))
     except JournalUnreachable as away:
         logger.warning("end_not_recorded run=%s step=%s msg=%r", ref, key, f"The end of unmarked task {name}: {away}")

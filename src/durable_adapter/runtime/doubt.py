@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..declare.policy import MAX_TAKEOVERS
 from ..declare.verdicts import CannotTell, DidNotHappen, Happened
-from ..errors import Left, UnserialisableValue
+from ..errors import Deferred, UnserialisableValue
 from ..journal.doubts import AGAIN, SILENT
 from ..model import REPEATABLE, SECOND, Cause, Effect, Safety, StepRow
 from . import alerts
@@ -34,7 +34,7 @@ def settle_doubt(host: Host, call: Call, row: StepRow) -> None:
     attempt's own and today's allow.
 
     Raises:
-        Left: it is not time yet, or a person must decide.
+        Deferred: it is not time yet, or a person must decide.
     """
     now = host.patient.time()
     match row.safety.joined(call.policy.safety):
@@ -63,7 +63,7 @@ def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
     """
     if row.over_at is not None and row.over_at > now and row.over_at != SILENT:
         host.patient.doubts.ask_later(row, row.over_at or now)
-        raise Left(f"step {row.name} is in doubt and its attempt may still be running")
+        raise Deferred(f"step {row.name} is in doubt and its attempt may still be running")
     if row.takeovers >= MAX_TAKEOVERS:
         hold(host, call, row, f"it was taken over {row.takeovers} times and never ended; last: {row.doubt}")
         return
@@ -123,7 +123,7 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
             hold(host, call, row, evidence)
             return
         doubts.ask_later(row, now + PROBE_AGAIN, evidence)
-        raise Left(f"step {row.name}: {evidence}; it is asked again") from error
+        raise Deferred(f"step {row.name}: {evidence}; it is asked again") from error
     match verdict:
         case Happened(value=value, evidence=evidence):
             try:
@@ -140,7 +140,7 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
             if now < counts_from:
                 doubts.ask_later(row, counts_from)
                 left = (counts_from - now) / SECOND
-                raise Left(f"step {row.name}: the probe's “did not happen” counts only in {left:.0f} s")
+                raise Deferred(f"step {row.name}: the probe's “did not happen” counts only in {left:.0f} s")
             _did_not_happen(host, call, row, evidence or "the probe said that it did not happen")
         case CannotTell(evidence=evidence):
             hold(host, call, row, f"its probe cannot tell. {evidence}".strip())
@@ -159,7 +159,9 @@ def _ask_of_the_silent(host: Host, call: Call, row: StepRow, now: int) -> None:
     """
     if now - (row.doubt_at or now) <= max(SILENT_PATIENCE, call.policy.settle_us):
         host.patient.doubts.ask_later(row, now + AGAIN)
-        raise Left(f"step {row.name}: the probe's “did not happen” does not count: nobody saw its attempt end; it is asked again")
+        raise Deferred(
+            f"step {row.name}: nobody saw its attempt end, so that the probe's “did not happen” does not count; it is asked again"
+        )
     why = (
         f"its probe says that it did not happen, and nobody saw its attempt end: {row.doubt}. Declare a timeout= on the step, "
         "or see to it that this process has ended, and resolve the step"

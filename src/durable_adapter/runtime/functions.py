@@ -22,7 +22,7 @@ from ..declare.policy import StepPolicy, template_fields
 from ..errors import (
     CannotSuspend,
     DeclarationError,
-    Left,
+    Deferred,
     NotInWorkflow,
     NotReadable,
     SameKeyTwice,
@@ -68,7 +68,7 @@ def run_function(host: Host, call: Call) -> Any:
     """Runs a workflow function, or hands back its recorded result.
 
     Raises:
-        Left: it waits for something, or is held; nothing is lost.
+        Deferred: it waits for something, or is held; nothing is lost.
         Exception: the function's own final error, recorded before it is raised.
     """
     with host.shielded(), left_alone():
@@ -89,9 +89,9 @@ def _run(host: Host, call: Call) -> Any:
         case StepStatus.FAILED:
             raise read_failure(own.error)
         case StepStatus.CANCELLED:
-            raise Left(f"workflow {call.name} was cancelled")
+            raise Deferred(f"workflow {call.name} was cancelled")
         case StepStatus.IN_DOUBT | StepStatus.HELD:
-            raise Left(f"workflow {call.name} is held: {own.evidence or own.doubt}", held=True)
+            raise Deferred(f"workflow {call.name} is held: {own.evidence or own.doubt}", held=True)
         case StepStatus.UNDONE:
             raise StepUndone(f"workflow {call.name} was undone")
     call.take_turn()
@@ -119,29 +119,29 @@ def _finished(host: Host, call: Call, own: StepRow, token: str, value: Any) -> A
         reason = f"the function finished, but its result cannot be recorded: {error}"
         hold = alerts.hold_without_value
         held = hold(host.patient, host.engine, own, None, reason, who=host.worker)
-        raise Left(reason, held=held) from error
+        raise Deferred(reason, held=held) from error
     worker = host.worker
     if host.patient.ends.succeed_unclaimed(call.ref, call.key, token, worker, outcome, last=True):
         return decode(outcome, call.policy)
-    row = host.patient.claims.look(call.ref, call.key)
+    row = host.patient.claims.get(call.ref, call.key)
     if row is not None and row.status is StepStatus.SUCCEEDED:
         return decode(row.outcome, call.policy)
-    raise Left(f"workflow {call.name} was decided otherwise while it ran")
+    raise Deferred(f"workflow {call.name} was decided otherwise while it ran")
 
 
 def _failed(host: Host, call: Call, own: StepRow, error: Exception, run: FunctionRun) -> None:
     """The function's own error: tried again if the engine wants to, since its steps are memos; else it fails for good.
 
-    Where the error is a step's whose effect is unknown, the engine's wish is to repeat that step: it is in doubt instead.
+    Where the error is a step's whose effect is unknown, the engine asks to repeat that step: it is in doubt instead.
     """
-    wish = call.wish(error) if not is_refusal(error) else None
+    retry_request = call.retry_request(error) if not is_refusal(error) else None
     ends = host.patient.ends
-    if wish is not None:
-        _refuse_to_repeat(host, call, run.failed_with(wish.error or error), wish.error or error)
-        failure = write_failure(wish.error or error)
-        why = _described(wish.error or error)
-        if ends.try_again(own, None, wish.delay, failure, why, sent=True):
-            wish.send()
+    if retry_request is not None:
+        _refuse_to_repeat(host, call, run.failed_with(retry_request.error or error), retry_request.error or error)
+        failure = write_failure(retry_request.error or error)
+        why = _described(retry_request.error or error)
+        if ends.try_again(own, None, retry_request.delay, failure, why, sent=True):
+            retry_request.send()
         return
     failure = write_failure(error)
     why = _described(error)
@@ -153,16 +153,16 @@ def _refuse_to_repeat(host: Host, call: Call, key: str | None, error: BaseExcept
     """Holds the step whose error the engine wants to answer with a repetition, if its effect may have happened.
 
     Raises:
-        Left: it is held now.
+        Deferred: it is held now.
     """
-    row = host.patient.claims.look(call.ref, key) if key is not None else None
+    row = host.patient.claims.get(call.ref, key) if key is not None else None
     if row is None or row.status is not StepStatus.FAILED or row.effect is not Effect.UNKNOWN:
         return
     why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
     if not host.patient.doubts.doubt_failed(row, why, who=host.worker):
         return
     alerts.hold(host.patient, host.engine, row, why, who=host.worker)
-    raise Left(f"step {row.name} is held: {why}", held=True) from error
+    raise Deferred(f"step {row.name} is held: {why}", held=True) from error
 
 
 class FunctionRun:
@@ -285,7 +285,7 @@ class FunctionRun:
                 f"Deploy code in which it is {there.name!r} again, or finish the run with `durable-adapter cancel`."
             )
             self._stop_for(str(error))
-            raise self._suspend(Left(str(error), held=True)) from error
+            raise self._suspend(Deferred(str(error), held=True)) from error
         if found is None and self._host.is_stopping():
             raise self._suspend(self._leave_for_shutdown())
         return key, position, found
@@ -296,11 +296,11 @@ class FunctionRun:
         assert own is not None
         alerts.hold_for_drift(self._host.patient, self._host.engine, own, evidence)
 
-    def _leave_for_shutdown(self) -> Left:
+    def _leave_for_shutdown(self) -> Deferred:
         journal = self._host.patient
         now = journal.time()
         journal.runs.suspend(self.ref, waiting_for="another worker", wake_at=now, sent=self._sent)
-        return Left("this worker is shutting down; the workflow goes on elsewhere")
+        return Deferred("this worker is shutting down; the workflow goes on elsewhere")
 
     def call_step(
         self,
@@ -365,7 +365,7 @@ class FunctionRun:
                 "let the workflow go on with `durable-adapter retry`"
             )
             self._stop_for(evidence)
-            raise self._suspend(Left(evidence, held=True)) from error
+            raise self._suspend(Deferred(evidence, held=True)) from error
 
     def failed_with(self, error: BaseException) -> str | None:
         """The key of the step in place that raised an error, or what the error was made of; None where none did."""
@@ -416,9 +416,9 @@ class FunctionRun:
         row.completes_run = True
         row.options |= options or {}
         if not self._host.beginning.claims.plan_new(row, counts=True):
-            row_now = self._host.patient.claims.look(self.ref, key)
+            row_now = self._host.patient.claims.get(self.ref, key)
             if row_now is None:
-                raise self._suspend(Left(f"{name} may not begin: its workflow no longer goes forward"))
+                raise self._suspend(Deferred(f"{name} may not begin: its workflow no longer goes forward"))
             row = row_now
         self._recorded[key] = row
         self._by_task[task_id] = row
@@ -488,15 +488,15 @@ class FunctionRun:
             journal = self._host.patient
             suspended = journal.runs.suspend(self.ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key, sent=self._sent)
             if suspended:
-                raise self._suspend(Left(f"workflow {self._call.name} waits for {row.name}"))
-            fresh = journal.claims.look(self.ref, key)
+                raise self._suspend(Deferred(f"workflow {self._call.name} waits for {row.name}"))
+            fresh = journal.claims.get(self.ref, key)
             assert fresh is not None
             row = self._by_task[task_id] = self._recorded[key] = fresh
         if row.status is StepStatus.SUCCEEDED:
             return self._recorded_value(row, self._dispatched.get(task_id))
         if row.status is StepStatus.FAILED:
             raise read_failure(row.error)
-        raise self._suspend(Left(f"{row.name} is {row.status}"))
+        raise self._suspend(Deferred(f"{row.name} is {row.status}"))
 
     def sleep(self, seconds: float, key: str | None) -> None:
         """Waits without a worker: a timer in the journal."""
@@ -510,22 +510,22 @@ class FunctionRun:
                 safety=Safety.IDEMPOTENT, look_at=now + int(seconds * SECOND),
             )  # fmt: skip
             if journal.runs.sleep(row, sent=self._sent):
-                raise self._suspend(Left(f"workflow {self._call.name} sleeps for {seconds:g} s", wake_at=row.look_at))
+                raise self._suspend(Deferred(f"workflow {self._call.name} sleeps for {seconds:g} s", wake_at=row.look_at))
             # Another wake of this function went to sleep here before, or the run was given up.
-            found = journal.claims.look(self.ref, key)
+            found = journal.claims.get(self.ref, key)
             if found is None:
-                raise self._suspend(Left(f"{SLEEP} may not begin: its workflow no longer goes forward"))
+                raise self._suspend(Deferred(f"{SLEEP} may not begin: its workflow no longer goes forward"))
         if found.status is StepStatus.SUCCEEDED:
             return
         if found.status is not StepStatus.WAITING:
-            raise self._suspend(Left(f"{found.name} is {found.status}"))
+            raise self._suspend(Deferred(f"{found.name} is {found.status}"))
         now, wake_at = journal.time(), found.look_at or 0
         if wake_at > now:
             waits = journal.runs.suspend(
                 self.ref, waiting_for=f"{SLEEPS}{key}", wake_at=wake_at, unless_ended=key, sent=self._sent
             )
             if waits:
-                raise self._suspend(Left(f"workflow {self._call.name} still sleeps", wake_at=wake_at))
+                raise self._suspend(Deferred(f"workflow {self._call.name} still sleeps", wake_at=wake_at))
             return
         worker, nothing = self._host.worker, encode(None)
         journal.ends.succeed_unclaimed(self.ref, key, new_token(), worker, nothing, last=False)
@@ -546,7 +546,7 @@ class FunctionRun:
         if not still_open:
             return
         if self._host.patient.runs.suspend(self.ref, waiting_for="steps", wake_at=None, unless_ended="*", sent=self._sent):
-            raise self._suspend(Left(f"workflow {self._call.name} waits for {len(still_open)} dispatched steps"))
+            raise self._suspend(Deferred(f"workflow {self._call.name} waits for {len(still_open)} dispatched steps"))
 
     def _row(
         self,
@@ -611,7 +611,7 @@ class FunctionRun:
             "Make it so, or declare drift='record' or ignore_arguments=(...) on the step"
         )
         self._stop_for(evidence)
-        raise self._suspend(Left(evidence, held=True))
+        raise self._suspend(Deferred(evidence, held=True))
 
 
 def _readable_arguments(row: StepRow) -> str:

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import JournalUnmigrated, JournalUnreachable, Left
+from ..errors import Deferred, JournalUnmigrated, JournalUnreachable
 from ..model import SECOND, WorkerRow, attempt_name
 from . import alerts, outages
 from .waiting import waiting
@@ -70,8 +70,8 @@ class Host:
         alerts.listen(journal)
         #: The same journal, waiting while it is away: for what was done and must be recorded.
         self.patient = waiting(journal, self.patiently)
-        #: Likewise, for what only begins something: raises `Left` while the journal is away and the process is told to stop, or
-        #: switched off: the sweeper sends what is left.
+        #: Likewise, for what only begins something: raises `Deferred` while the journal is away and the process is
+        #: told to stop, or switched off: the sweeper sends what is left.
         self.beginning = waiting(journal, functools.partial(self.patiently, begins=True))
         self.engine = engine
         self.parent = parent
@@ -256,7 +256,7 @@ class Host:
         (P10). An operation that only begins something gives up when the process is told to stop.
 
         Raises:
-            Left: *begins* is set, and the process is shutting down or switched off.
+            Deferred: *begins* is set, and the process is shutting down or switched off.
         """
         wait, longest = PATIENCE
         waited = False
@@ -268,9 +268,9 @@ class Host:
                 return done
             except (JournalUnreachable, JournalUnmigrated) as error:
                 if begins and self.is_stopping():
-                    raise Left("the journal is away and this worker is shutting down") from error
+                    raise Deferred("the journal is away and this worker is shutting down") from error
                 if begins and self.is_off():
-                    raise Left("the journal is away and durable-adapter is switched off here") from error
+                    raise Deferred("the journal is away and durable-adapter is switched off here") from error
                 if not waited:
                     outages.away(self.journal, error, self.running())
                     waited = True

@@ -84,7 +84,7 @@ class Named(Marked):
         """Whether a step that this process knows is transactional, those included that are marked by name."""
         return super().has_transactional or any(policy.transactional for policy in self.named.values())
 
-    def look(self, name: str | None, given: Any = None) -> bool:
+    def learn(self, name: str | None, given: Any = None) -> bool:
         """Learns what a function declares, and says whether it is durable.
 
         Args:
@@ -138,14 +138,14 @@ class Named(Marked):
                 "or its dotted name."
             )
         self.compensations.add(undo)
-        self.look(undo, policy.compensate)
+        self.learn(undo, policy.compensate)
 
     def declared(self, name: str) -> StepPolicy | None:
         """As above; a function that is sent by its name is imported for this."""
-        self.look(name)
+        self.learn(name)
         found = super().declared(name)
         if found is None and imported(name) is not None:
-            self.look(name)
+            self.learn(name)
             found = super().declared(name)
         return found
 

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import Left
+from ..errors import Deferred
 from ..model import ALLOW_FAILURE, ALSO_AFTER, CLAIMABLE, OPEN_STEPS, Shape, StepRow, StepStatus, WorkflowRow, forward
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def ready(
 
 def elsewhere(journal: Journal, step: StepRow) -> list[StepRow]:
     """The members of other runs that a step comes after, or of its function; those that were pruned are done."""
-    found = (journal.claims.look(ref, key) for ref, key in step.options.get(ALSO_AFTER, ()))
+    found = (journal.claims.get(ref, key) for ref, key in step.options.get(ALSO_AFTER, ()))
     return [row for row in found if row is not None]
 
 
@@ -131,14 +131,14 @@ def take_turn(journal: Journal, ref: str, key: str) -> None:
     """Makes sure that a member whose count says that something before it is open may begin all the same.
 
     Raises:
-        Left: it may not. What it comes after sends its message in its turn.
+        Deferred: it may not. What it comes after sends its message in its turn.
     """
     steps = journal.reads.outline(ref)
     own = next((s for s in steps if s.key == key), None)
     if own is None or may_begin(own, steps):
         return
     waits = ", ".join(f"{s.name} ({s.status})" for s in before(own, steps) if not is_done(own, s)) or "what it comes after"
-    raise Left(f"step {own.name} came before its turn: it comes after {waits}")
+    raise Deferred(f"step {own.name} came before its turn: it comes after {waits}")
 
 
 def unmet(journal: Journal, ref: str, key: str) -> list[tuple[StepRow, StepRow]]:

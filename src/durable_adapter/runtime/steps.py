@@ -13,7 +13,7 @@ from typing import Any
 
 from ..codec import Stored
 from ..declare.effects import is_refusal
-from ..errors import IllegalTransition, Left, NotReadable, StepUndone, Suspended, UnserialisableValue
+from ..errors import Deferred, IllegalTransition, NotReadable, StepUndone, Suspended, UnserialisableValue
 from ..journal import Ended
 from ..model import (
     CLAIMABLE,
@@ -30,7 +30,7 @@ from ..model import (
     new_token,
 )
 from . import alerts
-from .calls import Call, Wish
+from .calls import Call, RetryRequest
 from .current_step import RunningStep
 from .doubt import may_be_repeated, settle_doubt
 from .engine import INSTALLED, engine_of
@@ -53,7 +53,7 @@ def run_step(host: Host, call: Call) -> Any:
         The decoded recorded value.
 
     Raises:
-        Left: somebody else has it, it is not due, in doubt or held; nothing was run that was not recorded.
+        Deferred: somebody else has it, it is not due, in doubt or held; nothing was run that was not recorded.
         StepUndone: it was undone by a rollback.
         Exception: the recorded final error, or the body's own, recorded before it is raised.
     """
@@ -67,7 +67,7 @@ def _run(host: Host, call: Call) -> Any:
         call.turn = partial(take_turn, host.patient, call.ref, call.key)
     if call.row is None and call.new_row is None and call.again:
         # Delivered again, it is a memo as a rule: a look costs less than a claim that takes nothing.
-        call.row = host.beginning.claims.look(call.ref, call.key)
+        call.row = host.beginning.claims.get(call.ref, call.key)
     tries = attempts = 0
     while tries < TRIES:
         tries = tries + 1 if call.attempts == attempts else 0  # what was run here and is tried again has changed no hands
@@ -87,12 +87,12 @@ def _run(host: Host, call: Call) -> Any:
             case StepStatus.UNDONE:
                 raise StepUndone(f"step {row.name} ({row.key}) was undone by a rollback; nothing after it may run")
             case StepStatus.CANCELLED:
-                raise Left(f"step {row.name} was cancelled")
+                raise Deferred(f"step {row.name} was cancelled")
             case StepStatus.BEGUN:
                 _suppress(host, row)
-                raise Left(f"step {row.name} is running under another claim; the sweeper owns its recovery")
+                raise Deferred(f"step {row.name} is running under another claim; the sweeper owns its recovery")
             case StepStatus.HELD:
-                raise Left(f"step {row.name} is held: {row.evidence or row.doubt}", held=True)
+                raise Deferred(f"step {row.name} is held: {row.evidence or row.doubt}", held=True)
             case StepStatus.IN_DOUBT:
                 settle_doubt(host, call, row)
                 call.row = _look(host, call)
@@ -100,21 +100,21 @@ def _run(host: Host, call: Call) -> Any:
                 _wait_until_due(host, row)
             case StepStatus.PLANNED:
                 host.prove_alive()
-    raise Left(f"step {call.name} changed hands {TRIES} times; it is left to the sweeper")
+    raise Deferred(f"step {call.name} changed hands {TRIES} times; it is left to the sweeper")
 
 
 def memo(host: Host, call: Call, row: StepRow) -> Any:
     """The recorded value of a finished step.
 
     Raises:
-        Left: this process cannot read it: its code lacks what reads it. The step is put in front of a person.
+        Deferred: this process cannot read it: its code lacks what reads it. The step is put in front of a person.
     """
     try:
         return decode(row.outcome, call.policy)
     except NotReadable as error:
         why = f"the recorded value of step {row.name} ({row.key}) cannot be read here: {error}"
         host.patient.doubts.put_before_people(row.ref, row.key, Attention.DRIFT, why)
-        raise Left(why, held=True) from error
+        raise Deferred(why, held=True) from error
 
 
 class Value:
@@ -196,7 +196,7 @@ def _run_in_transaction(host: Host, call: Call) -> Value | None:
         call.row = rival.row
         return None
     except AskedAgain as asked:
-        return _not_done_yet(host, call, None, asked.wish, None)
+        return _not_done_yet(host, call, None, asked.retry_request, None)
     except BodyFailed as failed:
         ended = failed.error
     except UnserialisableValue as error:
@@ -230,12 +230,12 @@ def _attempt(host: Host, call: Call, token: str) -> Value | None:
     except Exception as error:
         running.say_the_rest()
         return _ended_in_error(host, call, token, error)
-    wish = call.wish(None)
-    if wish is not None:
+    retry_request = call.retry_request(None)
+    if retry_request is not None:
         # It asked to be run again, and went on to return: what it returned is no outcome.
-        if wish.error is None:
-            return _not_done_yet(host, call, token, wish, None)
-        return _ended_in_error(host, call, token, wish.error, wish=wish)
+        if retry_request.error is None:
+            return _not_done_yet(host, call, token, retry_request, None)
+        return _ended_in_error(host, call, token, retry_request.error, retry_request=retry_request)
     return _succeeded(host, call, running, value)
 
 
@@ -265,38 +265,40 @@ def record_success(host: Host, call: Call, token: str, outcome: Stored) -> Ended
     return Ended(ends.succeed(call.ref, call.key, token, outcome, member=call.is_member, last=call.counts))
 
 
-def _value_missing(host: Host, call: Call, token: str | None, error: UnserialisableValue) -> Left:
+def _value_missing(host: Host, call: Call, token: str | None, error: UnserialisableValue) -> Deferred:
     """The body returned what cannot be written down: the step happened, and that is kept (P10)."""
     reason = f"it happened, but its value cannot be recorded: {error}"
     row = call.row or (call.new_row() if call.new_row else None) or _look(host, call)
     hold = alerts.hold_without_value
     held = hold(host.patient, host.engine, row, token, reason, who=host.worker)
-    return Left(reason, held=held)
+    return Deferred(reason, held=held)
 
 
-def _ended_in_error(host: Host, call: Call, token: str | None, error: BaseException, *, wish: Wish | None = None) -> Value | None:
-    """What is known about the effect decides: try again, fail, or doubt. An engine's wish to repeat may be refused.
+def _ended_in_error(
+    host: Host, call: Call, token: str | None, error: BaseException, *, retry_request: RetryRequest | None = None
+) -> Value | None:
+    """What is known about the effect decides: try again, fail, or doubt. An engine's request to repeat it may be refused.
 
     Args:
         host: this process.
         call: the call.
         token: its claim's.
         error: what it raised, or what it asked to be run again for.
-        wish: the engine's wish, where the body did not raise but return.
+        retry_request: the engine's request to repeat it, where the body did not raise but return.
     """
     policy = call.policy
-    returned, wish = wish is not None, wish or call.wish(error)
+    returned, retry_request = retry_request is not None, retry_request or call.retry_request(error)
     if is_refusal(error):
-        wish = None
-    cause: BaseException | None = wish.error if wish is not None else error
-    if wish is not None and cause is None:
-        return _not_done_yet(host, call, token, wish, error)
+        retry_request = None
+    cause: BaseException | None = retry_request.error if retry_request is not None else error
+    if retry_request is not None and cause is None:
+        return _not_done_yet(host, call, token, retry_request, error)
     assert cause is not None
     unknown = policy.effect_unknown(cause)
     repeatable = not unknown or policy.safety is Safety.IDEMPOTENT
-    if repeatable and wish is not None:
-        return _not_done_yet(host, call, token, wish, None if returned else error)
-    if not repeatable and (policy.safety is Safety.PROBE or wish is not None):
+    if repeatable and retry_request is not None:
+        return _not_done_yet(host, call, token, retry_request, None if returned else error)
+    if not repeatable and (policy.safety is Safety.PROBE or retry_request is not None):
         return _in_doubt(host, call, token, cause)
     attempt = _attempt_number(host, call, token)
     if repeatable and call.may_repeat(attempt, cause):
@@ -312,27 +314,27 @@ def _ended_in_error(host: Host, call: Call, token: str | None, error: BaseExcept
 
 def _attempt_number(host: Host, call: Call, token: str | None) -> int:
     """How many attempts there were, this one included. Read only when one failed."""
-    row = host.patient.claims.look(call.ref, call.key)
+    row = host.patient.claims.get(call.ref, call.key)
     call.row = row
     if row is None:
         return 1
     return row.attempt if token is not None else row.attempt + 1
 
 
-def _not_done_yet(host: Host, call: Call, token: str | None, wish: Wish, error: BaseException | None) -> Value | None:
+def _not_done_yet(host: Host, call: Call, token: str | None, request: RetryRequest, error: BaseException | None) -> Value | None:
     """The engine wants to run this again and may: the attempt's end is committed first, then its message is sent."""
-    why = _described(wish.error) if wish.error is not None else "the task asked to be run again"
-    if not _try_again(host, call, token, wish.delay, wish.error, why, sent=wish.sent, given=wish.arguments):
+    why = _described(request.error) if request.error is not None else "the task asked to be run again"
+    if not _try_again(host, call, token, request.delay, request.error, why, sent=request.sent, given=request.arguments):
         return None
     try:
-        wish.send()
+        request.send()
     except Exception:
         logger.warning(
             "retry_not_sent run=%s step=%s msg=%r", call.ref, call.key, "The sweeper sends it when it is due.", exc_info=True
         )
     if error is not None:
         raise error
-    raise Left("the task asked to be run again")
+    raise Deferred("the task asked to be run again")
 
 
 def _later(host: Host, call: Call, token: str | None, error: BaseException, delay: float) -> Value | None:
@@ -341,7 +343,7 @@ def _later(host: Host, call: Call, token: str | None, error: BaseException, dela
     if not _try_again(host, call, token, int(delay * SECOND), error, why, sent=delay <= host.near):
         return None
     if delay > host.near:
-        raise Left(f"step {call.name} failed and is tried again in {delay:g} s: {why}")
+        raise Deferred(f"step {call.name} failed and is tried again in {delay:g} s: {why}")
     logger.info("step %s failed and is tried again in %g s: %s", call.name, delay, why)
     host.pause(delay)
     return None
@@ -414,7 +416,7 @@ def _row_for_end(host: Host, call: Call) -> StepRow:
     """The row that an end is written to; a call without one, whose transaction left none, gets it now."""
     row = call.row
     if row is None:
-        row = host.patient.claims.look(call.ref, call.key)
+        row = host.patient.claims.get(call.ref, call.key)
     if row is None and call.new_row is not None:
         row = call.new_row()
         planned = row
@@ -427,7 +429,7 @@ def _row_for_end(host: Host, call: Call) -> StepRow:
 
 def _look(host: Host, call: Call) -> StepRow:
     """The row of a step that was not to be had. A message whose run the journal does not know is refused, and reported."""
-    row = host.patient.claims.look(call.ref, call.key)
+    row = host.patient.claims.get(call.ref, call.key)
     if row is not None:
         return row
     if call.adopt is not None:
@@ -436,7 +438,7 @@ def _look(host: Host, call: Call) -> StepRow:
         host.beginning.runs.start(run, steps)
         return _look(host, call)
     if call.new_row is not None:
-        raise Left(f"step {call.name} may not begin: its workflow no longer goes forward")
+        raise Deferred(f"step {call.name} may not begin: its workflow no longer goes forward")
     why = (
         f"a message names the run {call.ref}, step {call.key}, which this journal does not have: it was pruned or "
         "restored, the message belongs to another journal, or its start was rolled back"
@@ -448,14 +450,14 @@ def _refuse_misfit(host: Host, call: Call, row: StepRow) -> None:
     """Refuses a message that is not for the row that it names, and reports it. The row is as it was.
 
     Raises:
-        Left: it was refused.
+        Deferred: it was refused.
     """
     why = call.expected().misfit(row) if call.new_row is None else None
     if why is not None:
         raise _refused(host, call, why)
 
 
-def _refused(host: Host, call: Call, why: str) -> Left:
+def _refused(host: Host, call: Call, why: str) -> Deferred:
     """Reports that a message is not run; returns what says so to its worker."""
     detail = {"name": call.name, "namespace": host.journal.namespace}  # there may be no run that would say whose it is
     host.patient.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
@@ -466,7 +468,7 @@ def _refused(host: Host, call: Call, why: str) -> Left:
         call.name,
         why,
     )
-    return Left(why)
+    return Deferred(why)
 
 
 def _suppress(host: Host, row: StepRow) -> None:
@@ -480,7 +482,7 @@ def _wait_until_due(host: Host, row: StepRow) -> None:
     """Waits here for a step that is due very soon; leaves one that is not."""
     left = ((row.look_at or 0) - host.patient.time()) / SECOND
     if left > host.near:
-        raise Left(f"step {row.name} is due in {left:.0f} s", wake_at=row.look_at)
+        raise Deferred(f"step {row.name} is due in {left:.0f} s", wake_at=row.look_at)
     if left <= 0:
         host.prove_alive()  # it was to be had and was not: by this process, perhaps, because it counts as dead
         return

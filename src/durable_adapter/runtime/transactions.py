@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ..errors import JournalUnreachable, Left, TransactionMisuse
+from ..errors import Deferred, JournalUnreachable, TransactionMisuse
 from ..journal import Ended
 from ..journal.sessions import Refused, load_sessions, step_transaction
 from ..model import CLAIMABLE, StepRow, StepStatus, new_token
-from .calls import Call, Wish
+from .calls import Call, RetryRequest
 from .current_step import RunningStep
 from .values import decode, encode_for
 
@@ -67,9 +67,9 @@ class BodyFailed(Exception):
 class AskedAgain(Exception):
     """The body asked to be run again: its transaction is rolled back, as if it had not run."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, retry_request: RetryRequest) -> None:
         super().__init__("the task asked to be run again")
-        self.wish = wish
+        self.retry_request = retry_request
 
 
 class TransactionLost(Exception):
@@ -113,21 +113,21 @@ def run_transaction(host: Host, call: Call) -> Committed:
         UnserialisableValue: its value cannot be recorded; the transaction is rolled back, so nothing happened.
         TransactionEnded: the body ended the transaction itself; part of what it did may be committed.
         TransactionLost: the transaction was lost as often as is tried; nothing of it is left.
-        Left: it was lost or the journal is away, and this worker is shutting down or switched off.
+        Deferred: it was lost or the journal is away, and this worker is shutting down or switched off.
     """
     while True:
         try:
             return host.patiently(partial(_attempt, host, call), begins=True)
         except TransactionLost as lost:
             # The commit may have happened although its answer was lost: the row knows, by its token.
-            found = host.patient.claims.look(call.ref, call.key)
+            found = host.patient.claims.get(call.ref, call.key)
             if found is not None and found.token == lost.token and found.status is StepStatus.SUCCEEDED:
                 return Committed(decode(found.outcome, call.policy), Ended(recorded=True), lost.outbox)
             call.row = None if call.new_row is None else found
             if _losses(host, call, found, str(lost)) >= MAX_LOSSES:
                 raise
             if host.is_stopping():
-                raise Left(f"the transaction of step {call.name} was lost, and this worker is shutting down") from lost
+                raise Deferred(f"the transaction of step {call.name} was lost, and this worker is shutting down") from lost
 
 
 def _losses(host: Host, call: Call, found: StepRow | None, why: str) -> int:
@@ -135,7 +135,7 @@ def _losses(host: Host, call: Call, found: StepRow | None, why: str) -> int:
     if found is None and call.new_row is not None:
         row = call.new_row()
         host.patient.claims.plan_new(row, counts=False)
-        call.row = found = host.patient.claims.look(call.ref, call.key)
+        call.row = found = host.patient.claims.get(call.ref, call.key)
     times = host.patient.ends.count_loss(found, why, host.worker) if found is not None else 0
     logger.warning(
         "transaction_lost step=%s run=%s times=%d The transaction was lost after the body had run, and nothing of it is left: %s",
@@ -184,9 +184,9 @@ def _attempt(host: Host, call: Call) -> Committed:
                         if connection.invalidated:  # the server ended the connection: that is no failure of the body's
                             raise JournalUnreachable(f"the connection was lost inside the body: {error}") from error
                         raise BodyFailed(error) from error
-                wish = call.wish(None)
-                if wish is not None:
-                    raise AskedAgain(wish)
+                retry_request = call.retry_request(None)
+                if retry_request is not None:
+                    raise AskedAgain(retry_request)
                 outcome = encode_for(journal, value, call.policy.codec)
                 row.reference = running.reference
                 ended = journal.ends.succeed_locked(connection, row, outcome, last=call.counts, new=new)

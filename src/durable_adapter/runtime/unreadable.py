@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from ..errors import Left, UnreadableRow
+from ..errors import Deferred, UnreadableRow
 
 logger = logging.getLogger("durable_adapter")
 
@@ -16,10 +16,10 @@ def left_alone() -> Iterator[None]:
     """Turns a row that cannot be read into leaving the call: nothing is begun, and the task has neither failed nor ended.
 
     Raises:
-        Left: instead of `UnreadableRow`.
+        Deferred: instead of `UnreadableRow`.
     """
     try:
         yield
     except UnreadableRow as error:
         logger.error("row_unreadable run=%s step=%s msg=%r", error.ref, error.key or "-", str(error))
-        raise Left(str(error)) from error
+        raise Deferred(str(error)) from error

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..current import FUNCTION, OUTSIDE, beside
 from ..declare.policy import StepPolicy
-from ..errors import Killed, Left, NotFinished, NotInWorkflow
+from ..errors import Deferred, Killed, NotFinished, NotInWorkflow
 from ..model import (
     OPEN_STEPS,
     OPEN_WORKFLOWS,
@@ -380,11 +380,11 @@ class Harness:
     def _call(self, ref: str) -> None:
         try:
             self._called[ref]()
-        except (Left, Exception) as error:
+        except (Deferred, Exception) as error:
             logger.debug("the function that the test called ended in %r", error)
 
     def _outcome_of_call(self, ref: str) -> Any:
-        row = self.journal.claims.look(ref, _CALLED)
+        row = self.journal.claims.get(ref, _CALLED)
         assert row is not None
         if row.status is StepStatus.SUCCEEDED:
             return decode(row.outcome)
