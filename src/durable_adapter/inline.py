@@ -373,7 +373,7 @@ class Binding(BaseBinding):
             args=tuple(args),
             kwargs=kwargs,
             body=lambda _: awaited(function(*args, **kwargs)),
-            counts=step.completes_run,
+            completes_run=step.completes_run,
             again=again,
         )
         if step.kind.makes_calls:

@@ -43,7 +43,7 @@ class Workplace:
 
     def call(self, ref: str, key: str, body: Callable[[], Any], policy: StepPolicy | None = None, **given: Any) -> Call:
         """The call that a delivery is."""
-        values: dict[str, Any] = {"kind": Kind.STEP, "args": (), "kwargs": {}, "counts": False} | given
+        values: dict[str, Any] = {"kind": Kind.STEP, "args": (), "kwargs": {}, "completes_run": False} | given
         counted = self.counted(key, body)
         name = values.pop("name", key)
         return Call(ref=ref, key=key, name=name, policy=policy or StepPolicy(), body=lambda _: counted(), **values)

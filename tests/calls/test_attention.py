@@ -69,7 +69,7 @@ def an_undo_that_failed(journal: Journal) -> str:
     ref = a_run(journal, a_step("charge", compensation="refund"), "ship", **MONEY)
     succeed(journal, ref, "charge")
     journal.undo.begin(ref, who="ann", why="the customer withdrew")
-    fail(journal, ref, "undo:charge", decides=False)
+    fail(journal, ref, "undo:charge", fails_run=False)
     return ref
 
 
@@ -77,7 +77,7 @@ def an_undo_whose_effect_is_unknown(journal: Journal) -> str:
     ref = a_run(journal, a_step("charge", compensation="refund"), "ship", **MONEY)
     succeed(journal, ref, "charge")
     journal.undo.begin(ref, who="ann", why="the customer withdrew")
-    fail(journal, ref, "undo:charge", Effect.UNKNOWN, decides=False)
+    fail(journal, ref, "undo:charge", Effect.UNKNOWN, fails_run=False)
     return ref
 
 

@@ -169,7 +169,7 @@ def test_a_wake_with_sleeps_and_sent_steps_behind_it_pays_nothing_for_being_woke
     journal: Journal, at_work: Workplace, cost: Any
 ) -> None:
     ref = a_function(journal)
-    assert journal.claims.plan_new(a_dispatch(ref, "mail#1", 9), counts=True)
+    assert journal.claims.plan_new(a_dispatch(ref, "mail#1", 9))
     succeed(journal, ref, "mail#1")
 
     def order() -> int:
@@ -177,7 +177,7 @@ def test_a_wake_with_sleeps_and_sent_steps_behind_it_pays_nothing_for_being_woke
         return plain(1)
 
     at_work.leaves(ref, order)
-    journal.ends.succeed_unclaimed(ref, "sleep#1", "t" * 16, "w1", the(journal, ref, "mail#1").outcome, last=False)  # type: ignore[arg-type]
+    journal.ends.succeed_unclaimed(ref, "sleep#1", "t" * 16, "w1", the(journal, ref, "mail#1").outcome, completes_run=False)  # type: ignore[arg-type]
     found = cost(lambda: at_work.function(ref, order))
     assert (found.reads, found.commits) == (1, 3), "the step's claim and end; the function's end"
 

@@ -86,7 +86,7 @@ def test_what_runs_while_its_run_is_given_up_stays_begun_and_is_undone(
         assert the(journal, ref, "ship").status is StepStatus.BEGUN
         return "parcel 1"
 
-    assert at_work.step(ref, "ship", ship, IDEMPOTENT, counts=True) == "parcel 1"
+    assert at_work.step(ref, "ship", ship, IDEMPOTENT, completes_run=True) == "parcel 1"
     row = the(journal, ref, "ship")
     assert (row.status, row.marks, row.attempt) == (StepStatus.SUCCEEDED, [], 1)
     if give_up is cancelled:
@@ -143,7 +143,7 @@ def test_what_dies_in_a_run_that_goes_on_is_taken_over_under_the_same_key(
         at_work.step(ref, "ship", ship, IDEMPOTENT)
     died(journal, sweeper, at_work.host.worker)
     assert the(journal, ref, "ship").status is StepStatus.IN_DOUBT
-    assert at_work.step(ref, "ship", ship, IDEMPOTENT, counts=True) == "parcel 1"
+    assert at_work.step(ref, "ship", ship, IDEMPOTENT, completes_run=True) == "parcel 1"
     assert (len(sent), len(set(sent))) == (2, 1)
     assert statuses(journal, ref) == {"run": "succeeded", "ship": "succeeded"}
 
@@ -169,7 +169,7 @@ def test_a_second_delivery_does_not_run_the_body_while_the_first_one_does(
     else:
         ref = a_function(journal)
         dispatched = a_dispatch(ref, "ship", 1, safety=Safety.IDEMPOTENT, options=OPTIONS)
-        assert journal.claims.plan_new(dispatched, counts=True)
+        assert journal.claims.plan_new(dispatched)
     inside, go = threading.Event(), threading.Event()
 
     def ship() -> str:
@@ -284,13 +284,13 @@ class TestTwice:
             succeed(journal, ref, "charge")
             self.is_shown(journal, ref, StepStatus.SUCCEEDED)
         else:
-            assert journal.ends.fail(row, None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True, **said).recorded
+            assert journal.ends.fail(row, None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True, **said).recorded
             self.is_shown(journal, ref, StepStatus.FAILED)
 
     def rolled_back(self, journal: Journal) -> str:
         """Its rollback has undone it, once."""
         ref = self.happened_twice(journal)
-        assert journal.ends.succeed(ref, "charge", self.token, TWO, last=False)
+        assert journal.ends.succeed(ref, "charge", self.token, TWO, completes_run=False)
         fail(journal, ref, "ship")
         undone = journal.ends.succeed_undo(ref, "undo:charge", claim(journal, ref, "undo:charge"), "charge", ONE)
         assert undone.decision.status is WorkflowStatus.COMPENSATED

@@ -100,7 +100,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(journal: Journal, at_
         assert journal.doubts.raise_doubt(row, row.token, "its worker is silent", cause=Cause.WORKER_DIED, over=False)
         assert journal.doubts.did_not_happen(the(journal, ref, key), who="ann", why="so it is").recorded
         token = claim(journal, ref, key)  # another worker's attempt, which succeeds
-        assert journal.ends.succeed(ref, key, token, ONE, last=False)
+        assert journal.ends.succeed(ref, key, token, ONE, completes_run=False)
         return 2
 
     @durable.step(name="charge")

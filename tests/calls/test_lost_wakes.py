@@ -24,7 +24,7 @@ def waiting(journal: Journal, at_work: Workplace) -> tuple[str, Callable[[], Any
     """A function that sent a step to a worker, and is suspended until that has ended; its run, and its body."""
     ref = a_run(journal, a_step("function", name="order", kind=Kind.FUNCTION), shape=Shape.FUNCTION)
     row = a_dispatch(ref, "mail#1", 1, task_id="t-1", queue="celery", safety=Safety.IDEMPOTENT)
-    assert journal.claims.plan_new(row, counts=True)
+    assert journal.claims.plan_new(row)
 
     def order() -> Any:
         return FUNCTION.get().wait_for("t-1")  # type: ignore[union-attr]

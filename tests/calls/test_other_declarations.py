@@ -91,7 +91,7 @@ def test_a_step_that_was_planned_as_something_else_is_what_its_attempt_was(journ
 
 def test_an_attempt_of_older_code_is_not_taken_for_what_its_newer_producer_planned(journal: Journal, at_work: Workplace) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "charge#1", safety=Safety.IDEMPOTENT), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "charge#1", safety=Safety.IDEMPOTENT))
 
     def look() -> Any:
         assert the(journal, ref, "charge#1").safety is Safety.PROTECTED

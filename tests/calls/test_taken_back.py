@@ -99,7 +99,7 @@ class TestAMember:
 
     def joined(self, journal: Journal, policy: StepPolicy = IDEMPOTENT) -> str:
         ref = a_run(journal, a_step("charge", completes_run=True))
-        succeed(journal, ref, "charge", last=True)
+        succeed(journal, ref, "charge", completes_run=True)
         assert journal.runs.join(self.member(ref, policy), ["charge"]) is StepStatus.PLANNED
         return ref
 
@@ -122,7 +122,7 @@ class TestAMember:
             assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "begun"}
             return "sent"
 
-        assert at_work.step(ref, "ship", ship, IDEMPOTENT, counts=True) == "sent"
+        assert at_work.step(ref, "ship", ship, IDEMPOTENT, completes_run=True) == "sent"
         assert the(journal, ref, "ship").marks == []
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "succeeded"}
         assert journal.runs.join(self.member(ref), ["charge"]) is StepStatus.SUCCEEDED, "made again, it is that one"
@@ -132,7 +132,7 @@ class TestAMember:
         journal.runs.leave(ref, "ship")
         assert journal.runs.join(self.member(ref), ["charge"]) is StepStatus.PLANNED
         assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.RUNNING, 1)
-        assert at_work.step(ref, "ship", lambda: "sent", IDEMPOTENT, counts=True) == "sent"
+        assert at_work.step(ref, "ship", lambda: "sent", IDEMPOTENT, completes_run=True) == "sent"
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "succeeded"}
 
     def test_it_does_not_join_a_run_again_that_failed_meanwhile(self, journal: Journal) -> None:

@@ -115,8 +115,8 @@ def test_a_compensation_that_waited_longer_than_its_window_is_held(journal: Jour
 
 def test_the_window_does_not_begin_anew_with_a_neighbour_that_ends_later(journal: Journal, at_work: Workplace) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "other#1", 1), counts=True)
-    journal.claims.plan_new(a_dispatch(ref, "charge#1", 2, safety=Safety.IDEMPOTENT, options=OPTIONS), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "other#1", 1))
+    journal.claims.plan_new(a_dispatch(ref, "charge#1", 2, safety=Safety.IDEMPOTENT, options=OPTIONS))
     token = claim(journal, ref, "charge#1")
     age(journal, ref, "charge#1", by=30 * HOUR)
     journal.ends.succeed_dispatched(ref, "other#1", claim(journal, ref, "other#1"), ONE)

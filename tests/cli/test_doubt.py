@@ -19,7 +19,7 @@ def test_everything_unfinished_is_shown_first_and_put_in_doubt_when_it_is_ordere
     function = a_function(journal)
     elsewhere = a_run(journal, "charge", namespace="other")
     done = a_run(journal, a_step("charge", completes_run=True))
-    succeed(journal, done, "charge", last=True)
+    succeed(journal, done, "charge", completes_run=True)
     before = [statuses(journal, ref) for ref in (chain, function, elsewhere, done)]
     told = cli(*RESTORED, code=0)
     assert "Would put in doubt: 3 steps and 1 workflow function of 2 workflows." in told.stdout

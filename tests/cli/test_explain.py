@@ -38,7 +38,7 @@ LAST = {"counts": True}
 def test_the_story_of_a_finished_run(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", a_step("ship", options=LAST), id="order-42", declared=True, code_version="v7")
     succeed(journal, ref, "charge")
-    succeed(journal, ref, "ship", last=True)
+    succeed(journal, ref, "ship", completes_run=True)
     text = cli("explain", "order-42", code=0).stdout
     assert text.startswith("order-42 · order\n  succeeded after ")
     assert "a chain of 2 steps on celery, started " in text
@@ -95,7 +95,7 @@ def test_a_failed_run_tells_how_to_take_it_up_again(cli: Cli, journal: Journal) 
     ref = a_run(journal, "charge", "ship")
     error = json.dumps({"type": "bank.CardDeclined", "message": "insufficient funds"}).encode()
     token = claim(journal, ref, "charge")
-    journal.ends.fail(the(journal, ref, "charge"), token, error, Effect.DID_NOT_HAPPEN, decides=True)
+    journal.ends.fail(the(journal, ref, "charge"), token, error, Effect.DID_NOT_HAPPEN, fails_run=True)
     text = cli("explain", ref, code=0).stdout
     assert "it raised CardDeclined: insufficient funds; its effect did not happen" in text
     assert f"-- {ref}" in text
@@ -191,7 +191,7 @@ def test_values_of_classes_that_this_process_does_not_have_are_read_as_json(cli:
     order = b'{"$durable":"@shop.Order","v":{"id":"zebra","total":{"$durable":"decimal","v":"42.42"}}}'
     call = a_call(ref, "charge", arguments=Stored("json/1", b"[[" + order + b"],{}]"))
     assert journal.claims.begin_new(call)
-    journal.ends.succeed(ref, "charge", call.token or "", Stored("json/1", order), last=False)
+    journal.ends.succeed(ref, "charge", call.token or "", Stored("json/1", order), completes_run=False)
     text = cli("explain", ref, code=0).stdout
     assert "zebra" not in text
     assert "given: {Order: {id: str(5), total: decimal}}" in text
@@ -245,7 +245,7 @@ def test_damaged_rows_do_not_stop_the_story(cli: Cli, journal: Journal) -> None:
 @on_sqlite
 def test_a_forgotten_run_says_so(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", options=LAST), id="order-42", declared=True)
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     age(journal, ref)
     assert journal.retention.forget(journal.time()).tombstones == 1
     text = cli("explain", "order-42", code=0).stdout
@@ -263,14 +263,14 @@ def test_a_workflow_is_named_by_its_id_its_reference_or_any_of_its_tasks(cli: Cl
         assert cli.json("explain", name)["workflow"]["ref"] == ref
     first, second = (s.key for s in journal.reads.steps(ref))
     succeed(journal, ref, first)
-    succeed(journal, ref, second, last=True)
+    succeed(journal, ref, second, completes_run=True)
     assert cli.json("explain", result.parent.id)["workflow"]["ref"] == ref, "also once it is finished"
 
 
 def test_a_task_of_a_declared_workflow_and_of_a_dispatched_step_are_found(cli: Cli, journal: Journal) -> None:
     declared = a_run(journal, a_step("charge", task_id="task-1"), id="order-42", declared=True)
     function = a_function(journal)
-    journal.claims.plan_new(a_step("ledger", ref=function, position=1, kind=Kind.DISPATCH, task_id="task-2"), counts=True)
+    journal.claims.plan_new(a_step("ledger", ref=function, position=1, kind=Kind.DISPATCH, completes_run=True, task_id="task-2"))
     assert cli.json("explain", "task-1")["workflow"]["ref"] == declared
     assert cli.json("explain", "task-2")["workflow"]["ref"] == function
 
@@ -302,7 +302,7 @@ def test_an_unknown_id_is_told_with_where_it_was_looked_for(cli: Cli, command: t
 
 def test_list_shows_the_newest_first_and_where_each_stands(cli: Cli, journal: Journal) -> None:
     done = a_run(journal, a_step("charge", options=LAST), id="order-1", declared=True)
-    succeed(journal, done, "charge", last=True)
+    succeed(journal, done, "charge", completes_run=True)
     stuck = a_run(journal, "charge", "ship", id="order-2", declared=True)
     held(journal, stuck, "charge")
     age(journal, done, None, "created_at", by=MINUTE)
@@ -351,7 +351,7 @@ def test_list_as_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
 def test_the_effect_that_is_not_known_is_said_of_each_failure(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge")
-    journal.ends.fail(the(journal, ref, "charge"), token, TIMED_OUT, Effect.UNKNOWN, decides=True)
+    journal.ends.fail(the(journal, ref, "charge"), token, TIMED_OUT, Effect.UNKNOWN, fails_run=True)
     text = cli("explain", ref, code=1).stdout
     assert "it raised TimeoutError; its effect is not known" in text
     assert JSON.id == "json"

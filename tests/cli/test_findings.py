@@ -57,7 +57,7 @@ def test_an_empty_journal_is_clean(cli: Cli) -> None:
 
 def test_runs_that_go_well_are_no_findings(cli: Cli, journal: Journal) -> None:
     done = a_run(journal, a_step("charge"))
-    succeed(journal, done, "charge", last=True)
+    succeed(journal, done, "charge", completes_run=True)
     a_run(journal, "charge", "ship")
     running = a_run(journal, "charge", "ship")
     token = claim(journal, running, "charge")
@@ -126,7 +126,7 @@ def test_a_failure_with_its_effect_unknown_is_found_and_resolved(cli: Cli, journ
     ref = a_run(journal, "charge", a_step("ship", options=LAST))
     error = json.dumps({"type": "requests.exceptions.ReadTimeout", "message": "no answer in 30 s"}).encode()
     token = claim(journal, ref, "charge")
-    journal.ends.fail(the(journal, ref, "charge"), token, error, Effect.UNKNOWN, decides=True)
+    journal.ends.fail(the(journal, ref, "charge"), token, error, Effect.UNKNOWN, fails_run=True)
     found = cli.findings()["failed_effect_unknown"]
     assert "It failed for good with ReadTimeout: no answer in 30 s. What follows it was cancelled: ship." in found["certain"]
     assert cli.run_printed(found["command"]).exit_code == 0
@@ -153,7 +153,7 @@ def undone(journal: Journal, effect: Effect) -> str:
     succeed(journal, ref, "reserve")
     fail(journal, ref, "charge")
     token = claim(journal, ref, "undo:reserve")
-    journal.ends.fail(the(journal, ref, "undo:reserve"), token, TIMED_OUT, effect, decides=False)
+    journal.ends.fail(the(journal, ref, "undo:reserve"), token, TIMED_OUT, effect, fails_run=False)
     assert the_run(journal, ref).status is WorkflowStatus.COMPENSATION_FAILED
     return ref
 
@@ -439,7 +439,7 @@ def test_a_function_that_nobody_woke_is_found(cli: Cli, journal: Journal, shop: 
 
 def test_a_dispatched_step_that_nobody_began_is_found(cli: Cli, journal: Journal) -> None:
     ref = a_function(journal)
-    assert journal.claims.plan_new(a_dispatch(ref, "ledger"), counts=True)
+    assert journal.claims.plan_new(a_dispatch(ref, "ledger"))
     age(journal, ref)
     age(journal, ref, "ledger")
     age(journal, ref, "function")
@@ -493,7 +493,7 @@ def test_what_may_have_happened_twice_is_found_first_and_taken_off_the_list(cli:
     token = claim(journal, ref, "charge")
     assert row.token is not None
     journal.ends.late(ref, "charge", row.token, ONE, "w1")
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=False)
+    assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=False)
     found = cli.json("reconcile")["findings"]
     assert [f["kind"] for f in found] == ["may_have_happened_twice", "held"]
     assert "An attempt of it reported success after its outcome had been decided otherwise" in found[0]["certain"]
@@ -521,7 +521,7 @@ def test_a_job_that_fails_behind_its_step_is_shown_until_it_is_acknowledged(cli:
     succeed(journal, ref, "charge")
     assert journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK, "it fails behind it")
     assert not journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK, "it fails behind it"), "it is there"
-    succeed(journal, ref, "ship", last=True)
+    succeed(journal, ref, "ship", completes_run=True)
     found = cli.findings()["called_failed"]
     assert "RQ calls its job failed all the same" in found["certain"]
     assert cli.run_printed(found["command"]).exit_code == 0

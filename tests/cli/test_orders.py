@@ -64,8 +64,8 @@ def test_retry_of_a_function_runs_the_step_that_it_failed_with(cli: Cli, journal
     for position, (key, error) in enumerate((("caught", TIMED_OUT), ("charge", DECLINED)), 1):
         call = a_call(ref, key, position)
         assert journal.claims.begin_new(call)
-        journal.ends.fail(the(journal, ref, key), call.token, error, Effect.DID_NOT_HAPPEN, decides=False)
-    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True)
+        journal.ends.fail(the(journal, ref, key), call.token, error, Effect.DID_NOT_HAPPEN, fails_run=False)
+    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True)
     told = cli("retry", ref, code=0)
     assert "would run charge again; run order again from the top, with what is recorded." in told.stdout
     cli("retry", ref, *SIGNED, code=0)
@@ -78,17 +78,17 @@ def test_retry_of_a_function_that_failed_by_itself_runs_only_the_function(cli: C
     ref = a_function(journal)
     call = a_call(ref, "caught")
     assert journal.claims.begin_new(call)
-    journal.ends.fail(the(journal, ref, "caught"), call.token, TIMED_OUT, Effect.DID_NOT_HAPPEN, decides=False)
-    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True)
+    journal.ends.fail(the(journal, ref, "caught"), call.token, TIMED_OUT, Effect.DID_NOT_HAPPEN, fails_run=False)
+    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True)
     cli("retry", ref, *SIGNED, code=0)
     assert statuses(journal, ref) == {"run": "running", "function": "waiting", "caught": "failed"}
 
 
 def test_retry_with_a_dispatched_step_that_failed_counts_it_again(cli: Cli, journal: Journal) -> None:
     ref = a_function(journal)
-    assert journal.claims.plan_new(a_dispatch(ref, "ledger"), counts=True)
-    fail(journal, ref, "ledger", decides=False)
-    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True)
+    assert journal.claims.plan_new(a_dispatch(ref, "ledger"))
+    fail(journal, ref, "ledger", fails_run=False)
+    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True)
     before = the_run(journal, ref).open_steps
     cli("retry", ref, "ledger", *SIGNED, code=0)
     assert statuses(journal, ref) == {"run": "running", "function": "waiting", "ledger": "waiting"}
@@ -122,8 +122,8 @@ def test_retry_waits_for_a_verdict_on_the_step_that_the_function_failed_with(cli
     ref = a_function(journal)
     call = a_call(ref, "charge")
     assert journal.claims.begin_new(call)
-    journal.ends.fail(the(journal, ref, "charge"), call.token, TIMED_OUT, Effect.UNKNOWN, decides=False)
-    journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, Effect.DID_NOT_HAPPEN, decides=True)
+    journal.ends.fail(the(journal, ref, "charge"), call.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False)
+    journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, Effect.DID_NOT_HAPPEN, fails_run=True)
     assert "failed, and its effect may have happened" in refusal(cli, "retry", ref)
 
 
@@ -135,8 +135,8 @@ def test_retry_waits_for_a_verdict_on_a_step_that_the_function_caught(cli: Cli, 
     ):
         call = a_call(ref, key, position)
         assert journal.claims.begin_new(call)
-        journal.ends.fail(the(journal, ref, key), call.token, error, effect, decides=False)
-    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True)
+        journal.ends.fail(the(journal, ref, key), call.token, error, effect, fails_run=False)
+    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True)
     told = refusal(cli, "retry", ref)
     assert "step charge of" in told
     assert "may have happened, and nobody has said" in told
@@ -147,11 +147,11 @@ def test_retry_does_not_repeat_a_failure_that_happened_after_all(cli: Cli, journ
     ref = a_function(journal)
     call = a_call(ref, "charge")
     assert journal.claims.begin_new(call)
-    journal.ends.fail(the(journal, ref, "charge"), call.token, TIMED_OUT, Effect.UNKNOWN, decides=False)
+    journal.ends.fail(the(journal, ref, "charge"), call.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False)
     journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
     told = refusal(cli, "retry", ref, "charge")
     assert "failed and happened all the same (ann: happened: the bank has it): running it again would repeat it" in told
-    journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, Effect.DID_NOT_HAPPEN, decides=True)
+    journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, Effect.DID_NOT_HAPPEN, fails_run=True)
     cli("retry", ref, *SIGNED, code=0)
     assert statuses(journal, ref) == {"run": "running", "function": "waiting", "charge": "succeeded"}
 
@@ -172,7 +172,7 @@ def test_retry_leaves_held_steps_to_resolve(cli: Cli, journal: Journal) -> None:
 def test_retry_of_what_succeeded_or_is_not_failed_says_so(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", options=LAST))
     assert f"step charge of {ref} is planned, not failed." in refusal(cli, "retry", ref, "charge")
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     assert f"{ref} is succeeded: there is nothing to go on with." in refusal(cli, "retry", ref)
 
 
@@ -357,7 +357,7 @@ def test_rollback_of_what_is_rolled_back_says_so(cli: Cli, journal: Journal) -> 
     fail(journal, ref, "charge")
     assert f"{ref} is rolling back already." in refusal(cli, "rollback", ref)
     assert "is being rolled back: that goes on; there is nothing to cancel" in refusal(cli, "cancel", ref)
-    fail(journal, ref, "undo:reserve", decides=False)
+    fail(journal, ref, "undo:reserve", fails_run=False)
     assert f"`durable-adapter retry -- {ref}` tries failed compensations again" in refusal(cli, "rollback", ref)
 
 
@@ -433,7 +433,7 @@ def test_cancel_ends_what_has_not_begun_and_names_what_is_open(cli: Cli, journal
 @on_sqlite
 def test_cancel_of_what_has_ended_is_refused(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", options=LAST))
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     assert f"{ref} is succeeded; there is nothing to cancel." in refusal(cli, "cancel", ref)
 
 

@@ -158,14 +158,14 @@ def rolling_back_undo_held(journal: Journal) -> str:
 def compensation_failed(journal: Journal) -> str:
     ref = running(journal)
     journal.undo.begin(ref, who="bob", why="the customer withdrew")
-    fail(journal, ref, "undo:reserve", decides=False)
+    fail(journal, ref, "undo:reserve", fails_run=False)
     return ref
 
 
 def compensation_failed_effect_unknown(journal: Journal) -> str:
     ref = running(journal)
     journal.undo.begin(ref, who="bob", why="the customer withdrew")
-    fail(journal, ref, "undo:reserve", Effect.UNKNOWN, decides=False)
+    fail(journal, ref, "undo:reserve", Effect.UNKNOWN, fails_run=False)
     return ref
 
 
@@ -194,7 +194,7 @@ def function_whose_step_failed_effect_unknown(journal: Journal) -> str:
     ref = a_function(journal)
     call = a_call(ref, "charge", compensation="refund")
     assert journal.claims.begin_new(call)
-    journal.ends.fail(the(journal, ref, "charge"), call.token, TIMED_OUT, Effect.UNKNOWN, decides=False)
+    journal.ends.fail(the(journal, ref, "charge"), call.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False)
     return ref
 
 
@@ -202,14 +202,14 @@ def function_that_failed(journal: Journal) -> str:
     ref = a_function(journal)
     call = a_call(ref, "charge", compensation="refund")
     assert journal.claims.begin_new(call)
-    assert journal.ends.succeed(ref, "charge", call.token or "", ONE, last=False)
-    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True)
+    assert journal.ends.succeed(ref, "charge", call.token or "", ONE, completes_run=False)
+    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True)
     return ref
 
 
 def function_with_a_dispatched_step_held(journal: Journal) -> str:
     ref = a_function(journal)
-    assert journal.claims.plan_new(a_dispatch(ref, "charge"), counts=True)
+    assert journal.claims.plan_new(a_dispatch(ref, "charge"))
     held(journal, ref, "charge")
     journal.runs.suspend(ref, waiting_for="step:charge", wake_at=None)
     return ref
@@ -429,7 +429,7 @@ def test_a_function_that_runs_is_not_said_to_be_cancelled_before_it_ran(cli: Cli
     ref = a_function(journal)
     call = a_call(ref, "charge", compensation="refund")
     assert journal.claims.begin_new(call)
-    assert journal.ends.succeed(ref, "charge", call.token or "", ONE, last=False)
+    assert journal.ends.succeed(ref, "charge", call.token or "", ONE, completes_run=False)
     assert journal.workers.beat("w1", [f"{ref}  function"])
     told = cli("rollback", ref, code=0).stdout
     assert "  - order runs now on here (pid 1), and is cancelled: it begins no further step\n" in told

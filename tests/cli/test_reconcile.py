@@ -284,7 +284,7 @@ def test_a_worker_that_registers_while_it_is_looked_is_not_taken_for_gone(
 @on_sqlite
 def test_a_success_needs_no_explanation(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True))
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     assert cli("reconcile", code=0).stdout == "Nothing is wrong: 0 unfinished workflows looked at.\n"
 
 
@@ -327,7 +327,7 @@ def test_a_group_says_that_its_command_may_choose_more_than_the_group(cli: Cli, 
     told = " ".join(cli("reconcile", code=1).stdout.split())
     assert "note these commands choose every step of the task that fits since then, also what is not in this group: read" in told
     failed = a_function(journal)
-    journal.ends.fail(the(journal, failed, "function"), None, b"{}", Effect.DID_NOT_HAPPEN, decides=True)
+    journal.ends.fail(the(journal, failed, "function"), None, b"{}", Effect.DID_NOT_HAPPEN, fails_run=True)
     (command,) = [line.strip() for line in cli("reconcile", code=1).stdout.splitlines() if "retry --task" in line]
     preview = cli(*shlex.split(command)[1:], code=0).stdout
     assert "5 to be done." in preview, "a run that failed for a reason of its own is one of them, and is counted"

@@ -149,7 +149,7 @@ def test_failed_without_a_recorded_error_says_who_decided_it(cli: Cli, journal: 
 @on_sqlite
 def test_a_step_of_a_function_that_is_failed_gives_its_error_to_the_function(cli: Cli, journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ledger"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ledger"))
     journal.runs.suspend(ref, waiting_for="step:ledger", wake_at=None)
     held(journal, ref, "ledger")
     result = cli("resolve", ref, "ledger", "--failed", *SIGNED, code=0)
@@ -287,7 +287,7 @@ Meanwhile = Callable[[Journal, str], object]
 def by_its_attempt(journal: Journal, ref: str) -> object:
     token = the(journal, ref, "charge").token
     assert token is not None
-    return journal.ends.succeed(ref, "charge", token, ONE, last=False)
+    return journal.ends.succeed(ref, "charge", token, ONE, completes_run=False)
 
 
 def by_another_person(journal: Journal, ref: str) -> object:
@@ -301,7 +301,7 @@ def by_a_take_over(journal: Journal, ref: str) -> object:
 
 def by_its_failure(journal: Journal, ref: str) -> object:
     row = the(journal, ref, "charge")
-    return journal.ends.fail(row, row.token, TIMED_OUT, Effect.DID_NOT_HAPPEN, decides=True)
+    return journal.ends.fail(row, row.token, TIMED_OUT, Effect.DID_NOT_HAPPEN, fails_run=True)
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,7 @@ def test_acknowledging_a_whole_run_takes_all_of_it_off_the_list(cli: Cli, journa
     ref = a_run(journal, a_step("reserve", compensation="refund"), "charge")
     succeed(journal, ref, "reserve")
     fail(journal, ref, "charge")
-    fail(journal, ref, "undo:reserve", Effect.DID_NOT_HAPPEN, decides=False)
+    fail(journal, ref, "undo:reserve", Effect.DID_NOT_HAPPEN, fails_run=False)
     assert "rollback_failed" in cli.findings()
     cli("resolve", ref, "--acknowledge", *SIGNED, code=0)
     assert cli.findings() == {}

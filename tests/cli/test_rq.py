@@ -245,7 +245,7 @@ def test_a_job_behind_one_that_rq_calls_failed_although_the_journal_has_its_resu
     first, second = bakery.publish("charge", "ship")
     ref = bakery.run()
     key = bakery.journal.reads.steps(ref)[0].key
-    succeed(bakery.journal, ref, key, last=True)
+    succeed(bakery.journal, ref, key, completes_run=True)
     bakery.redis.lrem(bakery.queue.key, 0, first.id)
     first.set_status(JobStatus.FAILED)
     Result.create_failure(first, ttl=500, exc_string="the horse was killed")
@@ -280,7 +280,7 @@ def test_explain_names_arguments_with_the_code_at_hand(cli: Cli, bakery: Bakery)
 def test_a_command_for_an_engine_that_was_not_named_carries_its_option(cli: Cli, bakery: Bakery) -> None:
     bakery.publish("charge", "mail")
     ref = bakery.run()
-    succeed(bakery.journal, ref, bakery.journal.reads.steps(ref)[0].key, last=True)
+    succeed(bakery.journal, ref, bakery.journal.reads.steps(ref)[0].key, completes_run=True)
     bakery.aged(7200)
     found = cli.findings()["stopped_at_unmarked"]
     assert "only marked jobs are recorded and sent again" in found["uncertain"]

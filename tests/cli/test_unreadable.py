@@ -173,7 +173,7 @@ def test_a_worker_leaves_a_call_alone_of_which_it_cannot_read_the_row(journal: J
     def call(ref: str, key: str, kind: Kind) -> Call:
         return Call(
             ref=ref, key=key, name=key, policy=StepPolicy(), kind=kind, args=(), kwargs={}, body=lambda _: ran.append(key),
-            counts=True, decides=True, again=True,
+            completes_run=True, fails_run=True, again=True,
         )  # fmt: skip
 
     try:
@@ -193,7 +193,7 @@ def test_a_worker_leaves_a_call_alone_of_which_it_cannot_read_the_row(journal: J
 def test_a_value_that_is_nested_deeply_is_told_as_such(cli: Cli, journal: Journal, levels: int) -> None:
     ref = a_run(journal, "charge", id="order-42", declared=True)
     deep = Stored("json/1", b"[" * levels + b"]" * levels)
-    assert journal.ends.succeed(ref, "charge", claim(journal, ref, "charge"), deep, last=True)
+    assert journal.ends.succeed(ref, "charge", claim(journal, ref, "charge"), deep, completes_run=True)
     for words in ((), ("--show-values",), ("--json",), ("--json", "--show-values")):
         assert "levels deep" in cli("explain", "order-42", *words, code=0).stdout
 

@@ -125,16 +125,16 @@ def claim(journal: Journal, ref: str, key: str, worker: str = "w1", timeout: int
     return token
 
 
-def succeed(journal: Journal, ref: str, *keys: str, outcome: Stored = ONE, last: bool = False) -> None:
+def succeed(journal: Journal, ref: str, *keys: str, outcome: Stored = ONE, completes_run: bool = False) -> None:
     """Claims steps and records their success, one after the other."""
     for key in keys:
-        assert journal.ends.succeed(ref, key, claim(journal, ref, key), outcome, last=last)
+        assert journal.ends.succeed(ref, key, claim(journal, ref, key), outcome, completes_run=completes_run)
 
 
 def fail(journal: Journal, ref: str, key: str, effect: Effect = Effect.DID_NOT_HAPPEN, **given: Any) -> Any:
     """Claims a step and records that it failed for good; returns what that released."""
     token = claim(journal, ref, key)
-    return journal.ends.fail(the(journal, ref, key), token, DECLINED, effect, **({"decides": True} | given))
+    return journal.ends.fail(the(journal, ref, key), token, DECLINED, effect, **({"fails_run": True} | given))
 
 
 def in_doubt(journal: Journal, ref: str, key: str, why: str = "its worker died", **given: Any) -> StepRow:

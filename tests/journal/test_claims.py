@@ -258,18 +258,18 @@ def test_nothing_new_begins_in_a_run_that_no_longer_goes_forward(journal: Journa
     elif over == "cancelled":
         journal.runs.cancel(ref, who="me", why="wrong order")
     else:
-        journal.ends.fail(the(journal, ref, "function"), None, DECLINED, effect=_DID_NOT, decides=True)
+        journal.ends.fail(the(journal, ref, "function"), None, DECLINED, effect=_DID_NOT, fails_run=True)
     assert not journal.claims.begin_new(a_call(ref, "charge#1"))
-    assert not journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+    assert not journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     assert list(statuses(journal, ref)) == ["run", "function"]
     assert the_run(journal, ref).open_steps == 1
 
 
 def test_a_dispatched_step_counts_from_when_it_is_planned(journal: Journal) -> None:
     ref = a_function(journal)
-    assert journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
-    assert not journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True), "it is there"
-    assert journal.claims.plan_new(a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP), counts=False)
+    assert journal.claims.plan_new(a_dispatch(ref, "ship#1"))
+    assert not journal.claims.plan_new(a_dispatch(ref, "ship#1")), "it is there"
+    assert journal.claims.plan_new(a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP))
     assert the_run(journal, ref).open_steps == 2
     assert statuses(journal, ref)["ship#1"] == "planned"
 
@@ -277,7 +277,7 @@ def test_a_dispatched_step_counts_from_when_it_is_planned(journal: Journal) -> N
 def test_a_step_planned_by_two_at_once_is_counted_once(journal: Journal) -> None:
     for _ in range(5):
         ref = a_function(journal)
-        planned = together(*[lambda: journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)] * 4)
+        planned = together(*[lambda: journal.claims.plan_new(a_dispatch(ref, "ship#1"))] * 4)
         assert planned.count(True) == 1
         assert the_run(journal, ref).open_steps == 2
 
@@ -289,7 +289,7 @@ def test_a_transactional_step_makes_its_rival_wait_and_hands_it_the_memo(journal
         with other.db.open_transaction() as conn:
             row = other.claims.lock(conn, ref, "book", "first", "w1")
             assert row is not None
-            other.ends.succeed_locked(conn, row, Stored("json/1", b"1"), last=True)
+            other.ends.succeed_locked(conn, row, Stored("json/1", b"1"), completes_run=True)
             return row.token
 
     def rival(other: Journal) -> StepStatus:
@@ -338,7 +338,7 @@ def test_a_transactional_call_of_a_function_makes_its_rival_wait_for_the_key(jou
             row = a_call(ref, "book#1")
             if not other.claims.lock_new(conn, row):
                 return False
-            other.ends.succeed_locked(conn, row, Stored("json/1", b"1"), last=False)
+            other.ends.succeed_locked(conn, row, Stored("json/1", b"1"), completes_run=False)
             return True
 
     first = meanwhile.stopped_after("INSERT INTO durable_step", book)
@@ -368,7 +368,7 @@ def test_a_claim_that_waits_while_a_rollback_is_decided_is_refused(journal: Jour
     token = claim(journal, ref, "pack")
     row = the(journal, ref, "pack")
     decision = meanwhile.stopped_after(
-        "SELECT durable_step", lambda other: other.ends.fail(row, token, DECLINED, _DID_NOT, decides=True)
+        "SELECT durable_step", lambda other: other.ends.fail(row, token, DECLINED, _DID_NOT, fails_run=True)
     )
     sibling = meanwhile.run(lambda other: other.claims.begin(ref, "ship", new_token(), "w1"))
     assert decision.result().recorded
@@ -397,7 +397,7 @@ def test_a_claim_that_is_committed_first_is_seen_by_the_rollback_that_waited_for
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
     sibling = meanwhile.stopped_after("UPDATE durable_step", held_open)
-    decision = meanwhile.run(lambda other: other.ends.fail(row, token, DECLINED, _DID_NOT, decides=True))
+    decision = meanwhile.run(lambda other: other.ends.fail(row, token, DECLINED, _DID_NOT, fails_run=True))
     assert sibling.result()
     assert decision.result().decision.undo.target == "charge"
     assert statuses(journal, ref)["ship"] == "begun"
@@ -410,13 +410,13 @@ def test_a_call_that_is_inserted_while_a_rollback_is_decided_is_refused(journal:
     ref = a_function(journal)
     charge = a_call(ref, "charge#1", compensation="refund")
     assert journal.claims.begin_new(charge)
-    assert journal.ends.succeed(ref, "charge#1", charge.token or "", ONE, last=False)
+    assert journal.ends.succeed(ref, "charge#1", charge.token or "", ONE, completes_run=False)
     function = the(journal, ref, "function")
     decision = meanwhile.stopped_after(
-        "UPDATE durable_workflow", lambda other: other.ends.fail(function, None, DECLINED, _DID_NOT, decides=True)
+        "UPDATE durable_workflow", lambda other: other.ends.fail(function, None, DECLINED, _DID_NOT, fails_run=True)
     )
     call = meanwhile.run(lambda other: other.claims.begin_new(a_call(ref, "ship#1", position=2)))
-    planned = meanwhile.run(lambda other: other.claims.plan_new(a_dispatch(ref, "mail#1", position=3), counts=True))
+    planned = meanwhile.run(lambda other: other.claims.plan_new(a_dispatch(ref, "mail#1", position=3)))
     assert decision.result().recorded
     assert not call.result()
     assert not planned.result()
@@ -433,7 +433,7 @@ def test_a_call_that_is_inserted_while_a_rollback_waits_for_the_run_is_not_overl
     assert call.result()
     assert decision.result() is not None
     assert statuses(journal, ref) == {"run": "rolling_back", "function": "cancelled", "ship#1": "begun"}
-    assert journal.ends.succeed(ref, "ship#1", ship.token or "", Stored("json/1", b"1"), last=False)
+    assert journal.ends.succeed(ref, "ship#1", ship.token or "", Stored("json/1", b"1"), completes_run=False)
     undo = journal.undo.advance(ref)
     assert undo is not None
     assert undo.undo is not None
@@ -637,7 +637,7 @@ def test_a_transactional_body_that_is_frozen_keeps_nobody_waiting_who_writes_its
         with other.db.open_transaction() as conn:
             row = other.claims.lock(conn, ref, "book", "t", "w2")
             assert row is not None
-            other.ends.succeed_locked(conn, row, Stored("json/1", b"1"), last=True)
+            other.ends.succeed_locked(conn, row, Stored("json/1", b"1"), completes_run=True)
 
     frozen = meanwhile.stopped_before("UPDATE durable_workflow", book)
     death = meanwhile.run(lambda other: other.workers.child_died("p", 7, "killed"))

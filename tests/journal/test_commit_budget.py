@@ -48,7 +48,7 @@ def test_a_start_in_the_callers_transaction_is_no_commit_of_its_own(journal: Jou
 def test_a_protected_step_is_two_commits_of_one_statement_each(journal: Journal, cost: Any) -> None:
     ref = a_run(journal, "charge", "ship")
     begun = cost(lambda: journal.claims.begin(ref, "charge", "t", "w1", 30 * SECOND))
-    ended = cost(lambda: journal.ends.succeed(ref, "charge", "t", ONE, last=False))
+    ended = cost(lambda: journal.ends.succeed(ref, "charge", "t", ONE, completes_run=False))
     assert (begun.commits, begun.reads, len(begun.statements)) == (1, 0, 1)
     assert (ended.commits, ended.reads) == (1, 0)
     assert len(ended.statements) == (1 if journal.db.is_postgresql else 5), "it releases what comes after it as well"
@@ -57,7 +57,7 @@ def test_a_protected_step_is_two_commits_of_one_statement_each(journal: Journal,
 def test_the_end_of_the_run_rides_on_its_last_step(journal: Journal, cost: Any) -> None:
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge")
-    ended = cost(lambda: journal.ends.succeed(ref, "charge", token, ONE, last=True))
+    ended = cost(lambda: journal.ends.succeed(ref, "charge", token, ONE, completes_run=True))
     assert (ended.commits, ended.reads) == (1, 0)
     assert len(ended.statements) == (1 if journal.db.is_postgresql else 5)
     assert journal.reads.unfinished() == []
@@ -67,13 +67,13 @@ def test_the_end_of_the_run_rides_on_its_last_step(journal: Journal, cost: Any) 
 def test_an_idempotent_step_is_two_commits_like_any_other_that_is_claimed(journal: Journal, cost: Any, last: bool) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
     begun = cost(lambda: journal.claims.begin(ref, "charge", "t", "w1", safety=Safety.IDEMPOTENT, window=MINUTE))
-    ended = cost(lambda: journal.ends.succeed(ref, "charge", "t", ONE, last=last))
+    ended = cost(lambda: journal.ends.succeed(ref, "charge", "t", ONE, completes_run=last))
     assert (begun.commits, begun.reads, ended.commits, ended.reads) == (1, 0, 1, 0)
 
 
 def test_the_end_of_a_function_is_one_commit(journal: Journal, cost: Any) -> None:
     ref = a_function(journal)
-    ended = cost(lambda: journal.ends.succeed_unclaimed(ref, "function", "t", "w1", ONE, last=True))
+    ended = cost(lambda: journal.ends.succeed_unclaimed(ref, "function", "t", "w1", ONE, completes_run=True))
     assert (ended.commits, ended.reads) == (1, 0)
 
 
@@ -84,7 +84,7 @@ def test_a_transactional_step_is_one_commit(journal: Journal, cost: Any) -> None
         with journal.db.open_transaction() as conn:
             row = journal.claims.lock(conn, ref, "book", "t", "w1")
             assert row is not None
-            journal.ends.succeed_locked(conn, row, ONE, last=True)
+            journal.ends.succeed_locked(conn, row, ONE, completes_run=True)
 
     found = cost(book)
     assert (found.commits, found.reads) == (1, 0)
@@ -92,7 +92,7 @@ def test_a_transactional_step_is_one_commit(journal: Journal, cost: Any) -> None
 
 def test_a_memo_hit_is_one_read_that_writes_nothing(journal: Journal, cost: Any) -> None:
     ref = a_run(journal, "charge")
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     found = cost(lambda: journal.claims.get(ref, "charge"))
     assert (found.commits, found.reads, len(found.statements)) == (0, 1, 1)
 
@@ -102,7 +102,7 @@ def test_a_replay_of_many_steps_is_one_read(journal: Journal, cost: Any) -> None
     for position in range(1, 30):
         row = a_call(ref, f"charge#{position}", position)
         assert journal.claims.begin_new(row)
-        assert journal.ends.succeed(ref, row.key, row.token or "", ONE, last=False)
+        assert journal.ends.succeed(ref, row.key, row.token or "", ONE, completes_run=False)
     found = cost(lambda: journal.reads.steps(ref))
     assert (found.commits, found.reads, len(found.statements)) == (0, 1, 1)
 
@@ -111,7 +111,7 @@ def test_a_functions_call_is_two_commits(journal: Journal, cost: Any) -> None:
     ref = a_function(journal)
     call = a_call(ref, "charge#1")
     assert cost(lambda: journal.claims.begin_new(call)).commits == 1
-    assert cost(lambda: journal.ends.succeed(ref, "charge#1", call.token or "", ONE, last=False)).commits == 1
+    assert cost(lambda: journal.ends.succeed(ref, "charge#1", call.token or "", ONE, completes_run=False)).commits == 1
 
 
 def test_a_suspension_is_one_commit(journal: Journal, cost: Any) -> None:
@@ -131,7 +131,7 @@ def test_a_sleep_is_one_commit_with_its_suspension(journal: Journal, cost: Any) 
 
 def test_a_dispatch_is_one_commit_and_its_end_another(journal: Journal, cost: Any) -> None:
     ref = a_function(journal)
-    planned = cost(lambda: journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True))
+    planned = cost(lambda: journal.claims.plan_new(a_dispatch(ref, "ship#1")))
     token = claim(journal, ref, "ship#1")
     ended = cost(lambda: journal.ends.succeed_dispatched(ref, "ship#1", token, ONE))
     assert (planned.commits, planned.reads, ended.commits, ended.reads) == (1, 0, 1, 0)

@@ -137,7 +137,7 @@ def test_one_thread_needs_one_connection_whatever_it_does(journal: Journal, url:
     alone = Journal(url)
     ref = a_run(alone, "charge", "ship")
     for name in ("charge", "ship"):
-        assert alone.ends.succeed(ref, name, claim(alone, ref, name), ONE, last=False)  # straight through the driver
+        assert alone.ends.succeed(ref, name, claim(alone, ref, name), ONE, completes_run=False)  # straight through the driver
         assert alone.reads.run(ref) is not None  # by way of SQLAlchemy
         assert alone.events.note(Event.REFUSED, ref=ref, key=name, who="w1", why="a transaction") is None
     pool: Any = alone.db.engine.pool
@@ -195,7 +195,7 @@ def test_many_threads_use_one_journal_at_once(journal: Journal) -> None:
 
     def run(mine: list[str]) -> None:
         for name in mine:
-            assert journal.ends.succeed(ref, name, claim(journal, ref, name), ONE, last=True)
+            assert journal.ends.succeed(ref, name, claim(journal, ref, name), ONE, completes_run=True)
 
     together(*[lambda part=part: run(names[part::8]) for part in range(8)])  # type: ignore[misc]
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == ("succeeded", 0)

@@ -76,7 +76,7 @@ def test_only_the_holder_of_the_token_is_put_in_doubt(journal: Journal) -> None:
     token = claim(journal, ref, "charge")
     row = the(journal, ref, "charge")
     assert not journal.doubts.raise_doubt(row, "another", "its worker died", cause=Cause.WORKER_DIED, over=True)
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=False)
+    assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=False)
     assert not journal.doubts.raise_doubt(row, token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     assert statuses(journal, ref)["charge"] == "succeeded"
 
@@ -118,7 +118,7 @@ def test_a_time_out_makes_an_attempt_in_doubt_and_not_over(journal: Journal) -> 
     assert keys(journal.doubts.take_due(journal.time(), 10)) == ["charge"], "its probe may say that it happened"
     assert journal.doubts.ask_later(row, NOT_OVER + 60 * SECOND)
     assert the(journal, ref, "charge").look_at == about(journal.time() + AGAIN), "and is asked again and again"
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=True), "its own outcome counts"
+    assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True), "its own outcome counts"
 
 
 @pytest.mark.parametrize("how", ["its body returned", "its worker died", "its worker stopped", "its worker lost it"])
@@ -277,7 +277,7 @@ def test_a_verdict_that_it_happened_records_the_value_and_the_evidence(journal: 
 
 def test_a_verdict_that_it_happened_wakes_the_function_that_waits(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     row = held(journal, ref, "ship#1")
     journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     assert journal.doubts.happened(row, ONE, who="me", why="the parcel is there").recorded
@@ -302,12 +302,12 @@ def test_a_verdict_that_it_failed_is_a_compare_and_set_too(journal: Journal) -> 
     row = held(journal, ref, "charge")
     journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
     token = claim(journal, ref, "charge")
-    assert not journal.ends.fail(row, None, DECLINED, DID_NOT, decides=True, who="you", why="give it up").recorded
+    assert not journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="you", why="give it up").recorded
     assert the(journal, ref, "charge").token == token
     assert statuses(journal, ref) == {"run": "running", "charge": "begun"}
     again = a_run(journal, "charge")
     row = held(journal, again, "charge")
-    ended = journal.ends.fail(row, None, DECLINED, DID_NOT, decides=True, who="you", why="give it up")
+    ended = journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="you", why="give it up")
     assert ended.recorded
     assert (the(journal, again, "charge").verdict, statuses(journal, again)["run"]) == ("give it up", "failed")
     assert the(journal, again, "charge").look_at == about(journal.time()), "its message is sent once more"
@@ -371,7 +371,7 @@ def test_two_verdicts_at_once_give_one(journal: Journal) -> None:
             lambda: journal.doubts.happened(row, ONE, who="me", why="it is there").recorded,
             lambda: journal.doubts.did_not_happen(row, who="you", why="it is not").recorded,
             lambda: journal.doubts.happened(row, TWO, who="her", why="twice").recorded,
-            lambda: journal.ends.fail(row, None, DECLINED, DID_NOT, decides=True, who="him", why="no").recorded,
+            lambda: journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="him", why="no").recorded,
         )
         assert said.count(True) == 1
         verdict = the(journal, ref, "charge").verdict or ""
@@ -391,12 +391,12 @@ def test_a_verdict_against_a_late_success_gives_one_winner_and_keeps_the_loser(
             if verdict == "happened":
                 return other.doubts.happened(row, TWO, who="me", why="it is there").recorded
             if verdict == "failed":
-                return other.ends.fail(row, None, DECLINED, DID_NOT, decides=True, who="me", why="no").recorded
+                return other.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="me", why="no").recorded
             return other.doubts.did_not_happen(row, who="me", why="it is not there").recorded
 
         def succeed_late(other: Journal) -> bool:
             token = row.token or ""
-            recorded = other.ends.succeed(ref, "charge", token, ONE, last=True)
+            recorded = other.ends.succeed(ref, "charge", token, ONE, completes_run=True)
             if not recorded:
                 other.ends.late(ref, "charge", token, ONE, "w1")
             return recorded
@@ -430,7 +430,7 @@ def test_a_success_that_is_recorded_first_refuses_the_verdict(journal: Journal, 
     decision = meanwhile.stopped_before(
         "UPDATE durable_step", lambda other: other.doubts.did_not_happen(row, who="me", why="it is not there").recorded
     )
-    success = meanwhile.run(lambda other: other.ends.succeed(ref, "charge", row.token or "", ONE, last=True))
+    success = meanwhile.run(lambda other: other.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True))
     assert {decision.result(), success.result()} == {True, False}
     found = the(journal, ref, "charge")
     assert found.status is (StepStatus.SUCCEEDED if success.result() else StepStatus.WAITING)
@@ -574,7 +574,7 @@ def test_after_a_restore_everything_unfinished_that_may_have_run_is_put_in_doubt
     token = claim(journal, ref, "waiting")
     journal.ends.try_again(the(journal, ref, "waiting"), token, MINUTE, DECLINED, "declined")
     finished = a_run(journal, "charge")
-    succeed(journal, finished, "charge", last=True)
+    succeed(journal, finished, "charge", completes_run=True)
     would = journal.doubts.would_doubt("default", 0)
     assert journal.doubts.doubt_unfinished("default", 0, who="me", why="restored from the backup of 3 o'clock") == would
     assert (would.runs, would.steps, would.functions, would.asleep) == (1, 3, 0, 0)

@@ -53,7 +53,7 @@ UNDONE_BY = {"pack#1": "unpack", "charge#1": "refund"}
 def test_a_success_is_recorded_with_its_value_under_the_token_of_its_claim(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     token = claim(journal, ref, "charge", timeout=30 * SECOND)
-    assert journal.ends.succeed(ref, "charge", token, Stored("json/1", b'"ch_1"'), last=False)
+    assert journal.ends.succeed(ref, "charge", token, Stored("json/1", b'"ch_1"'))
     row = the(journal, ref, "charge")
     assert (row.status, row.outcome, row.token) == (StepStatus.SUCCEEDED, Stored("json/1", b'"ch_1"'), token)
     assert row.ended_at == about(journal.time())
@@ -65,7 +65,7 @@ def test_a_success_is_recorded_with_its_value_under_the_token_of_its_claim(journ
 def test_the_last_success_ends_the_run(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     succeed(journal, ref, "charge")
-    succeed(journal, ref, "ship", last=True)
+    succeed(journal, ref, "ship", completes_run=True)
     run = the_run(journal, ref)
     assert (run.status, run.open_steps, run.look_at) == (WorkflowStatus.SUCCEEDED, 0, None)
     assert run.ended_at == about(journal.time())
@@ -75,16 +75,16 @@ def test_the_last_success_ends_the_run(journal: Journal) -> None:
 def test_a_success_under_another_token_is_refused(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge")
-    assert not journal.ends.succeed(ref, "charge", "another", ONE, last=True)
+    assert not journal.ends.succeed(ref, "charge", "another", ONE, completes_run=True)
     assert statuses(journal, ref) == {"run": "running", "charge": "begun"}
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=True)
+    assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True)
 
 
 def test_a_success_is_accepted_while_the_step_is_in_doubt_or_held_and_settles_it(journal: Journal) -> None:
     for make in (in_doubt, held):
         ref = a_run(journal, "charge")
         row = make(journal, ref, "charge")
-        assert journal.ends.succeed(ref, "charge", row.token or "", ONE, last=True)
+        assert journal.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True)
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded"}
         assert keys(journal.reads.unsettled()) == []
 
@@ -93,15 +93,15 @@ def test_a_success_that_is_recorded_twice_is_there_once(journal: Journal) -> Non
     ref = a_run(journal, "charge", open_steps=2)
     token = claim(journal, ref, "charge")
     for _ in range(3):
-        assert journal.ends.succeed(ref, "charge", token, ONE, last=True)
+        assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True)
     assert the_run(journal, ref).open_steps == 1
 
 
 def test_of_two_first_successes_of_an_idempotent_step_the_first_recorded_wins(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), open_steps=2)
-    assert journal.ends.succeed_unclaimed(ref, "charge", "first", "w1", ONE, last=True)
-    assert not journal.ends.succeed_unclaimed(ref, "charge", "second", "w1", TWO, last=True)
-    assert journal.ends.succeed_unclaimed(ref, "charge", "first", "w1", ONE, last=True), "its own again"
+    assert journal.ends.succeed_unclaimed(ref, "charge", "first", "w1", ONE, completes_run=True)
+    assert not journal.ends.succeed_unclaimed(ref, "charge", "second", "w1", TWO, completes_run=True)
+    assert journal.ends.succeed_unclaimed(ref, "charge", "first", "w1", ONE, completes_run=True), "its own again"
     row = the(journal, ref, "charge")
     assert (row.outcome, row.token, row.worker, row.attempt) == (ONE, "first", "w1", 1)
     assert row.begun_at == about(row.ended_at)
@@ -113,7 +113,7 @@ def test_of_many_first_successes_at_once_one_wins_and_counts(journal: Journal) -
         ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), open_steps=2)
         tokens = [new_token() for _ in range(6)]
         won = together(
-            *[lambda t=t: journal.ends.succeed_unclaimed(ref, "charge", t, "w1", ONE, last=last) for t in tokens]  # type: ignore[misc]
+            *[lambda t=t: journal.ends.succeed_unclaimed(ref, "charge", t, "w1", ONE, completes_run=last) for t in tokens]  # type: ignore[misc]
         )
         assert won.count(True) == 1
         assert the(journal, ref, "charge").token == tokens[won.index(True)]
@@ -125,7 +125,7 @@ def test_two_last_ends_at_once_finish_the_run_exactly_once(journal: Journal) -> 
         names = ["a", "b", "c", "d", "e"]
         ref = a_run(journal, *names, open_steps=len(names))
         tokens = {name: claim(journal, ref, name) for name in names}
-        ended = together(*[lambda n=n: journal.ends.succeed(ref, n, tokens[n], ONE, last=True) for n in names])  # type: ignore[misc]
+        ended = together(*[lambda n=n: journal.ends.succeed(ref, n, tokens[n], ONE, completes_run=True) for n in names])  # type: ignore[misc]
         assert all(ended)
         run = the_run(journal, ref)
         assert (run.status, run.open_steps) == (WorkflowStatus.SUCCEEDED, 0)
@@ -144,7 +144,7 @@ def test_an_end_that_waits_for_another_ones_counting_counts_after_it(journal: Jo
         other.db.transaction(work)
 
     first = meanwhile.stopped_after("UPDATE durable_workflow", end_slowly)
-    second = meanwhile.run(lambda other: other.ends.succeed(ref, "b", b, ONE, last=True))
+    second = meanwhile.run(lambda other: other.ends.succeed(ref, "b", b, ONE, completes_run=True))
     first.result()
     assert second.result()
     run = the_run(journal, ref)
@@ -156,7 +156,7 @@ def test_the_counter_goes_down_and_the_status_stays_in_a_run_that_no_longer_goes
     succeed(journal, ref, "charge")
     a = claim(journal, ref, "a")
     fail(journal, ref, "b")
-    assert journal.ends.succeed(ref, "a", a, ONE, last=True)
+    assert journal.ends.succeed(ref, "a", a, ONE, completes_run=True)
     run = the_run(journal, ref)
     assert (run.status, run.open_steps) == (WorkflowStatus.ROLLING_BACK, 0)
 
@@ -165,12 +165,12 @@ def test_a_success_that_is_recorded_after_the_rollback_was_decided_joins_its_lis
     ref = a_function(journal)
     pack, charge = (a_call(ref, key, place, compensation=undo) for place, (key, undo) in enumerate(UNDONE_BY.items(), 1))
     assert journal.claims.begin_new(pack)
-    assert journal.ends.succeed(ref, "pack#1", pack.token or "", ONE, last=False)
+    assert journal.ends.succeed(ref, "pack#1", pack.token or "", ONE)
     assert journal.claims.begin_new(charge)
     assert journal.undo.begin(ref, who="me", why="wrong order") is not None
     _undo(journal, ref, "pack#1")
     assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK, "one that may yet have its effect is waited for"
-    assert journal.ends.succeed(ref, "charge#1", charge.token or "", ONE, last=False)
+    assert journal.ends.succeed(ref, "charge#1", charge.token or "", ONE)
     decision = journal.undo.advance(ref)
     assert decision is not None
     assert decision.undo is not None
@@ -188,8 +188,8 @@ def _undo(journal: Journal, ref: str, target: str) -> None:
 
 def test_a_dispatched_step_wakes_the_function_that_waits_for_it(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
-    journal.claims.plan_new(a_dispatch(ref, "mail#1", position=2), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
+    journal.claims.plan_new(a_dispatch(ref, "mail#1", position=2))
     assert journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     mail = claim(journal, ref, "mail#1")
     assert not journal.ends.succeed_dispatched(ref, "mail#1", mail, ONE).wakes
@@ -204,18 +204,18 @@ def test_a_dispatched_step_wakes_the_function_that_waits_for_it(journal: Journal
 def test_the_last_dispatched_step_wakes_the_function_that_waits_for_all(journal: Journal) -> None:
     ref = a_function(journal)
     for position, key in enumerate(("a#1", "b#1", "c#1"), 1):
-        journal.claims.plan_new(a_dispatch(ref, key, position), counts=True)
+        journal.claims.plan_new(a_dispatch(ref, key, position))
     assert journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
     assert not journal.ends.succeed_dispatched(ref, "a#1", claim(journal, ref, "a#1"), ONE).wakes
     assert not journal.ends.succeed_dispatched(ref, "b#1", claim(journal, ref, "b#1"), ONE).wakes
-    ended = journal.ends.fail(the(journal, ref, "c#1"), claim(journal, ref, "c#1"), DECLINED, DID_NOT, decides=False)
+    ended = journal.ends.fail(the(journal, ref, "c#1"), claim(journal, ref, "c#1"), DECLINED, DID_NOT, fails_run=False)
     assert ended.wakes
     assert the_run(journal, ref).open_steps == 1
 
 
 def test_a_dispatched_success_under_another_token_releases_nothing(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     claim(journal, ref, "ship#1")
     ended = journal.ends.succeed_dispatched(ref, "ship#1", "another", ONE)
     assert (ended.recorded, ended.wakes) == (False, False)
@@ -229,7 +229,7 @@ def test_a_suspension_against_the_end_of_what_it_waits_for_never_loses_the_wake(
     unless = "*" if waits_for == "steps" else "ship#1"
     for stop in ("UPDATE durable_step", "UPDATE durable_workflow"):
         ref = a_function(journal)
-        journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+        journal.claims.plan_new(a_dispatch(ref, "ship#1"))
         token = claim(journal, ref, "ship#1")
         end = meanwhile.stopped_after(stop, lambda other: other.ends.succeed_dispatched(ref, "ship#1", token, ONE))
         suspension = meanwhile.run(
@@ -243,7 +243,7 @@ def test_the_end_of_what_is_waited_for_against_the_suspension_never_loses_the_wa
 ) -> None:
     for stop in ("SELECT durable_workflow", "UPDATE durable_workflow"):
         ref = a_function(journal)
-        journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+        journal.claims.plan_new(a_dispatch(ref, "ship#1"))
         token = claim(journal, ref, "ship#1")
         suspension = meanwhile.stopped_after(
             stop, lambda other: other.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
@@ -255,7 +255,7 @@ def test_the_end_of_what_is_waited_for_against_the_suspension_never_loses_the_wa
 def test_ends_and_suspensions_at_once_never_lose_the_wake(journal: Journal) -> None:
     for _ in range(8):
         ref = a_function(journal)
-        journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+        journal.claims.plan_new(a_dispatch(ref, "ship#1"))
         token = claim(journal, ref, "ship#1")
         suspended, woken = together(
             lambda: journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1"),
@@ -298,7 +298,7 @@ def test_a_failure_that_its_function_may_catch_decides_nothing(journal: Journal)
     ref = a_function(journal)
     call = a_call(ref, "charge#1")
     journal.claims.begin_new(call)
-    ended = journal.ends.fail(call, call.token, DECLINED, DID_NOT, decides=False)
+    ended = journal.ends.fail(call, call.token, DECLINED, DID_NOT, fails_run=False)
     assert (ended.recorded, ended.decision, ended.wakes) == (True, None, False)
     assert statuses(journal, ref) == {"run": "running", "function": "planned", "charge#1": "failed"}
 
@@ -306,7 +306,7 @@ def test_a_failure_that_its_function_may_catch_decides_nothing(journal: Journal)
 def test_a_failure_under_another_token_is_refused(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     claim(journal, ref, "charge")
-    assert not journal.ends.fail(the(journal, ref, "charge"), "another", DECLINED, DID_NOT, decides=True).recorded
+    assert not journal.ends.fail(the(journal, ref, "charge"), "another", DECLINED, DID_NOT, fails_run=True).recorded
     assert statuses(journal, ref) == {"run": "running", "charge": "begun"}
 
 
@@ -316,12 +316,12 @@ def test_an_attempt_without_a_claim_cannot_end_a_step_that_was_claimed_after_it(
     first = the(journal, ref, "charge")
     assert journal.ends.try_again(first, None, 0, TIMED_OUT, "timed out")
     token = claim(journal, ref, "charge")
-    assert not journal.ends.fail(first, None, DECLINED, DID_NOT, decides=True).recorded
+    assert not journal.ends.fail(first, None, DECLINED, DID_NOT, fails_run=True).recorded
     assert not journal.ends.try_again(first, None, 0, TIMED_OUT, "timed out")
     assert not journal.doubts.raise_doubt(first, None, "it raised", cause=Cause.WORKER_DIED, over=True)
     row = the(journal, ref, "charge")
     assert (row.status, row.token) == (StepStatus.BEGUN, token)
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=True)
+    assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True)
 
 
 def test_an_attempt_without_a_claim_ends_while_nobody_has_claimed_it(journal: Journal) -> None:
@@ -332,7 +332,7 @@ def test_an_attempt_without_a_claim_ends_while_nobody_has_claimed_it(journal: Jo
             assert journal.ends.try_again(row, None, 0, TIMED_OUT, "timed out")
         elif make == "in doubt":
             assert journal.doubts.raise_doubt(row, None, "redelivered", cause=Cause.WORKER_DIED, over=True)
-        assert journal.ends.fail(row, None, DECLINED, DID_NOT, decides=True).recorded
+        assert journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True).recorded
         assert statuses(journal, ref) == {"run": "failed", "charge": "failed"}
 
 
@@ -341,8 +341,8 @@ def test_a_failure_that_was_recorded_is_recorded_when_it_is_said_again(journal: 
     succeed(journal, ref, "charge")
     token = claim(journal, ref, "ship")
     row = the(journal, ref, "ship")
-    first = journal.ends.fail(row, token, DECLINED, DID_NOT, decides=True)
-    again = journal.ends.fail(row, token, DECLINED, DID_NOT, decides=True)
+    first = journal.ends.fail(row, token, DECLINED, DID_NOT, fails_run=True)
+    again = journal.ends.fail(row, token, DECLINED, DID_NOT, fails_run=True)
     assert again.recorded
     assert again.decision is not None
     assert first.decision is not None
@@ -350,7 +350,7 @@ def test_a_failure_that_was_recorded_is_recorded_when_it_is_said_again(journal: 
     assert again.decision.undo is not None
     assert again.decision.undo.key == first.decision.undo.key
     assert events(journal, ref).count(Event.STEP_FAILED) == 1
-    assert not journal.ends.fail(row, token, TIMED_OUT, DID_NOT, decides=True).recorded, "another failure is another one"
+    assert not journal.ends.fail(row, token, TIMED_OUT, DID_NOT, fails_run=True).recorded, "another failure is another one"
 
 
 def test_a_step_that_is_tried_again_is_due_after_its_delay(journal: Journal) -> None:
@@ -404,7 +404,7 @@ def test_an_attempt_that_is_tried_again_while_a_rollback_is_decided_is_not(journ
         pack_row, ship_row = the(journal, ref, "pack"), the(journal, ref, "ship")
 
         def decide(other: Journal) -> object:
-            return other.ends.fail(ship_row, ship, DECLINED, DID_NOT, decides=True)
+            return other.ends.fail(ship_row, ship, DECLINED, DID_NOT, fails_run=True)
 
         def again(other: Journal) -> object:
             return other.ends.try_again(pack_row, pack, 0, DECLINED, "declined")
@@ -450,20 +450,20 @@ def test_a_late_success_after_a_new_claim_is_kept_and_shown_and_changes_no_outco
     row = held(journal, ref, "charge")
     journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
     token = claim(journal, ref, "charge")
-    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, last=True)
+    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True)
     found = journal.ends.late(ref, "charge", row.token or "", Stored("json/1", b'"ch_1"'), "w1")
     assert found is not None
     assert (found.status, found.token, found.marks) == (StepStatus.BEGUN, token, [Attention.TWICE])
     kept = next(e for e in journal.events.of(ref) if e["kind"] == Event.LATE_SUCCESS)
     assert (kept["token"], kept["detail"]["outcome"]) == (row.token, '"ch_1"')
-    assert journal.ends.succeed(ref, "charge", token, TWO, last=True)
+    assert journal.ends.succeed(ref, "charge", token, TWO, completes_run=True)
     assert the(journal, ref, "charge").outcome == TWO
     assert keys(marked(journal)) == ["charge"], "it stays in front of a person after the run has ended"
 
 
 def test_a_late_success_of_a_dispatched_step_counts_and_wakes(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     row = held(journal, ref, "ship#1")
     assert journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
     journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
@@ -477,7 +477,7 @@ def test_a_second_success_of_an_idempotent_step_is_no_finding(journal: Journal) 
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
     first = in_doubt(journal, ref, "charge")
     assert journal.doubts.take_over(first, "it is idempotent")
-    succeed(journal, ref, "charge", outcome=TWO, last=True)
+    succeed(journal, ref, "charge", outcome=TWO, completes_run=True)
     found = journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
     assert found is not None
     assert (found.outcome, found.marks) == (TWO, [])
@@ -509,7 +509,7 @@ def test_a_step_that_happened_without_a_value_is_held_also_where_it_took_no_clai
 def test_a_value_that_is_missing_changes_nothing_where_the_step_was_decided_otherwise(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     row = the(journal, ref, "charge")
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     assert not journal.ends.happened_without_value(row, None, "a lock", "w1")
     assert not journal.ends.happened_without_value(row, "another", "a lock", "w1")
     assert statuses(journal, ref)["charge"] == "succeeded"
@@ -528,7 +528,7 @@ def test_an_error_whose_text_no_database_stores_does_not_keep_an_end_from_being_
     row = the(journal, ref, "charge")
     assert row.evidence == stored
     assert journal.doubts.happened(row, ONE, who="me", why=bad).recorded
-    assert fail(journal, ref, "pack", why=bad, decides=False).recorded
+    assert fail(journal, ref, "pack", why=bad, fails_run=False).recorded
     token = claim(journal, ref, "ship")
     assert journal.ends.happened_without_value(the(journal, ref, "ship"), token, bad, "w1")
     assert {e["why"] for e in journal.events.of(ref)} == {stored}
@@ -538,7 +538,7 @@ def test_a_key_as_long_as_its_column_is_waited_for_and_undone(journal: Journal) 
     key = "k" * 400
     ref = a_function(journal)
     dispatched = a_dispatch(ref, key, compensation="refund", name="charge")
-    assert journal.claims.plan_new(dispatched, counts=True)
+    assert journal.claims.plan_new(dispatched)
     assert journal.runs.suspend(ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
     assert journal.ends.succeed_dispatched(ref, key, claim(journal, ref, key), ONE).wakes
     decision = journal.undo.begin(ref, who="me", why="wrong order")
@@ -553,7 +553,7 @@ def test_values_come_back_byte_by_byte(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     value = Stored("pickle/1", bytes(range(256)) * 300)
     token = claim(journal, ref, "charge")
-    assert journal.ends.succeed(ref, "charge", token, value, last=True)
+    assert journal.ends.succeed(ref, "charge", token, value, completes_run=True)
     assert the(journal, ref, "charge").outcome == value
 
 
@@ -568,7 +568,7 @@ def test_a_success_of_a_step_that_was_cancelled_while_it_ran_is_recorded_and_und
     journal.runs.cancel(ref, who="me", why="wrong order")
     assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
     assert statuses(journal, ref)["charge"] == "cancelled"
-    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, last=True)
+    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True)
     found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
     assert found is not None
     assert (found.status, found.outcome, found.marks) == (StepStatus.SUCCEEDED, ONE, [])
@@ -606,7 +606,7 @@ def test_a_verdict_is_about_the_step_whatever_its_attempts_knew(journal: Journal
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
     assert journal.doubts.take_over(in_doubt(journal, ref, "charge"), "it is idempotent")
     row = in_doubt(journal, ref, "charge")
-    assert journal.ends.fail(row, None, DECLINED, DID_NOT, decides=True, who="me", why="not in the ledger").recorded
+    assert journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="me", why="not in the ledger").recorded
     assert the(journal, ref, "charge").effect is DID_NOT
 
 
@@ -644,7 +644,7 @@ def test_a_failure_that_a_function_was_told_stays_what_it_was_told(journal: Jour
     ref = a_function(journal)
     call = a_call(ref, "charge#1")
     assert journal.claims.begin_new(call)
-    assert journal.ends.fail(call, call.token, DECLINED, DID_NOT, decides=False).recorded
+    assert journal.ends.fail(call, call.token, DECLINED, DID_NOT, fails_run=False).recorded
     found = journal.ends.late(ref, "charge#1", "another", ONE, "w1")
     assert found is not None
     assert (found.status, found.marks) == (StepStatus.FAILED, [Attention.TWICE])
@@ -659,7 +659,7 @@ def test_a_late_success_stops_a_next_attempt_that_nobody_has_claimed_whichever_a
     found = journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
     assert found is not None
     assert (found.status, found.outcome, found.marks) == (StepStatus.SUCCEEDED, ONE, [Attention.TWICE])
-    assert not journal.ends.succeed(ref, "charge", second, ONE, last=True)
+    assert not journal.ends.succeed(ref, "charge", second, ONE, completes_run=True)
 
 
 def test_a_late_success_of_a_step_that_was_planned_again_is_recorded(journal: Journal) -> None:
@@ -667,7 +667,7 @@ def test_a_late_success_of_a_step_that_was_planned_again_is_recorded(journal: Jo
     row = held(journal, ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
     assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
-    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, last=True)
+    assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True)
     journal.runs.reopen(ref, [], who="me", why="right after all", now=journal.time())
     assert statuses(journal, ref)["charge"] == "planned"
     found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
@@ -717,7 +717,7 @@ def test_a_compensation_that_succeeds_late_undoes_its_target(journal: Journal, m
     row = in_doubt(journal, ref, "undo:charge")
     assert journal.doubts.take_over(row, "it is idempotent")
     if meanwhile_its_rollback == "has ended":
-        fail(journal, ref, "undo:charge", decides=False)
+        fail(journal, ref, "undo:charge", fails_run=False)
         _undo(journal, ref, "reserve")
         assert the_run(journal, ref).status is WorkflowStatus.COMPENSATION_FAILED
     assert not journal.ends.succeed_undo(ref, "undo:charge", row.token or "", "charge", ONE).recorded
@@ -737,7 +737,7 @@ def test_a_success_settles_what_its_step_was_held_for(journal: Journal) -> None:
     ref = a_function(journal)
     journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
     assert the(journal, ref, "function").attention == Attention.DRIFT
-    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, completes_run=True)
     assert the(journal, ref, "function").attention is None
 
 
@@ -749,9 +749,9 @@ def test_what_may_have_happened_twice_stays_so_however_the_other_attempt_ends(jo
     token = claim(journal, ref, "charge")
     journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
     if how == "succeeds":
-        assert journal.ends.succeed(ref, "charge", token, TWO, last=True)
+        assert journal.ends.succeed(ref, "charge", token, TWO, completes_run=True)
     else:
-        assert journal.ends.fail(the(journal, ref, "charge"), token, DECLINED, DID_NOT, decides=True).recorded
+        assert journal.ends.fail(the(journal, ref, "charge"), token, DECLINED, DID_NOT, fails_run=True).recorded
     assert the(journal, ref, "charge").marks == [Attention.TWICE]
 
 

@@ -132,14 +132,14 @@ def test_members_that_do_not_come_after_it_go_on_and_the_run_is_cancelled_when_t
     assert statuses(journal, ref) == [cancelled, StepStatus.PLANNED, cancelled, cancelled]
     run = the_run(journal, ref)
     assert (run.status, run.attention) == (WorkflowStatus.RUNNING, Attention.ENDED_BY_ENGINE)
-    succeed(journal, ref, "mail", last=True)
+    succeed(journal, ref, "mail", completes_run=True)
     assert journal.runs.complete(ref)
     assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
 
 
 def test_a_function_is_told_of_a_step_that_it_sent(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1", task_id="t-1"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1", task_id="t-1"))
     journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     assert end(journal, ref, "t-1") is Fate.ENDED
     row = the(journal, ref, "ship#1")

@@ -138,7 +138,7 @@ def test_a_new_call_whose_answer_was_lost_is_not_taken_up_once_it_was_decided(jo
 
 def test_a_planned_step_whose_answer_was_lost_is_counted_once(journal: Journal, lossy: Lossy) -> None:
     ref = a_function(journal)
-    lossy.losing(COMMIT, lambda j: j.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True))
+    lossy.losing(COMMIT, lambda j: j.claims.plan_new(a_dispatch(ref, "ship#1")))
     assert the_run(journal, ref).open_steps == 2
     assert statuses(journal, ref)["ship#1"] == "planned"
 
@@ -164,16 +164,16 @@ def test_a_success_whose_answer_was_lost_is_recorded_and_counted_once(
     what = COMMIT if last and not journal.db.is_postgresql else STEP
     if claimed:
         token = claim(journal, ref, "charge")
-        assert lossy.losing(what, lambda j: j.ends.succeed(ref, "charge", token, ONE, last=last))
+        assert lossy.losing(what, lambda j: j.ends.succeed(ref, "charge", token, ONE, completes_run=last))
     else:
-        assert lossy.losing(what, lambda j: j.ends.succeed_unclaimed(ref, "charge", "mine", "w1", ONE, last=last))
+        assert lossy.losing(what, lambda j: j.ends.succeed_unclaimed(ref, "charge", "mine", "w1", ONE, completes_run=last))
     assert the(journal, ref, "charge").outcome == ONE
     assert the_run(journal, ref).open_steps == (1 if last else 2)
 
 
 def test_a_dispatched_success_whose_answer_was_lost_is_counted_once_and_wakes(journal: Journal, lossy: Lossy) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     token = claim(journal, ref, "ship#1")
     journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     ended = lossy.losing(COMMIT, lambda j: j.ends.succeed_dispatched(ref, "ship#1", token, ONE))
@@ -190,7 +190,7 @@ def test_a_transactional_step_whose_commit_was_not_answered_is_known_by_its_toke
         with pytest.raises(DBAPIError), j.db.open_transaction() as conn:
             row = j.claims.lock(conn, ref, "book", "mine", "w1")
             assert row is not None
-            j.ends.succeed_locked(conn, row, ONE, last=True)
+            j.ends.succeed_locked(conn, row, ONE, completes_run=True)
 
     lossy.losing(COMMIT, book)
     row = the(journal, ref, "book")
@@ -204,7 +204,7 @@ def test_a_failure_whose_answer_was_lost_names_the_compensation_to_send(journal:
     succeed(journal, ref, "charge")
     token = claim(journal, ref, "ship")
     row = the(journal, ref, "ship")
-    ended = lossy.losing(COMMIT, lambda j: j.ends.fail(row, token, DECLINED, DID_NOT, decides=True))
+    ended = lossy.losing(COMMIT, lambda j: j.ends.fail(row, token, DECLINED, DID_NOT, fails_run=True))
     assert ended.recorded
     assert ended.decision.undo.key == "undo:charge"
     assert events(journal, ref) == [Event.STEP_FAILED, Event.ROLLBACK]
@@ -212,10 +212,10 @@ def test_a_failure_whose_answer_was_lost_names_the_compensation_to_send(journal:
 
 def test_a_dispatched_failure_whose_answer_was_lost_is_counted_once(journal: Journal, lossy: Lossy) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     token = claim(journal, ref, "ship#1")
     row = the(journal, ref, "ship#1")
-    ended = lossy.losing(COMMIT, lambda j: j.ends.fail(row, token, DECLINED, DID_NOT, decides=False))
+    ended = lossy.losing(COMMIT, lambda j: j.ends.fail(row, token, DECLINED, DID_NOT, fails_run=False))
     assert (ended.recorded, ended.wakes) == (True, True)
     assert the_run(journal, ref).open_steps == 1
 
@@ -230,7 +230,7 @@ def test_an_undo_whose_answer_was_lost_names_what_follows(journal: Journal, loss
     assert ended.decision.undo.key == "undo:charge"
     token = claim(journal, ref, "undo:charge")
     row = the(journal, ref, "undo:charge")
-    ended = lossy.losing(COMMIT, lambda j: j.ends.fail(row, token, DECLINED, DID_NOT, decides=True))
+    ended = lossy.losing(COMMIT, lambda j: j.ends.fail(row, token, DECLINED, DID_NOT, fails_run=True))
     assert ended.recorded
     assert statuses(journal, ref)["run"] == "compensation_failed"
 
@@ -270,7 +270,7 @@ def test_a_verdict_whose_answer_was_lost_is_given_once_and_was_given(journal: Jo
         if verdict == "happened":
             return j.doubts.happened(row, ONE, who="me", why="it is there")
         if verdict == "failed":
-            return j.ends.fail(row, None, DECLINED, DID_NOT, decides=True, who="me", why="no")
+            return j.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="me", why="no")
         return j.doubts.did_not_happen(row, who="me", why="it is not there")
 
     assert lossy.losing(COMMIT, say).recorded
@@ -358,7 +358,7 @@ def test_a_journal_that_is_away_says_so_and_is_used_again_when_it_is_back(journa
     operations: list[Callable[[Journal], Any]] = [
         lambda j: j.claims.get(ref, "charge"),
         lambda j: j.claims.begin(ref, "ship", new_token(), "w1"),
-        lambda j: j.ends.succeed(ref, "charge", "mine", ONE, last=False),
+        lambda j: j.ends.succeed(ref, "charge", "mine", ONE, completes_run=False),
         lambda j: j.runs.start(a_workflow(new_ref()), []),
         lambda j: j.workers.beat("w1", []),
         lambda j: j.reads.listed(),
@@ -368,7 +368,7 @@ def test_a_journal_that_is_away_says_so_and_is_used_again_when_it_is_back(journa
         with pytest.raises(JournalUnreachable, match=r"cannot be reached.*Check the URL and the database"):
             operation(lossy.journal)
     back()
-    assert lossy.journal.ends.succeed(ref, "charge", "mine", ONE, last=False)
+    assert lossy.journal.ends.succeed(ref, "charge", "mine", ONE, completes_run=False)
     assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "planned"}
 
 
@@ -379,7 +379,7 @@ def test_connections_that_a_restarted_database_broke_are_replaced_without_anybod
     assert lossy.journal.claims.begin(ref, "charge", "mine", "w1")
     lossy.proxy.cut()
     lossy.proxy.restore()
-    assert lossy.journal.ends.succeed(ref, "charge", "mine", ONE, last=True)
+    assert lossy.journal.ends.succeed(ref, "charge", "mine", ONE, completes_run=True)
     lossy.proxy.cut()
     lossy.proxy.restore()
     assert lossy.journal.reads.run(ref) is not None
@@ -392,5 +392,5 @@ def test_a_pooled_connection_that_was_broken_while_idle_does_not_lose_a_step(jou
         assert lossy.journal.claims.begin(ref, name, name, "w1", 60 * SECOND)
         lossy.proxy.cut()
         lossy.proxy.restore()
-        assert lossy.journal.ends.succeed(ref, name, name, ONE, last=True)
+        assert lossy.journal.ends.succeed(ref, name, name, ONE, completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED

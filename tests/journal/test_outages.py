@@ -102,7 +102,7 @@ def test_a_worker_on_a_full_disk_waits_in_its_slot_and_begins_nothing(
 
     call = Call(
         ref=ref, key="charge#1", name="charge", policy=StepPolicy(), kind=Kind.STEP, args=(), kwargs={}, body=body,
-        counts=False, decides=False, again=False,
+        completes_run=False, fails_run=False, again=False,
         new_row=lambda: a_call(ref, "charge#1", arguments=LARGE, status=StepStatus.PLANNED),
     )  # fmt: skip
     try:
@@ -121,10 +121,10 @@ def test_an_outcome_that_no_disk_takes_is_kept_until_one_does(journal: Journal, 
     token = claim(journal, ref, "charge")
     disk.fill()
     with pytest.raises(JournalUnreachable):
-        journal.ends.succeed(ref, "charge", token, LARGE, last=True)
+        journal.ends.succeed(ref, "charge", token, LARGE, completes_run=True)
     assert the(journal, ref, "charge").status is StepStatus.BEGUN
     disk.free()
-    assert journal.ends.succeed(ref, "charge", token, LARGE, last=True)
+    assert journal.ends.succeed(ref, "charge", token, LARGE, completes_run=True)
 
 
 @on_sqlite

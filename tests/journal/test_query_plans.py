@@ -399,16 +399,18 @@ def running(journal: Journal) -> None:
     assert journal.reads.of_task(ref, "no such task") is None
     assert journal.reads.identity(ref, "charge")[1:] == ("", 1, 0)
     assert journal.claims.heartbeat(ref, "charge", token, heartbeat=30 * SECOND, timeout=MINUTE, details='{"done": 1}')
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=False)
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=False), "its answer was lost"
-    assert journal.ends.succeed_unclaimed(ref, "mail", new_token(), "living-1", ONE, last=False)
+    assert journal.ends.succeed(ref, "charge", token, ONE)
+    assert journal.ends.succeed(ref, "charge", token, ONE), "its answer was lost"
+    assert journal.ends.succeed_unclaimed(ref, "mail", new_token(), "living-1", ONE, completes_run=False)
     assert journal.ends.try_again(the(journal, ref, "ship"), claim(journal, ref, "ship", "living-1"), 0, TIMED_OUT, "timed out")
-    assert journal.ends.succeed_unclaimed(ref, "ship", new_token(), "living-1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "ship", new_token(), "living-1", ONE, completes_run=True)
     token = claim(journal, ref, "unsure", "living-1")
     assert journal.ends.happened_without_value(the(journal, ref, "unsure"), token, "a lock cannot be recorded", "living-1")
     journal.ends.late_failure(the(journal, ref, "unsure"), token, "living-1", "it timed out")
     succeed_last = a_run(journal, "charge")
-    assert journal.ends.succeed(succeed_last, "charge", claim(journal, succeed_last, "charge", "living-1"), ONE, last=True)
+    assert journal.ends.succeed(
+        succeed_last, "charge", claim(journal, succeed_last, "charge", "living-1"), ONE, completes_run=True
+    )
     unmarked = a_run(journal, a_step("legacy", kind=Kind.UNMARKED))
     assert journal.runs.record_unmarked(unmarked, "legacy", ONE, failed=None, who="me", why="I looked")
 
@@ -420,17 +422,17 @@ def in_its_own_transaction(journal: Journal) -> None:
         row = journal.claims.lock(conn, ref, "book", new_token(), "living-1")
         assert row is not None
         row.reference = "bk_1"
-        journal.ends.succeed_locked(conn, row, ONE, last=True)
+        journal.ends.succeed_locked(conn, row, ONE, completes_run=True)
     with journal.db.open_transaction() as conn:
         row = journal.claims.lock(conn, ref, "send", new_token(), "living-1")
         assert row is not None
-        journal.ends.succeed_locked(conn, row, ONE, last=False)
+        journal.ends.succeed_locked(conn, row, ONE, completes_run=False)
     succeed(journal, ref, "note")
     fail(journal, ref, "mail")
     with journal.db.open_transaction() as conn:
         row = journal.claims.lock(conn, ref, "undo:note", new_token(), "living-1")
         assert row is not None
-        assert journal.ends.succeed_locked(conn, row, NOTHING, last=False).decision is not None
+        assert journal.ends.succeed_locked(conn, row, NOTHING, completes_run=False).decision is not None
     function = a_function(journal)
     with journal.db.open_transaction() as conn:
         assert journal.claims.lock_new(conn, a_call(function, "book#1"))
@@ -446,7 +448,7 @@ def running_a_function(journal: Journal) -> None:
     assert journal.claims.begin_new(second)
     assert journal.ends.succeed(ref, "charge#2", second.token or "", ONE, member=False)
     assert journal.ends.happened_without_value(call, call.token, "a lock", "living-1")
-    assert journal.claims.plan_new(a_dispatch(ref, "ship#1", 4), counts=True)
+    assert journal.claims.plan_new(a_dispatch(ref, "ship#1", 4))
     assert journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1", sent=["ship#1"])
     token = claim(journal, ref, "ship#1", "living-1")
     assert journal.ends.succeed_dispatched(ref, "ship#1", token, ONE).wakes
@@ -472,9 +474,9 @@ def doubting(journal: Journal) -> None:
     assert journal.ends.late(ref, "a", row.token or "", ONE, "living-1") is not None
     assert journal.doubts.happened(held(journal, ref, "b"), ONE, who="me", why="I looked").recorded
     assert journal.doubts.did_not_happen(in_doubt(journal, ref, "c"), who="me", why="I looked").recorded
-    fail(journal, ref, "d", Effect.UNKNOWN, decides=False)
+    fail(journal, ref, "d", Effect.UNKNOWN, fails_run=False)
     assert journal.doubts.doubt_failed(the(journal, ref, "d"), "its message came again")
-    fail(journal, ref, "e", Effect.UNKNOWN, decides=False)
+    fail(journal, ref, "e", Effect.UNKNOWN, fails_run=False)
     assert journal.doubts.acknowledge(ref, "e", who="me", why="written off")
     late = a_run(journal, "a")
     journal.ends.try_again(the(journal, late, "a"), claim(journal, late, "a"), 0, TIMED_OUT, "timed out")
@@ -492,8 +494,8 @@ def undoing(journal: Journal) -> None:
     succeed(journal, ref, "charge", "pack")
     token = claim(journal, ref, "ship")
     row = the(journal, ref, "ship")
-    assert journal.ends.fail(row, token, DECLINED, DID_NOT, decides=True).decision is not None
-    assert journal.ends.fail(row, token, DECLINED, DID_NOT, decides=True).recorded, "its answer was lost"
+    assert journal.ends.fail(row, token, DECLINED, DID_NOT, fails_run=True).decision is not None
+    assert journal.ends.fail(row, token, DECLINED, DID_NOT, fails_run=True).recorded, "its answer was lost"
     token = claim(journal, ref, "undo:pack")
     assert journal.ends.succeed_undo(ref, "undo:pack", token, "pack", NOTHING).recorded
     assert journal.ends.succeed_undo(ref, "undo:pack", token, "pack", NOTHING).recorded, "its answer was lost"
@@ -506,7 +508,7 @@ def undoing(journal: Journal) -> None:
     told = a_function(journal)
     assert journal.claims.begin_new(a_call(told, "charge#1", compensation="refund"))
     row = the(journal, told, "charge#1")
-    assert journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, decides=False).recorded
+    assert journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False).recorded
     assert journal.doubts.happened(the(journal, told, "charge#1"), ONE, who="me", why="I looked").recorded
     assert journal.undo.begin(told, who="me", why="undo it") is not None
     assert journal.undo.begin(told, who="me", why="undo it") is not None, "its answer was lost"
@@ -536,7 +538,7 @@ def ordering(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     last = claim(journal, ref, "ship")
     fail(journal, ref, "charge")
-    assert journal.ends.succeed(ref, "ship", last, ONE, last=True)
+    assert journal.ends.succeed(ref, "ship", last, ONE, completes_run=True)
     assert journal.runs.reopen(ref, ["charge"], who="me", why="again", now=journal.time())
     succeed(journal, ref, "charge")
     assert journal.runs.complete(ref)

@@ -69,7 +69,7 @@ def test_runs_are_listed_newest_first_without_their_values(journal: Journal) -> 
     new = a_run(journal, "charge", namespace="other", name="refund")
     done = a_run(journal, "charge")
     age(journal, done, None, "created_at", by=30 * MINUTE)
-    succeed(journal, done, "charge", last=True)
+    succeed(journal, done, "charge", completes_run=True)
     listed = journal.reads.listed
     assert [run.ref for run in listed()] == [new, done, old]
     assert [run.ref for run in listed(limit=1)] == [new]
@@ -86,7 +86,7 @@ def test_runs_are_listed_newest_first_without_their_values(journal: Journal) -> 
 def test_unfinished_runs_are_walked_through_in_batches(journal: Journal) -> None:
     made = sorted(a_run(journal, "charge") for _ in range(5))
     finished = a_run(journal, "charge")
-    succeed(journal, finished, "charge", last=True)
+    succeed(journal, finished, "charge", completes_run=True)
     walked: list[str] = []
     while batch := journal.reads.unfinished(after=walked[-1] if walked else "", limit=2):
         walked += [run.ref for run in batch]
@@ -110,7 +110,7 @@ def test_unsettled_steps_are_those_that_began_and_have_no_outcome(journal: Journ
     in_doubt(journal, ref, "doubtful")
     held(journal, ref, "held")
     succeed(journal, ref, "done")
-    fail(journal, ref, "failed", Effect.UNKNOWN, decides=False)
+    fail(journal, ref, "failed", Effect.UNKNOWN, fails_run=False)
     assert keys(journal.reads.unsettled()) == ["begun", "doubtful", "held"]
     assert len(journal.reads.unsettled(limit=2)) == 2
     assert keys(marked(journal)) == ["failed"]
@@ -156,7 +156,7 @@ def test_what_was_sent_before_a_message_or_never_began_says_nothing_about_it(jou
 
 def test_a_dispatched_step_is_on_the_queue_of_the_engine_that_it_was_sent_to(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "charge#1", queue="money", engine="rq"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "charge#1", queue="money", engine="rq"))
     claim(journal, ref, "charge#1")
     at = journal.time() - MINUTE
     assert moved_past(journal, "money", at, engine="rq")

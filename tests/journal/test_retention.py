@@ -26,7 +26,7 @@ DAY = 86_400_000_000
 
 def ended(journal: Journal, **given: object) -> str:
     ref = a_run(journal, "one", **given)
-    succeed(journal, ref, "one", last=True)
+    succeed(journal, ref, "one", completes_run=True)
     return ref
 
 
@@ -65,7 +65,7 @@ def test_what_ended_later_or_has_not_ended_is_kept(journal: Journal) -> None:
 
 def test_what_a_person_has_not_looked_at_is_never_forgotten(journal: Journal) -> None:
     unknown = a_run(journal, "one")
-    fail(journal, unknown, "one", Effect.UNKNOWN, decides=True)
+    fail(journal, unknown, "one", Effect.UNKNOWN, fails_run=True)
     waiting = a_run(journal, "one")
     held(journal, waiting, "one")
 
@@ -88,10 +88,10 @@ def test_what_another_run_may_start_again_outlasts_that(journal: Journal, declar
     """A start from inside a function is the same start on each of its wakes, because what it started is there."""
     parent = a_function(journal)
     child = a_run(journal, "charge", parent=parent, declared=declared)
-    succeed(journal, child, "charge", last=True)
+    succeed(journal, child, "charge", completes_run=True)
     at = journal.time() + MINUTE
     assert journal.retention.forget(at).total == 0, "its parent runs"
-    journal.ends.fail(the(journal, parent, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True)
+    journal.ends.fail(the(journal, parent, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True)
     change(journal, parent, ended_at=at + MINUTE)
     assert journal.retention.forget(at).total == 0, "a person may take its parent up again"
     change(journal, parent, status=WorkflowStatus.SUCCEEDED.value)
@@ -102,8 +102,8 @@ def test_what_another_run_may_start_again_outlasts_that(journal: Journal, declar
 def test_what_a_failed_run_started_is_forgotten_after_that(journal: Journal) -> None:
     parent = a_function(journal)
     child = a_run(journal, "charge", parent=parent)
-    succeed(journal, child, "charge", last=True)
-    journal.ends.fail(the(journal, parent, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True)
+    succeed(journal, child, "charge", completes_run=True)
+    journal.ends.fail(the(journal, parent, "function"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True)
     at = journal.time() + MINUTE
     assert [journal.retention.forget(at).total for _ in range(3)] == [1, 1, 0]
     assert journal.reads.run(child) is None
@@ -112,7 +112,7 @@ def test_what_a_failed_run_started_is_forgotten_after_that(journal: Journal) -> 
 def test_a_finding_that_comes_while_its_run_is_about_to_be_forgotten_keeps_it(journal: Journal, meanwhile: Interleaving) -> None:
     ref, other = a_run(journal, "charge"), a_run(journal, "charge")
     for found in (ref, other):
-        succeed(journal, found, "charge", last=True)
+        succeed(journal, found, "charge", completes_run=True)
     at = journal.time() + MINUTE
     forgetting = meanwhile.stopped_after("LIMIT", lambda journal: journal.retention.forget(at))
     journal.ends.late(ref, "charge", "stale", TWO, "w9")

@@ -195,7 +195,7 @@ def test_a_function_is_suspended_with_what_it_waits_for(journal: Journal) -> Non
 def test_a_function_is_not_suspended_for_what_is_there_already(journal: Journal) -> None:
     ref = a_function(journal)
     assert not journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     assert journal.ends.succeed_dispatched(ref, "ship#1", claim(journal, ref, "ship#1"), ONE).recorded
     assert not journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
@@ -216,7 +216,7 @@ def test_a_wake_leaves_what_its_run_waits_for_and_that_it_is_due(journal: Journa
     journal.runs.woken(ref, "function")
     run = the_run(journal, ref)
     assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUSPENDED, "a timer", at)
-    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, completes_run=True)
     run = the_run(journal, ref)
     assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUCCEEDED, None, None)
 
@@ -298,7 +298,7 @@ def test_the_next_look_of_an_unfinished_run_can_be_set_and_that_of_a_finished_on
     ref = a_run(journal, "charge")
     journal.runs.look_again(ref, 17)
     assert the_run(journal, ref).look_at == 17
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     journal.runs.look_again(ref, 17)
     assert the_run(journal, ref).look_at is None
 
@@ -335,7 +335,7 @@ def test_a_cancelled_run_begins_nothing_more_and_names_what_may_have_happened(jo
     run = the_run(journal, ref)
     assert (run.look_at, run.ended_at) == (None, about(journal.time()))
     assert events(journal, ref)[-1] is Event.OPERATOR
-    assert journal.ends.succeed(ref, "begun", begun, ONE, last=True), "what had begun is still recorded"
+    assert journal.ends.succeed(ref, "begun", begun, ONE, completes_run=True), "what had begun is still recorded"
     assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
 
 
@@ -370,7 +370,7 @@ def test_a_failed_run_is_reopened_and_what_was_cancelled_behind_the_failure_plan
     assert (run.look_at, run.ended_at, run.error) == (now, None, None)
     assert the(journal, ref, "ship").attention is None
     succeed(journal, ref, "ship")
-    succeed(journal, ref, "mail", last=True)
+    succeed(journal, ref, "mail", completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
 
 
@@ -415,16 +415,16 @@ def test_a_retry_against_a_rollback_by_another_operator_gives_one_direction(jour
 
 def test_a_dispatched_step_that_is_reopened_is_counted_again(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "ship#1"), counts=True)
-    fail(journal, ref, "ship#1", decides=False)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1"))
+    fail(journal, ref, "ship#1", fails_run=False)
     assert the_run(journal, ref).open_steps == 1
-    ended = journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, decides=True)
+    ended = journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, fails_run=True)
     assert ended.recorded
     assert journal.runs.reopen(ref, ["ship#1", "function"], who="me", why="again", now=journal.time())
     assert the_run(journal, ref).open_steps == 2
     assert journal.ends.succeed_dispatched(ref, "ship#1", claim(journal, ref, "ship#1"), ONE).recorded
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
-    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, completes_run=True)
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.SUCCEEDED, 0)
 
 
@@ -434,7 +434,7 @@ def test_what_was_cancelled_stays_counted_where_only_compensations_are_reopened(
     fail(journal, ref, "ship")
     undo = journal.undo.advance(ref)
     assert undo is not None
-    fail(journal, ref, "undo:charge", decides=False)
+    fail(journal, ref, "undo:charge", fails_run=False)
     assert statuses(journal, ref)["run"] == "compensation_failed"
     assert journal.runs.reopen(ref, ["undo:charge"], who="me", why="the bank is back", now=journal.time())
     run = the_run(journal, ref)
@@ -476,7 +476,7 @@ def test_a_chain_that_is_ended_early_cancels_what_was_planned_behind(journal: Jo
     ref = a_run(journal, "charge", "ship", "mail")
     token = claim(journal, ref, "charge")
     journal.runs.stop_after(ref, "charge")
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=True)
+    assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True)
     assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "cancelled", "mail": "cancelled"}
 
 
@@ -565,15 +565,15 @@ def test_a_member_that_joins_is_planned_behind_its_parents_and_the_run_waits_for
     assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED, "its answer was lost"
     row = the(journal, ref, "ship")
     assert (row.position, row.after, row.pending, row.completes_run) == (1, ["charge"], 1, True)
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
-    succeed(journal, ref, "ship", last=True)
+    succeed(journal, ref, "ship", completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
 
 
 def test_a_run_that_had_succeeded_goes_on_with_a_member_that_joins_late(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True))
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
     assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
     run = the_run(journal, ref)
@@ -609,7 +609,7 @@ def test_a_member_joins_while_the_last_one_ends(journal: Journal, meanwhile: Int
     joining = meanwhile.stopped_after(
         "INSERT INTO durable_step", lambda other: other.runs.join(a_step("ship", ref=ref), ["charge"])
     )
-    ending = meanwhile.run(lambda other: other.ends.succeed(ref, "charge", token, ONE, last=True))
+    ending = meanwhile.run(lambda other: other.ends.succeed(ref, "charge", token, ONE, completes_run=True))
     joining.result()
     assert ending.result()
     run = the_run(journal, ref)
@@ -638,7 +638,7 @@ def test_a_step_that_has_begun_is_not_said_to_have_lost_its_message(journal: Jou
 
 def test_a_dispatch_that_was_given_up_while_it_waited_is_counted_once_when_it_is_tried_again(journal: Journal) -> None:
     ref = a_function(journal)
-    journal.claims.plan_new(a_dispatch(ref, "charge#1", safety=Safety.IDEMPOTENT), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "charge#1", safety=Safety.IDEMPOTENT))
     token = claim(journal, ref, "charge#1")
     row = the(journal, ref, "charge#1")
     assert journal.ends.try_again(row, token, 0, DECLINED, "timed out", effect=Effect.UNKNOWN)
@@ -648,7 +648,7 @@ def test_a_dispatch_that_was_given_up_while_it_waited_is_counted_once_when_it_is
     assert the_run(journal, ref).open_steps == 2
     token = claim(journal, ref, "charge#1")
     assert journal.ends.succeed_dispatched(ref, "charge#1", token, ONE).recorded
-    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, last=True)
+    assert journal.ends.succeed_unclaimed(ref, "function", new_token(), "w1", ONE, completes_run=True)
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.SUCCEEDED, 0)
 
 
@@ -658,9 +658,9 @@ def test_a_member_that_joined_a_failed_run_is_waited_for_when_that_is_taken_up_a
     assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.CANCELLED
     assert journal.runs.reopen(ref, ["charge"], who="me", why="again", now=journal.time())
     assert the_run(journal, ref).open_steps == 2
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
-    succeed(journal, ref, "ship", last=True)
+    succeed(journal, ref, "ship", completes_run=True)
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.SUCCEEDED, 0)
 
 
@@ -668,11 +668,11 @@ def test_a_success_that_came_late_to_a_failed_run_is_not_waited_for_again(journa
     ref = a_run(journal, a_step("a", options={"counts": True, "after": []}))
     token = claim(journal, ref, "a")
     journal.runs.join(a_step("b", ref=ref), ["a"])
-    journal.ends.fail(the(journal, ref, "a"), token, DECLINED, DID_NOT, decides=True)
+    journal.ends.fail(the(journal, ref, "a"), token, DECLINED, DID_NOT, fails_run=True)
     journal.ends.late(ref, "a", token, ONE, "w1")
     assert journal.runs.reopen(ref, [], who="me", why="again", now=journal.time())
     assert the_run(journal, ref).open_steps == 1
-    succeed(journal, ref, "b", last=True)
+    succeed(journal, ref, "b", completes_run=True)
     assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.SUCCEEDED, 0)
 
 
@@ -681,7 +681,7 @@ def test_a_run_that_is_complete_when_it_is_taken_up_again_leaves_nothing_planned
     token = claim(journal, ref, "charge")
     journal.runs.stop_after(ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
-    assert journal.ends.succeed(ref, "charge", token, ONE, last=True)
+    assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True)
     change(journal, ref, "mail", completes_run=False)
     assert journal.runs.reopen(ref, [], who="me", why="right after all", now=journal.time())
     assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "mail": "cancelled"}
@@ -693,7 +693,7 @@ def test_a_step_that_is_tried_again_after_the_last_one_succeeded_keeps_its_run_o
     ref = a_run(journal, "charge", "ship")
     last = claim(journal, ref, "ship")
     fail(journal, ref, "charge")
-    journal.ends.succeed(ref, "ship", last, ONE, last=True)
+    journal.ends.succeed(ref, "ship", last, ONE, completes_run=True)
     assert journal.runs.reopen(ref, ["charge"], who="me", why="again", now=journal.time())
     assert statuses(journal, ref) == {"run": "running", "charge": "waiting", "ship": "succeeded"}
     assert not journal.runs.complete(ref)
@@ -709,7 +709,7 @@ def test_a_cancelled_function_that_is_taken_up_again_sleeps_until_the_time_that_
 ) -> None:
     ref, wake_at = a_function(journal), journal.time() + 30 * 24 * 60 * MINUTE
     if sent:
-        journal.claims.plan_new(a_dispatch(ref, "ship#1", 1), counts=True)
+        journal.claims.plan_new(a_dispatch(ref, "ship#1", 1))
     timer = a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=wake_at)
     assert journal.runs.sleep(timer)
     before = the_run(journal, ref)
@@ -724,10 +724,10 @@ def test_a_cancelled_function_that_is_taken_up_again_sleeps_until_the_time_that_
 
 def test_a_function_whose_step_is_tried_again_does_not_wait_for_its_timer_first(journal: Journal) -> None:
     ref, wake_at = a_function(journal), journal.time() + 60 * MINUTE
-    journal.claims.plan_new(a_dispatch(ref, "ship#1", 1), counts=True)
+    journal.claims.plan_new(a_dispatch(ref, "ship#1", 1))
     timer = a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=wake_at)
     assert journal.runs.sleep(timer)
-    fail(journal, ref, "ship#1", decides=False)
+    fail(journal, ref, "ship#1", fails_run=False)
     journal.runs.cancel(ref, who="me", why="oops")
     assert journal.runs.reopen(ref, ["ship#1"], who="me", why="it was a mistake", now=journal.time())
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
@@ -739,11 +739,11 @@ def test_a_failure_that_happened_after_all_is_not_run_again(journal: Journal) ->
     ref = a_function(journal)
     assert journal.claims.begin_new(a_call(ref, "charge#1"))
     row = the(journal, ref, "charge#1")
-    assert journal.ends.fail(row, row.token, DECLINED, Effect.UNKNOWN, decides=False).recorded
+    assert journal.ends.fail(row, row.token, DECLINED, Effect.UNKNOWN, fails_run=False).recorded
     assert journal.doubts.happened(the(journal, ref, "charge#1"), ONE, who="me", why="the bank has it").recorded
     assert journal.runs.reopen(ref, ["charge#1"], who="me", why="again", now=journal.time())
     assert the(journal, ref, "charge#1").status is StepStatus.FAILED, "its function goes on from that"
-    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, decides=True)
+    journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, fails_run=True)
     assert journal.runs.reopen(ref, ["charge#1", "function"], who="me", why="again", now=journal.time())
     row = the(journal, ref, "charge#1")
     assert (row.status, row.outcome) == (StepStatus.SUCCEEDED, ONE)

@@ -183,7 +183,7 @@ class Actor:
             elif row.kind is Kind.DISPATCH:
                 recorded = ends.succeed_dispatched(row.ref, row.key, token, ONE).recorded
             else:
-                recorded = ends.succeed(row.ref, row.key, token, ONE, last=bool(row.options.get("counts")))
+                recorded = ends.succeed(row.ref, row.key, token, ONE, completes_run=bool(row.options.get("counts")))
             if not recorded:
                 ends.late(row.ref, row.key, token, ONE, attempt.worker)
         elif attempt.happened:
@@ -192,7 +192,7 @@ class Actor:
         elif self.chance.random() < 0.6:
             ends.try_again(row, token, 0, DECLINED, "declined", effect=DID_NOT)
         else:
-            ends.fail(row, token, DECLINED, DID_NOT, decides=row.kind is Kind.STEP and not self.is_call(row))
+            ends.fail(row, token, DECLINED, DID_NOT, fails_run=row.kind is Kind.STEP and not self.is_call(row))
 
     @staticmethod
     def is_call(row: StepRow) -> bool:
@@ -215,7 +215,7 @@ class Actor:
         run = self.journal.reads.run(ref)
         if run is not None and run.shape is Shape.FUNCTION:
             number = self.chance.randint(4, 6)
-            self.journal.claims.plan_new(a_dispatch(ref, f"send#{number}", number), counts=True)
+            self.journal.claims.plan_new(a_dispatch(ref, f"send#{number}", number))
 
     def suspend_or_end_a_function(self, ref: str) -> None:
         steps = self.journal.reads.steps(ref)
@@ -227,7 +227,7 @@ class Actor:
             key = self.chance.choice(sent).key
             runs.suspend(ref, waiting_for=f"step:{key}", wake_at=None, unless_ended=key)
         elif not runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*") and self.chance.random() < 0.3:
-            self.journal.ends.succeed_unclaimed(ref, "function", new_token(), self.worker, ONE, last=True)
+            self.journal.ends.succeed_unclaimed(ref, "function", new_token(), self.worker, ONE, completes_run=True)
 
     def thaw(self, _ref: str) -> None:
         """A process that was frozen goes on as if nothing had been."""
@@ -383,7 +383,7 @@ def calm_down(world: World, actors: list[Actor]) -> None:
                 if run.status in FORWARD_WORKFLOWS:
                     actor.attempt_any(ref)
                 if run.status in FORWARD_WORKFLOWS and run.shape is Shape.FUNCTION and run.open_steps <= 1:
-                    world.journal.ends.succeed_unclaimed(ref, "function", new_token(), actor.worker, ONE, last=True)
+                    world.journal.ends.succeed_unclaimed(ref, "function", new_token(), actor.worker, ONE, completes_run=True)
                 failed = [s.key for s in world.journal.reads.steps(ref) if s.status is StepStatus.FAILED]
                 if run.status is WorkflowStatus.RUNNING and run.shape is Shape.CANVAS and failed:
                     world.journal.runs.reopen(ref, failed, who="me", why="again", now=world.journal.time())

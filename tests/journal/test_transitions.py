@@ -161,7 +161,7 @@ class Both:
         ends = mine and step.status in UNSETTLED_STEPS
         said_before = mine and step.status is S.SUCCEEDED and step.outcome == outcome
         last = key == KEYS[-1]
-        assert self.journal.ends.succeed(self.ref, key, token, outcome, last=last) is (ends or said_before)
+        assert self.journal.ends.succeed(self.ref, key, token, outcome, completes_run=last) is (ends or said_before)
         if ends:
             step.goes(S.SUCCEEDED)
             step.outcome = outcome
@@ -171,7 +171,7 @@ class Both:
         key, token, outcome = "pack", new_token(), Stored("json/1", b"3")
         step = self.model.steps[key]
         first = step.status in OPEN_STEPS
-        assert self.journal.ends.succeed_unclaimed(self.ref, key, token, "w1", outcome, last=False) is first
+        assert self.journal.ends.succeed_unclaimed(self.ref, key, token, "w1", outcome, completes_run=False) is first
         if first:
             step.goes(S.SUCCEEDED)
             if step.token:
@@ -197,7 +197,7 @@ class Both:
         effect = DID_NOT if known else Effect.UNKNOWN
         ends = step.token == token and step.status in UNSETTLED_STEPS
         said_before = step.token == token and step.status is S.FAILED and self.row(key).error == DECLINED
-        ended = self.journal.ends.fail(self.row(key), token, DECLINED, effect, decides=True)
+        ended = self.journal.ends.fail(self.row(key), token, DECLINED, effect, fails_run=True)
         assert ended.recorded is (ends or said_before)
         if ends:
             step.goes(S.FAILED)
@@ -285,7 +285,7 @@ class Both:
         step, row = self.model.steps[key], self.row(key)
         ends = step.status in OPEN_STEPS - {S.BEGUN}
         error = new_token().encode()
-        ended = self.journal.ends.fail(row, None, error, DID_NOT, decides=True, who="me", why="give it up")
+        ended = self.journal.ends.fail(row, None, error, DID_NOT, fails_run=True, who="me", why="give it up")
         assert ended.recorded is ends
         if ends:
             step.goes(S.FAILED)
@@ -392,9 +392,7 @@ def test_every_other_legal_change_and_every_way_to_be_made_has_an_operation_that
 
         function = a_function(journal)
         assert journal.claims.begin_new(a_call(function, "charge#1"))
-        assert journal.claims.plan_new(
-            a_step("sleep#1", ref=function, position=3, kind=Kind.SLEEP, status=S.WAITING), counts=False
-        )
+        assert journal.claims.plan_new(a_step("sleep#1", ref=function, position=3, kind=Kind.SLEEP, status=S.WAITING))
         journal.runs.cancel(function, who="me", why="wait")
         assert journal.runs.reopen(function, [], who="me", why="go on", now=journal.time())
         a_run(journal, a_step("charge", status=S.IN_DOUBT))

@@ -158,12 +158,12 @@ def test_an_unresolved_pivot_is_waited_for_and_then_decides(journal: Journal, la
     assert (run.status, run.look_at) == (WorkflowStatus.FAILING, about(journal.time() + REST))
     assert journal.undo.advance(ref) == Decision(WorkflowStatus.FAILING)
     if late == "succeeded":
-        assert journal.ends.succeed(ref, "ship", ship.token or "", ONE, last=False), "its own late success"
+        assert journal.ends.succeed(ref, "ship", ship.token or "", ONE), "its own late success"
         assert journal.undo.advance(ref) == Decision(WorkflowStatus.FAILED)
         assert statuses(journal, ref)["run"] == "failed"
         return
     if late == "failed":
-        decision = journal.ends.fail(ship, ship.token, DECLINED, DID_NOT, decides=True).decision
+        decision = journal.ends.fail(ship, ship.token, DECLINED, DID_NOT, fails_run=True).decision
     else:
         decision = journal.doubts.did_not_happen(ship, who="me", why="no parcel").decision
         assert statuses(journal, ref)["ship"] == "cancelled"
@@ -183,7 +183,7 @@ def test_a_step_in_doubt_blocks_only_its_own_undo(journal: Journal) -> None:
     assert decision.undo is not None
     assert decision.undo.target == "charge"
     assert undo(journal, ref, "charge") == Decision(WorkflowStatus.ROLLING_BACK), "nothing to do but to wait"
-    assert journal.ends.succeed(ref, "pack", pack.token or "", ONE, last=False), "a success recorded later joins the list"
+    assert journal.ends.succeed(ref, "pack", pack.token or "", ONE), "a success recorded later joins the list"
     decision = journal.undo.advance(ref)
     assert decision is not None
     assert decision.undo is not None
@@ -299,7 +299,7 @@ def test_compensated_is_written_only_where_nothing_is_left_to_undo(journal: Jour
 def test_a_person_can_begin_a_rollback_in_any_state(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", compensation="refund"), a_step("ship", compensation="recall"))
     succeed(journal, ref, "charge")
-    succeed(journal, ref, "ship", last=True)
+    succeed(journal, ref, "ship", completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
     decision = journal.undo.begin(ref, who="me", why="the customer changed their mind")
     assert decision is not None
@@ -400,7 +400,7 @@ def test_two_failures_at_once_decide_once(journal: Journal) -> None:
         found = {name: the(journal, ref, name) for name in "abc"}
         ended = together(
             *[
-                lambda n=n: journal.ends.fail(found[n], tokens[n], DECLINED, DID_NOT, decides=True)  # type: ignore[misc]
+                lambda n=n: journal.ends.fail(found[n], tokens[n], DECLINED, DID_NOT, fails_run=True)  # type: ignore[misc]
                 for n in "abc"
             ]
         )
@@ -416,8 +416,8 @@ def test_a_success_and_a_failure_at_once_leave_nothing_that_is_not_undone(journa
         charge, ship = claim(journal, ref, "charge"), claim(journal, ref, "ship")
         row = the(journal, ref, "ship")
         together(
-            lambda: journal.ends.succeed(ref, "charge", charge, ONE, last=False),
-            lambda: journal.ends.fail(row, ship, DECLINED, DID_NOT, decides=True).recorded,
+            lambda: journal.ends.succeed(ref, "charge", charge, ONE),
+            lambda: journal.ends.fail(row, ship, DECLINED, DID_NOT, fails_run=True).recorded,
         )
         decision = journal.undo.advance(ref)
         assert decision is not None
@@ -453,8 +453,8 @@ def test_a_function_that_fails_undoes_what_its_calls_did(journal: Journal) -> No
     for position, key in enumerate(("charge#1", "ship#1"), 1):
         call = a_call(ref, key, position, compensation=f"undo_{key}")
         assert journal.claims.begin_new(call)
-        assert journal.ends.succeed(ref, key, call.token or "", ONE, last=False)
-    ended = journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, DID_NOT, decides=True)
+        assert journal.ends.succeed(ref, key, call.token or "", ONE)
+    ended = journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, DID_NOT, fails_run=True)
     assert ended.decision is not None
     assert ended.decision.undo is not None
     assert ended.decision.undo.target == "ship#1"
@@ -478,8 +478,8 @@ def test_an_unmarked_member_that_failed_decides_too(journal: Journal) -> None:
 def test_a_run_that_is_over_is_not_decided_again(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     charge, ship = claim(journal, ref, "charge"), claim(journal, ref, "ship")
-    assert journal.ends.fail(the(journal, ref, "charge"), charge, DECLINED, DID_NOT, decides=True).decision is not None
-    ended = journal.ends.fail(the(journal, ref, "ship"), ship, DECLINED, DID_NOT, decides=True)
+    assert journal.ends.fail(the(journal, ref, "charge"), charge, DECLINED, DID_NOT, fails_run=True).decision is not None
+    ended = journal.ends.fail(the(journal, ref, "ship"), ship, DECLINED, DID_NOT, fails_run=True)
     assert (ended.recorded, ended.decision) == (True, None)
     assert journal.undo.advance(ref) is None
     assert journal.undo.advance("0" * 32) is None
@@ -522,7 +522,7 @@ def test_a_rollback_that_waits_for_a_pivots_end_sees_it(journal: Journal, meanwh
 
     def pay(other: Journal) -> bool:
         with other.db.open_transaction() as conn:
-            return other.ends.succeed_locked(conn, row, ONE, last=False).recorded
+            return other.ends.succeed_locked(conn, row, ONE, completes_run=False).recorded
 
     paying = meanwhile.stopped_after("UPDATE durable_step", pay)
     rolling_back = meanwhile.run(lambda other: other.undo.begin(ref, who="me", why="wrong order"))
@@ -553,10 +553,10 @@ def test_a_verdict_on_a_failure_that_a_function_was_told_changes_nothing_for_it_
     if kind == "in place":
         assert journal.claims.begin_new(a_call(ref, "charge#1", compensation="refund"))
         row = the(journal, ref, "charge#1")
-        assert journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, decides=False).recorded
+        assert journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False).recorded
     else:
-        journal.claims.plan_new(a_dispatch(ref, "charge#1", compensation="refund"), counts=True)
-        fail(journal, ref, "charge#1", Effect.UNKNOWN, decides=False)
+        journal.claims.plan_new(a_dispatch(ref, "charge#1", compensation="refund"))
+        fail(journal, ref, "charge#1", Effect.UNKNOWN, fails_run=False)
     row = the(journal, ref, "charge#1")
     assert journal.doubts.happened(row, ONE, who="me", why="the bank has it").recorded
     assert journal.doubts.happened(row, ONE, who="me", why="the bank has it").recorded, "its answer was lost"
@@ -565,7 +565,7 @@ def test_a_verdict_on_a_failure_that_a_function_was_told_changes_nothing_for_it_
     assert row.verdict == "me: happened: the bank has it"
     assert row.look_at is None, "nobody waits for its message"
 
-    decision = journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, decides=True).decision
+    decision = journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, fails_run=True).decision
     assert decision is not None
     assert decision.status is WorkflowStatus.ROLLING_BACK
     assert decision.undo is not None
@@ -579,7 +579,7 @@ def test_a_verdict_on_a_failure_of_a_function_that_has_ended_makes_it_a_success(
     ref = a_function(journal)
     assert journal.claims.begin_new(a_call(ref, "charge#1"))
     row = the(journal, ref, "charge#1")
-    journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, decides=False)
-    journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, DID_NOT, decides=True)
+    journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False)
+    journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, DID_NOT, fails_run=True)
     assert journal.doubts.happened(the(journal, ref, "charge#1"), ONE, who="me", why="the bank has it").recorded
     assert the(journal, ref, "charge#1").status is StepStatus.SUCCEEDED

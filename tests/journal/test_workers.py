@@ -150,7 +150,7 @@ def test_processes_that_ended_long_ago_are_forgotten_unless_an_unsettled_step_na
         if key == "held":
             journal.doubts.raise_doubt(the(journal, ref, key), token, "it died", cause=Cause.WORKER_DIED, over=True)
         elif key == "done":
-            journal.ends.succeed(ref, key, token, ONE, last=False)
+            journal.ends.succeed(ref, key, token, ONE, completes_run=False)
     for pid in (20, 21, 22):
         journal.workers.child_died("p", pid, "killed")
     _silent_for(journal, 2 * 60 * MINUTE, "w-held", "w-done", "w-begun", "w-alive")

@@ -241,7 +241,7 @@ def test_a_job_at_its_callbacks_is_left_to_its_worker_as_long_as_that_lives(
     shop.redis.zadd(started.key, {f"{job.id}:1" if since("2.0") else job.id: time.time() + 90})
     token = new_token()
     assert shop.journal.claims.begin(ref, charge.key, token, row)
-    assert shop.journal.ends.succeed(ref, charge.key, token, encode("ch-1"), last=True)
+    assert shop.journal.ends.succeed(ref, charge.key, token, encode("ch-1"), completes_run=True)
     if not lives:
         assert shop.journal.workers.stood_still(row, 0, "its beat stood still")
     for after in (70, 700):

@@ -147,7 +147,7 @@ def test_a_delivery_beside_a_running_one_is_put_aside_and_taken_up_when_that_has
     assert is_aside(shop, jobs[0])
     assert ledger.names(order) == []
     row = shop.steps(jobs[0])[0]
-    shop.journal.ends.succeed(row.ref, row.key, "token of another", encode(f"ch-{order}"), last=True)
+    shop.journal.ends.succeed(row.ref, row.key, "token of another", encode(f"ch-{order}"), completes_run=True)
     ledger.record("charge", order, key=None)
     with shop.worker():  # whose rounds over what RQ keeps take it up
         finished(shop, jobs)

@@ -83,7 +83,7 @@ def test_a_step_that_may_have_happened_keeps_only_its_own_undo_waiting(world: Wo
     sent = world.chain((shop.reserve, "42"), (shop.allot, "42"), (shop.ship, "42"))
     held = world.row(sent, "allot")
     error = write_failure(ValueError("given up"))
-    ended = world.here.journal.ends.fail(held, None, error, Effect.UNKNOWN, decides=True, who="ann", why="by hand")
+    ended = world.here.journal.ends.fail(held, None, error, Effect.UNKNOWN, fails_run=True, who="ann", why="by hand")
     assert ended.recorded
     world.journal.advance(hours=1)
     assert world.row(sent, "reserve").status is StepStatus.UNDONE

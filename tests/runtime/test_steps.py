@@ -331,7 +331,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(world: World) -> None
         assert journal.doubts.did_not_happen(doubted, who="ann", why="the bank's page shows nothing").recorded
         token = new_token()
         assert journal.claims.begin(row.ref, row.key, token, row.worker or "")
-        assert journal.ends.succeed(row.ref, row.key, token, encode("the other's"), last=True)
+        assert journal.ends.succeed(row.ref, row.key, token, encode("the other's"), completes_run=True)
 
     world.bank.meanwhile = decide
     sent = world.send(shop.charge, "42")

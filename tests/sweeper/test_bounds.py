@@ -45,7 +45,7 @@ def test_of_many_lost_messages_a_sweep_sends_so_many_again_and_the_next_ones_the
 def finished(journal: Journal, days: float, **given: Any) -> str:
     """A run that ended so many days ago."""
     ref = a_run(journal, "charge", **given)
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     age(journal, ref, None, "ended_at", by=int(days * DAY))
     return ref
 

@@ -65,7 +65,7 @@ def test_its_run_is_forgotten_like_any_other(journal: Journal, engine: NotingEng
 @pytest.mark.parametrize("status", [StepStatus.FAILED, StepStatus.CANCELLED, StepStatus.UNDONE])
 def test_no_look_that_is_left_on_a_step_that_is_over_keeps_its_run_for_ever(journal: Journal, status: StepStatus) -> None:
     ref = a_run(journal, "charge")
-    succeed(journal, ref, "charge", last=True)
+    succeed(journal, ref, "charge", completes_run=True)
     age(journal, ref, None, "ended_at", by=8 * DAY)
     left = sa.update(step).where(step.c.ref == ref).values(status=status.value, look_at=1)
     journal.db.transaction(lambda conn: conn.execute(left))

@@ -135,7 +135,7 @@ class TestDeath:
         ref = a_function(journal)
         charged = a_call(ref, "charge", worker="child", compensation="refund")
         assert journal.claims.begin_new(charged)
-        assert journal.ends.succeed(ref, "charge", charged.token or "", ONE, last=False)
+        assert journal.ends.succeed(ref, "charge", charged.token or "", ONE, completes_run=False)
         assert journal.claims.begin_new(a_call(ref, "ship", 2, worker="child", safety=safety))
         if given_up == "cancelled":
             journal.runs.cancel(ref, who="ann", why="the customer called")
@@ -275,7 +275,7 @@ class TestOrder:
         sweeper.sweep(later(journal, 2 * HOUR))
         assert engine.sent == ["charge"]
         a_worker(journal, "w2")
-        journal.ends.succeed(ref, "charge", claim(journal, ref, "charge", worker="w2"), ONE, last=False)
+        journal.ends.succeed(ref, "charge", claim(journal, ref, "charge", worker="w2"), ONE, completes_run=False)
         sweeper.sweep(later(journal, 4 * HOUR))
         assert engine.sent == ["charge", "ship"]
 
@@ -322,7 +322,7 @@ class TestOrder:
     ) -> None:
         ref = a_run(journal, "charge", a_step("ship", safety=safety))
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
-        journal.ends.fail(the(journal, ref, "charge"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True, who="ann", why="no")
+        journal.ends.fail(the(journal, ref, "charge"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True, who="ann", why="no")
         sweeper.sweep(later(journal, SECOND))
         assert "ship" in engine.sent
 
@@ -332,7 +332,7 @@ class TestOrder:
         ref = a_run(journal, "charge", "ship")
         last = claim(journal, ref, "ship")
         fail(journal, ref, "charge")
-        journal.ends.succeed(ref, "ship", last, ONE, last=True)
+        journal.ends.succeed(ref, "ship", last, ONE, completes_run=True)
         journal.runs.reopen(ref, ["charge"], who="me", why="again", now=journal.time())
         succeed(journal, ref, "charge")
         sweeper.sweep(later(journal))
@@ -344,7 +344,7 @@ class TestWishes:
 
     def test_one_that_the_broker_refused_is_sent_later(self, journal: Journal, sweeper: Sweeper, engine: NotingEngine) -> None:
         ref = a_run(journal, "charge")
-        journal.ends.fail(held(journal, ref, "charge"), None, DECLINED, Effect.DID_NOT_HAPPEN, decides=True, who="a", why="x")
+        journal.ends.fail(held(journal, ref, "charge"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True, who="a", why="x")
         engine.fails = True
         assert sweeper.sweep(later(journal, SECOND)).errors
         engine.fails = False
@@ -603,7 +603,7 @@ class TestExpiry:
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine
     ) -> None:
         ref = a_function(journal)
-        journal.claims.plan_new(a_dispatch(ref, "ship#1", queue="celery"), counts=True)
+        journal.claims.plan_new(a_dispatch(ref, "ship#1", queue="celery"))
         journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
         listening(journal)
         sweeper.sweep(later(journal))
@@ -668,7 +668,7 @@ class TestFunctions:
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine
     ) -> None:
         ref = a_function(journal)
-        journal.claims.plan_new(a_dispatch(ref, "child#1", queue="celery", task_id="t-9"), counts=True)
+        journal.claims.plan_new(a_dispatch(ref, "child#1", queue="celery", task_id="t-9"))
         journal.runs.suspend(ref, waiting_for="step:child#1", wake_at=None, unless_ended="child#1")
         claim(journal, ref, "child#1")
         sweeper.sweep(later(journal))
@@ -722,7 +722,7 @@ def test_a_body_that_is_frozen_in_its_transaction_keeps_no_sweeper_from_the_othe
     journal: Journal, sweeper: Sweeper, engine: NotingEngine, elsewhere: Any, where: str
 ) -> None:
     frozen, other, theirs = a_function(journal), a_run(journal, "charge"), elsewhere()
-    journal.claims.plan_new(a_dispatch(frozen, "book#1", safety=Safety.TRANSACTIONAL), counts=True)
+    journal.claims.plan_new(a_dispatch(frozen, "book#1", safety=Safety.TRANSACTIONAL))
     token = claim(journal, other, "charge")
     journal.ends.try_again(the(journal, other, "charge"), token, 0, None, "declined")
     if where == "its step":
@@ -730,7 +730,7 @@ def test_a_body_that_is_frozen_in_its_transaction_keeps_no_sweeper_from_the_othe
     else:
         journal.runs.suspend(frozen, waiting_for="steps", wake_at=journal.time())
         timer = a_step("sleep#1", ref=frozen, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=journal.time())
-        journal.claims.plan_new(timer, counts=False)
+        journal.claims.plan_new(timer)
 
     with theirs.db.open_transaction() as conn:
         if where == "its step":
@@ -781,12 +781,12 @@ class TestAfterResending:
     ) -> None:
         """Two steps that a function sent: one never arrives, the other is lost later."""
         ref = a_function(journal)
-        assert journal.claims.plan_new(a_dispatch(ref, "mail#1", 1, safety=Safety.IDEMPOTENT), counts=True)
+        assert journal.claims.plan_new(a_dispatch(ref, "mail#1", 1, safety=Safety.IDEMPOTENT))
         patience = journal.runs.resend_after
         for _ in range(3):
             change(journal, ref, look_at=1)
             sweeper.sweep(journal.time() + 20 * patience)
-        assert journal.claims.plan_new(a_dispatch(ref, "ship#1", 2, safety=Safety.IDEMPOTENT), counts=True)
+        assert journal.claims.plan_new(a_dispatch(ref, "ship#1", 2, safety=Safety.IDEMPOTENT))
         engine.sent.clear()
         change(journal, ref, look_at=1)
         sweeper.sweep(journal.time() + patience + SECOND)

@@ -181,8 +181,8 @@ def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, re
     error = retval if isinstance(retval, BaseException) else RuntimeError(str(retval))
     why = f"{task.name} raised {type(error).__name__} before its body was called"
     if state == FAILURE:
-        decides = step.kind.fails_run
-        journal.ends.fail(step, None, write_failure(error), Effect.DID_NOT_HAPPEN, decides=decides, why=why)
+        fails_run = step.kind.fails_run
+        journal.ends.fail(step, None, write_failure(error), Effect.DID_NOT_HAPPEN, fails_run=fails_run, why=why)
     else:
         end_step(journal, run, step, steps, EngineEnd(why, error), who=binding.host.row)
 

@@ -134,7 +134,7 @@ def _delivered(
         args=args,
         kwargs=kwargs,
         body=_body(binding, delivery, limits, original, args, kwargs, request),
-        counts=not request.chain,
+        completes_run=not request.chain,
         again=again,
         retry_request=delivery.retry_request,
         declines=limits.declines,
@@ -217,7 +217,7 @@ def _body(
 
 def _stopped(binding: Binding, call: Call) -> None:
     """The body took its own chain away (`self.request.chain = None`): what followed is cancelled, as it always was."""
-    call.counts = True
+    call.completes_run = True
     binding.host.patient.runs.stop_after(call.ref, call.key)
 
 

@@ -311,19 +311,15 @@ class Claims:
                 return Claim(held=True)
         return self._found(row.ref, row.key, row.token, row.worker)
 
-    def plan_new(self, row: StepRow, *, counts: bool) -> bool:
+    def plan_new(self, row: StepRow) -> bool:
         """Inserts a planned step of a workflow function: a dispatch or a sleep. One commit.
 
         Args:
             row: the step, planned or waiting.
-            counts: the workflow is complete only when this step is.
 
         Raises:
             UnserialisableValue: its message is too large for this database.
         """
-        return self._insert(row, counts=counts)
-
-    def _insert(self, row: StepRow, *, counts: bool) -> bool:
         self._db.check_size(row.message)
         values = step_values(row)
 
@@ -332,12 +328,12 @@ class Claims:
             run = conn.execute(
                 sa.select(workflow.c.ref)
                 .where(workflow.c.ref == row.ref, workflow.c.status.in_(running))
-                .with_for_update(read=not counts)
+                .with_for_update(read=not row.completes_run)
             ).one_or_none()
             if run is None:
                 return False
             self._db.hot(self._insert_planned).run(conn, values)
-            if counts:
+            if row.completes_run:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(open_steps=workflow.c.open_steps + 1))
             return True
 

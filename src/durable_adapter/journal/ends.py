@@ -105,7 +105,9 @@ class Ends:
         ended = ending.returning(step.c.ref).cte("ended")
         return count_down(self._db, _P("b_ref")).where(sa.exists(sa.select(ended.c.ref)))
 
-    def succeed(self, ref: str, key: str, token: str, outcome: Stored, *, member: bool = True, last: bool = False) -> bool:
+    def succeed(
+        self, ref: str, key: str, token: str, outcome: Stored, *, member: bool = True, completes_run: bool = False
+    ) -> bool:
         """Records a claimed step's success, and what that releases. One commit.
 
         Args:
@@ -114,36 +116,36 @@ class Ends:
             token: the claim; a success under any other token is refused.
             outcome: the encoded value.
             member: it is a member of a canvas; else a function calls it in place, and its end releases nothing.
-            last: the run ends with it, where its row does not say.
+            completes_run: the run ends with it, where its row does not say.
 
         Returns:
             True when the journal now holds this outcome for this claim.
         """
         values = {"b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec}
-        if self._ended(values, member=member, last=last):
+        if self._ended(values, member=member, completes_run=completes_run):
             return True
         return self._is_mine(ref, key, token, outcome)
 
-    def _ended(self, values: dict[str, Any], *, member: bool, last: bool) -> bool:
+    def _ended(self, values: dict[str, Any], *, member: bool, completes_run: bool) -> bool:
         hot = self._db.hot
         if not member:
             return bool(self._db.execute(hot(self._succeed), values))
         if self._succeed_member is not None:
             return bool(
                 self._db.execute_counting(
-                    hot(self._succeed_member), values | {"b_needle": needle(values["b_key"]), "b_last": last}
+                    hot(self._succeed_member), values | {"b_needle": needle(values["b_key"]), "b_last": completes_run}
                 )
             )
 
         def write(conn: Connection) -> bool:
             ended = bool(hot(self._succeed).run(conn, values).rowcount)
             if ended:
-                self._turns.after_end(conn, values["b_ref"], values["b_key"], last=last)
+                self._turns.after_end(conn, values["b_ref"], values["b_key"], completes_run=completes_run)
             return ended
 
         return self._db.transaction(write)
 
-    def succeed_unclaimed(self, ref: str, key: str, token: str, worker_id: str, outcome: Stored, *, last: bool) -> bool:
+    def succeed_unclaimed(self, ref: str, key: str, token: str, worker_id: str, outcome: Stored, *, completes_run: bool) -> bool:
         """Records the success of a function or a timer, which take no claim; the first recorded outcome wins. One commit."""
         values = {
             "b_ref": ref,
@@ -153,13 +155,13 @@ class Ends:
             "b_outcome": outcome.data,
             "b_codec": outcome.codec,
         }
-        if self._write(self._succeed_unclaimed, self._succeed_unclaimed_last, values, last=last):
+        if self._write(self._succeed_unclaimed, self._succeed_unclaimed_last, values, completes_run=completes_run):
             return True
         return self._is_mine(ref, key, token, outcome)
 
-    def _write(self, ending: sa.Update, in_one: sa.Update | None, values: dict[str, Any], *, last: bool) -> bool:
+    def _write(self, ending: sa.Update, in_one: sa.Update | None, values: dict[str, Any], *, completes_run: bool) -> bool:
         hot = self._db.hot
-        if not last:
+        if not completes_run:
             return bool(self._db.execute(hot(ending), values))
         if in_one is not None:
             return bool(self._db.execute(hot(in_one), values))
@@ -185,14 +187,14 @@ class Ends:
         found = step_row(rows[0])
         return (found.token, found.outcome, found.status) == (token, outcome, status)
 
-    def succeed_locked(self, conn: Connection, row: StepRow, outcome: Stored, *, last: bool, new: bool = False) -> Ended:
+    def succeed_locked(self, conn: Connection, row: StepRow, outcome: Stored, *, completes_run: bool, new: bool = False) -> Ended:
         """Records a transactional step's success, and what it releases, in its own transaction; the caller commits.
 
         Args:
             conn: the step's transaction.
             row: the step, with the claim that was written in that transaction.
             outcome: the encoded value.
-            last: the run's counter counts this step.
+            completes_run: the run's counter counts this step.
             new: the row was inserted in this transaction, by a function. Its run is locked only now.
 
         Returns:
@@ -217,7 +219,7 @@ class Ends:
         if row.kind.awaited:
             return Ended(recorded=True, wakes=count_end(self._db, conn, row.ref, row.key))
         if not new:
-            self._turns.after_end(conn, row.ref, row.key, last=last)
+            self._turns.after_end(conn, row.ref, row.key, completes_run=completes_run)
         return Ended(recorded=True)
 
     def succeed_dispatched(self, ref: str, key: str, token: str, outcome: Stored) -> Ended:
@@ -257,7 +259,7 @@ class Ends:
         error: bytes,
         effect: Effect,
         *,
-        decides: bool,
+        fails_run: bool,
         who: str | None = None,
         why: str | None = None,
         send: bool = True,
@@ -270,7 +272,7 @@ class Ends:
             token: the claim under which it ran; None for a step that took none, or for a person's verdict.
             error: the recorded failure.
             effect: what is known about the step's effect.
-            decides: the run fails with this step; False for a step whose error its workflow function may still catch.
+            fails_run: the run fails with this step; False for a step whose error its workflow function may still catch.
             who: who said so, where a person did.
             why: and why.
             send: of a verdict: its own message is sent once more, so that the engine stores the failure. False where a
@@ -282,7 +284,7 @@ class Ends:
         def write(conn: Connection) -> Ended:
             if row.target is not None:
                 self._lock(conn, row.ref, row.key, row.target)
-            elif decides:
+            elif fails_run:
                 self._undo.lock(conn, row.ref)
             (claim, of), known = _still(row, token), _all_attempts(effect)
             if who:  # a verdict is about the step, whatever its attempts knew: a compare-and-set on status and token
@@ -306,7 +308,7 @@ class Ends:
                 self._tell_unknown(conn, row)
             if row.target is not None:
                 return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=False))
-            if decides:
+            if fails_run:
                 return Ended(True, self._undo.decide(conn, row.ref, error=error))
             if not row.kind.awaited:
                 return Ended(True)

@@ -232,7 +232,7 @@ class Runs:
             values |= {"ended_at": None, "look_at": look_at}
         return values
 
-    def leave(self, ref: str, key: str, *, counts: bool = True) -> None:
+    def leave(self, ref: str, key: str) -> None:
         """Takes back a member whose message could not be sent, if it has not begun. One commit.
 
         A broker that raises may have delivered the message all the same: it is refused where it arrives, because the journal
@@ -241,12 +241,12 @@ class Runs:
         Args:
             ref: the run.
             key: the member.
-            counts: the run's counter counts it.
         """
 
         def write(conn: Connection) -> None:
             self._undo.lock(conn, ref)
             here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.PLANNED.value)
+            counts = conn.execute(sa.select(step.c.completes_run).where(here)).scalar_one_or_none()
             if conn.execute(sa.delete(step).where(here)).rowcount and counts:
                 conn.execute(count_down(self._db, ref))
 
@@ -787,7 +787,7 @@ class Runs:
             if failed is not None:
                 self._undo.decide(conn, ref)
             else:
-                self._turns.after_end(conn, ref, key, last=self._counted_by_its_options(conn, ref, key))
+                self._turns.after_end(conn, ref, key, completes_run=self._counted_by_its_options(conn, ref, key))
             if who is not None:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(attention=None))
             return True

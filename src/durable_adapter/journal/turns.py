@@ -51,16 +51,16 @@ class Turns:
         counted = count_down(self._db, _P("b_ref")).where(complete).returning(workflow.c.ref).cte("counted")
         return sa.select(sa.func.count()).select_from(ended).add_cte(released, counted)
 
-    def after_end(self, conn: Connection, ref: str, key: str, *, last: bool) -> None:
+    def after_end(self, conn: Connection, ref: str, key: str, *, completes_run: bool) -> None:
         """Releases what comes after a member that this transaction has just ended, and counts it.
 
         Args:
             conn: the transaction.
             ref: the run.
             key: the member.
-            last: the run ends with it, where its row does not say.
+            completes_run: the run ends with it, where its row does not say.
         """
-        values = {"b_ref": ref, "b_key": key, "b_needle": needle(key), "b_last": last}
+        values = {"b_ref": ref, "b_key": key, "b_needle": needle(key), "b_last": completes_run}
         self._db.hot(self._release).run(conn, values)
         self._db.hot(self._complete).run(conn, values)
 

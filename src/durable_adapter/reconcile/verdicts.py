@@ -180,14 +180,14 @@ def _refuse_while_running(operator: Operator, run: WorkflowRow, step: StepRow) -
 
 def _failed(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow) -> Change:
     _refuse_while_running(operator, run, step)
-    decides = not may_be_caught(run, step) and not step.kind.undoes
+    fails_run = not may_be_caught(run, step) and not step.kind.undoes
     said = f"{operator.who}: failed: {operator.why}"
     return operator.change(
         run, steps, step, (step.key,),
         action="failed",
         would=f"record that {step.name} failed for good and left no effect",
         act=lambda: operator.journal.ends.fail(
-            step, None, step.error or _decided(operator), Effect.DID_NOT_HAPPEN, decides=decides, who=operator.who, why=said
+            step, None, step.error or _decided(operator), Effect.DID_NOT_HAPPEN, fails_run=fails_run, who=operator.who, why=said
         ),
         tell=lambda carried: _told(operator, run, step, carried, f"{step.name} is recorded as failed, without an effect."),
     )  # fmt: skip

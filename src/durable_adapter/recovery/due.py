@@ -115,7 +115,9 @@ class Due:
             return
         sleep = row.status is StepStatus.WAITING and row.kind.timed
         if sleep:
-            journal.ends.succeed_unclaimed(row.ref, row.key, uuid.uuid4().hex[:16], self._sweep.who, encode(None), last=False)
+            journal.ends.succeed_unclaimed(
+                row.ref, row.key, uuid.uuid4().hex[:16], self._sweep.who, encode(None), completes_run=False
+            )
             self._loaded.pop(row.ref, None)
         run, steps = self._read(row.ref)
         if run is None:

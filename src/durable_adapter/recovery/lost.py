@@ -72,8 +72,8 @@ class LostMessages:
         if isinstance(error, MessageExpired):
             self.end(run, step, EngineEnd(str(error), error, first_only=True))
             return
-        failure, decides = write_failure(error), step.kind.fails_run
-        ended = self._sweep.journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=decides, why=str(error))
+        failure, fails_run = write_failure(error), step.kind.fails_run
+        ended = self._sweep.journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, fails_run=fails_run, why=str(error))
         if not ended.recorded:
             return
         steps = self._sweep.journal.reads.steps(run.ref)

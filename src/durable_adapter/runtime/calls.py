@@ -83,8 +83,7 @@ class Call:
         name: the step's name.
         policy: its declaration.
         kind: what sort of call it is.
-        counts: the run is complete only when this step is.
-        decides: the run fails when this step fails for good; not so with one whose function may catch its error.
+        completes_run: the run is complete only when this step is.
         args: its arguments, as probes and compensations see them.
         kwargs: likewise.
         body: runs the user's code. It is handed the call rather than keeping it: else the two, and the message that they stand
@@ -111,8 +110,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     body: Callable[[Call], Any]
-    counts: bool = True
-    decides: bool = True
+    completes_run: bool = True
     again: bool = False
     retry_request: Callable[[BaseException | None], RetryRequest | None] = no_retry_request
     declines: Callable[[int, BaseException], bool] = declines_nothing
@@ -129,13 +127,18 @@ class Call:
         """Whether it is a planned member of a canvas."""
         return self.kind.member and self.new_row is None
 
+    @property
+    def fails_run(self) -> bool:
+        """Whether the run fails when it fails for good; not so where its function may catch the error."""
+        return self.kind.fails_run and self.new_row is None
+
     def expected(self) -> Expected:
         """What its message says of its row."""
         prints: tuple[str | None, str | None] = (None, None)
         if self.is_member:
             behind = member_fingerprint(self.args[1:], self.kwargs, behind=True) if self.args else None
             prints = member_fingerprint(self.args, self.kwargs, behind=False), behind
-        return Expected(self.name, self.kind, completes_run=self.is_member and self.counts, fingerprints=prints)
+        return Expected(self.name, self.kind, completes_run=self.is_member and self.completes_run, fingerprints=prints)
 
     def take_turn(self) -> None:
         """Makes sure, once, that what it comes after is done.
@@ -157,7 +160,3 @@ class Call:
         if self.policy.retry is None and (declined or self.declines(attempt, error)):
             return False
         return self.policy.may_retry(attempt, error)
-
-    def __post_init__(self) -> None:
-        if not self.kind.fails_run:
-            self.decides = False

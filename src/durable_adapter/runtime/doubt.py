@@ -177,7 +177,7 @@ def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
         if not call.may_repeat(row.attempt, error, declined=was_declined(row.error)):
             failure = write_failure(error)
             journal.ends.fail(
-                row, row.token, failure, Effect.DID_NOT_HAPPEN, decides=call.decides, who="probe", why=why, send=False
+                row, row.token, failure, Effect.DID_NOT_HAPPEN, fails_run=call.fails_run, who="probe", why=why, send=False
             )
             return
     elif row.attempt >= MAX_PROBED:

@@ -111,5 +111,5 @@ def _end(journal: Journal, step: StepRow, end: EngineEnd, who: str | None) -> bo
     """Writes the end the way the step's kind is told of: its function gets the error; a rollback goes on without it."""
     if not step.kind.fails_run:
         failure = write_failure(end.error)
-        return journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, decides=False, why=end.word).recorded
+        return journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, fails_run=False, why=end.word).recorded
     return journal.engine_ends.end(step, end.word, who=who)

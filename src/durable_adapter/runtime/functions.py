@@ -121,7 +121,7 @@ def _finished(host: Host, call: Call, own: StepRow, token: str, value: Any) -> A
         held = hold(host.patient, host.engine, own, None, reason, who=host.worker)
         raise Deferred(reason, held=held) from error
     worker = host.worker
-    if host.patient.ends.succeed_unclaimed(call.ref, call.key, token, worker, outcome, last=True):
+    if host.patient.ends.succeed_unclaimed(call.ref, call.key, token, worker, outcome, completes_run=True):
         return decode(outcome, call.policy)
     row = host.patient.claims.get(call.ref, call.key)
     if row is not None and row.status is StepStatus.SUCCEEDED:
@@ -145,7 +145,7 @@ def _failed(host: Host, call: Call, own: StepRow, error: Exception, run: Functio
         return
     failure = write_failure(error)
     why = _described(error)
-    ended = ends.fail(own, None, failure, Effect.DID_NOT_HAPPEN, decides=True, why=why)
+    ended = ends.fail(own, None, failure, Effect.DID_NOT_HAPPEN, fails_run=True, why=why)
     follow(host, call, ended)
 
 
@@ -330,8 +330,7 @@ class FunctionRun:
             args=args,
             kwargs=kwargs,
             body=lambda _: awaited(function(*args, **kwargs)),
-            counts=False,
-            decides=False,
+            completes_run=False,
             again=self._call.again,
             declines=declines,
             new_row=lambda: self._row(Kind.STEP, key, position, name, policy, args, kwargs, print_, self._host.engine),
@@ -415,7 +414,7 @@ class FunctionRun:
             row.engine = engine.name
         row.completes_run = True
         row.options |= options or {}
-        if not self._host.beginning.claims.plan_new(row, counts=True):
+        if not self._host.beginning.claims.plan_new(row):
             row_now = self._host.patient.claims.get(self.ref, key)
             if row_now is None:
                 raise self._suspend(Deferred(f"{name} may not begin: its workflow no longer goes forward"))
@@ -460,11 +459,11 @@ class FunctionRun:
                 ref=self.ref, key=key, position=position, name=name, kind=Kind.UNMARKED, status=StepStatus.PLANNED,
                 task_id=task_id, token=new_token(),
             )  # fmt: skip
-            if self._host.beginning.claims.plan_new(row, counts=False):
+            if self._host.beginning.claims.plan_new(row):
                 try:
                     sent = send(task_id)
                 except Exception:
-                    self._host.patient.runs.leave(self.ref, key, counts=False)
+                    self._host.patient.runs.leave(self.ref, key)
                     raise
                 self._recorded[key] = row
                 return sent
@@ -528,7 +527,7 @@ class FunctionRun:
                 raise self._suspend(Deferred(f"workflow {self._call.name} still sleeps", wake_at=wake_at))
             return
         worker, nothing = self._host.worker, encode(None)
-        journal.ends.succeed_unclaimed(self.ref, key, new_token(), worker, nothing, last=False)
+        journal.ends.succeed_unclaimed(self.ref, key, new_token(), worker, nothing, completes_run=False)
 
     def _must_be_able_to_wait(self, what: str) -> None:
         """Refuses a call that makes the function wait, where no worker can be given back: before anything of it happened.

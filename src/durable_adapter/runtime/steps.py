@@ -262,7 +262,7 @@ def record_success(host: Host, call: Call, token: str, outcome: Stored) -> Ended
         return ends.succeed_undo(call.ref, call.key, token, undo.target or "", outcome)
     if call.kind.awaited:
         return ends.succeed_dispatched(call.ref, call.key, token, outcome)
-    return Ended(ends.succeed(call.ref, call.key, token, outcome, member=call.is_member, last=call.counts))
+    return Ended(ends.succeed(call.ref, call.key, token, outcome, member=call.is_member, completes_run=call.completes_run))
 
 
 def _value_missing(host: Host, call: Call, token: str | None, error: UnserialisableValue) -> Deferred:
@@ -307,7 +307,7 @@ def _ended_in_error(
     recorded = _fail(host, call, token, error, effect)
     if recorded is None:
         return None  # another outcome was recorded first, and everyone gets that one
-    if call.kind.in_place and not call.decides:
+    if call.kind.in_place and not call.fails_run:
         raise read_failure(recorded) from error  # a workflow function sees the same error now and on every replay
     raise error
 
@@ -402,8 +402,8 @@ def _fail(host: Host, call: Call, token: str | None, error: BaseException, effec
     row = _row_for_end(host, call)
     failure = write_failure(error)
     why = _described(error)
-    fail, decides, worker = host.patient.ends.fail, call.decides, host.worker
-    ended = fail(row, token, failure, effect, decides=decides, why=why, worker_id=worker)
+    fail, fails_run, worker = host.patient.ends.fail, call.fails_run, host.worker
+    ended = fail(row, token, failure, effect, fails_run=fails_run, why=why, worker_id=worker)
     follow(host, call, ended)
     if ended.recorded:
         return failure
@@ -420,7 +420,7 @@ def _row_for_end(host: Host, call: Call) -> StepRow:
     if row is None and call.new_row is not None:
         row = call.new_row()
         planned = row
-        host.patient.claims.plan_new(planned, counts=False)
+        host.patient.claims.plan_new(planned)
     if row is None:
         raise IllegalTransition(f"step {call.name} ({call.key}) of run {call.ref} has no row in the journal")
     call.row = row

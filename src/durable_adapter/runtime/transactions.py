@@ -134,7 +134,7 @@ def _losses(host: Host, call: Call, found: StepRow | None, why: str) -> int:
     """Counts a lost transaction, tells it, and waits a little; returns how many there were."""
     if found is None and call.new_row is not None:
         row = call.new_row()
-        host.patient.claims.plan_new(row, counts=False)
+        host.patient.claims.plan_new(row)
         call.row = found = host.patient.claims.get(call.ref, call.key)
     times = host.patient.ends.count_loss(found, why, host.worker) if found is not None else 0
     logger.warning(
@@ -189,7 +189,7 @@ def _attempt(host: Host, call: Call) -> Committed:
                     raise AskedAgain(retry_request)
                 outcome = encode_for(journal, value, call.policy.codec)
                 row.reference = running.reference
-                ended = journal.ends.succeed_locked(connection, row, outcome, last=call.counts, new=new)
+                ended = journal.ends.succeed_locked(connection, row, outcome, completes_run=call.completes_run, new=new)
                 if not ended.recorded:
                     _not_recorded(host, call, connection, row)
         except Refused as refused:
