@@ -31,6 +31,8 @@ from .runtime.deliveries import awaited, unmarked_ended
 from .runtime.engine import EngineOutcome, message_of
 from .runtime.functions import FunctionRun, run_function
 from .runtime.handles import Found, find
+from .runtime.kinds.declared import DeclaredCall
+from .runtime.kinds.dispatch import Dispatch
 from .runtime.marked import Named, dotted_name
 from .runtime.plans import Member, arguments_of, compensation_options, encode_member, recorded, undo_call
 from .runtime.publication import publication, publishing
@@ -293,7 +295,8 @@ class Binding(BaseBinding):
             return task_id
 
         policy = self.registry.policy(name)
-        return Dispatched(str(function.dispatch(policy, name, runs, QUEUE, p.args, p.kwargs, message, send, self.engine)))
+        call = DeclaredCall(policy, name, runs, p.args, p.kwargs)
+        return Dispatched(str(function.call(Dispatch(call, self.engine, QUEUE, message, send))))
 
     def post(self, ref: str, key: str, *, again: bool) -> None:
         """Has a step run when what runs now has ended."""

@@ -9,6 +9,7 @@ from durable_adapter.current import FUNCTION
 from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import DeclarationError, SameKeyTwice
 from durable_adapter.journal import Journal
+from durable_adapter.runtime.kinds.unmarked import Unmarked
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_function, a_run, a_step, statuses, the
 
@@ -82,7 +83,7 @@ def test_a_call_whose_name_would_pass_for_another_is_refused(journal: Journal, a
     ref = a_function(journal)
 
     def order() -> None:
-        FUNCTION.get().send_once(name, shipped.append)  # type: ignore[union-attr]
+        FUNCTION.get().call(Unmarked(name, shipped.append))  # type: ignore[union-attr]
 
     with pytest.raises(DeclarationError, match="the name of a call"):
         at_work.function(ref, order)

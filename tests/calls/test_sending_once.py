@@ -9,6 +9,7 @@ import pytest
 from durable_adapter.current import FUNCTION
 from durable_adapter.journal import Journal
 from durable_adapter.runtime.calls import RetryRequest
+from durable_adapter.runtime.kinds.unmarked import Unmarked
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_function, statuses, the_run
 
@@ -40,7 +41,7 @@ def test_a_task_that_the_broker_refused_is_sent_by_a_later_wake(journal: Journal
     ref = a_function(journal)
 
     def order() -> Any:
-        return FUNCTION.get().send_once("mail", broker.send)  # type: ignore[union-attr]
+        return FUNCTION.get().call(Unmarked("mail", broker.send))  # type: ignore[union-attr]
 
     broker.is_away = True
     with pytest.raises(ConnectionError):
@@ -56,7 +57,7 @@ def test_a_task_that_was_sent_is_not_sent_again(journal: Journal, at_work: Workp
     ref = a_function(journal)
 
     def order() -> str:
-        FUNCTION.get().send_once("mail", broker.send)  # type: ignore[union-attr]
+        FUNCTION.get().call(Unmarked("mail", broker.send))  # type: ignore[union-attr]
         if len(broker.sent) == 1 and not tried:
             tried.append(1)
             raise ValueError("the next line fails")

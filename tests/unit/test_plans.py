@@ -29,7 +29,7 @@ from durable_adapter.declare.policy import WorkflowPolicy
 from durable_adapter.declare.registry import DECLARED
 from durable_adapter.errors import DeclarationError, MessageExpired, UnserialisableValue
 from durable_adapter.model import SECOND, STAMP, Kind, Shape, StepRow, StepStatus, WorkflowRow, make_stamp
-from durable_adapter.runtime.functions import parameters_of
+from durable_adapter.runtime.arguments import parameters_of
 from durable_adapter.runtime.plans import Member, decode_plan, encode_member, plain, plan_fingerprint, rows_for
 from durable_adapter.runtime.starting import template_id
 from durable_adapter.runtime.values import encode

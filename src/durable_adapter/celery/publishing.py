@@ -19,6 +19,9 @@ from ..current import FUNCTION, STEP
 from ..errors import UnsupportedCanvas
 from ..model import STAMP, Start, StepStatus, new_ref
 from ..runtime.functions import FunctionRun
+from ..runtime.kinds.declared import DeclaredCall
+from ..runtime.kinds.dispatch import Dispatch
+from ..runtime.kinds.unmarked import Unmarked
 from ..runtime.order import members_of
 from ..runtime.plans import Member, encode_member, plan_fingerprint
 from ..runtime.publication import publication
@@ -94,7 +97,8 @@ def _unmarked(binding: Binding, name: str, args: Any, kwargs: Any, options: dict
         step.outbox.append(lambda: binding.send_task(name, args, kwargs, **options))
         return _result(binding, options)
     if function is not None:
-        sent = function.send_once(name, lambda task_id: binding.send_task(name, args, kwargs, **{**options, "task_id": task_id}))
+        call = Unmarked(name, lambda task_id: binding.send_task(name, args, kwargs, **{**options, "task_id": task_id}))
+        sent = function.call(call)
         return _result(binding, {**options, "task_id": sent}) if isinstance(sent, str) else sent
     return as_given()
 
@@ -220,7 +224,8 @@ def _dispatch(binding: Binding, function: FunctionRun, name: str, args: Any, kwa
         binding.send_task(name, args, kwargs, **outgoing)
         return task_id
 
-    task_id = function.dispatch(policy, name, runs, queue, positional, named, message, send, binding.engine)
+    call = DeclaredCall(policy, name, runs, positional, named)
+    task_id = function.call(Dispatch(call, binding.engine, queue, message, send))
     return _result(binding, {**options, "task_id": task_id})
 
 

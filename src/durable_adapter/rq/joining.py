@@ -17,6 +17,9 @@ from ..codec import JSON
 from ..errors import JournalUnreachable, UnserialisableValue, UnsupportedCanvas
 from ..model import ALLOW_FAILURE, ALSO_AFTER, Start, StepRow, StepStatus, WorkflowRow, kind_of_member, make_stamp
 from ..runtime.functions import FunctionRun
+from ..runtime.kinds.declared import DeclaredCall
+from ..runtime.kinds.dispatch import Dispatch
+from ..runtime.kinds.unmarked import Unmarked
 from ..runtime.order import OUTSIDE, members_of
 from ..runtime.plans import encode_member, row_for
 from ..runtime.publication import publication
@@ -276,7 +279,7 @@ def dispatch(binding: Binding, function: FunctionRun, job: Job, pending: Pending
         return task_id
 
     if not pending.marked:
-        task_id = function.send_once(name, sent_as)
+        task_id = function.call(Unmarked(name, sent_as))
     else:
         runs = binding.registry.function(name)
         if runs is None:
@@ -287,17 +290,8 @@ def dispatch(binding: Binding, function: FunctionRun, job: Job, pending: Pending
             job.id = task_id
             return encode_member(member_of(job, job.origin, delay=pending.delay))
 
-        task_id = function.dispatch(
-            policy,
-            name,
-            runs,
-            job.origin,
-            tuple(job.args),
-            dict(job.kwargs),
-            message,
-            sent_as,
-            binding.engine,
-            {**_order_of(pending), **kept_of(job)},
-        )
+        call = DeclaredCall(policy, name, runs, tuple(job.args), dict(job.kwargs))
+        kept = {**_order_of(pending), **kept_of(job)}
+        task_id = function.call(Dispatch(call, binding.engine, job.origin, message, sent_as, kept))
     job.id = str(task_id)
     return job

@@ -25,8 +25,8 @@ from ..model import (
     kind_of_member,
     member_key,
 )
+from .arguments import parameters_of
 from .attributes import storable
-from .functions import parameters_of
 from .marked import Marked, compensation_name
 from .order import before
 from .publication import Attributes, publication

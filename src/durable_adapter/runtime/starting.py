@@ -16,8 +16,9 @@ from ..declare.policy import template_fields
 from ..errors import DeclarationError, JournalError, JournalUnreachable, SameIdOtherArguments, WorkflowPruned
 from ..model import ID_LENGTH, Start, StepRow, WorkflowRow, derive, derive_ref, is_storable
 from .alerts import explain
+from .arguments import parameters_of
 from .current_step import RunningStep
-from .functions import FunctionRun, parameters_of
+from .functions import FunctionRun
 from .host import Host
 from .marked import Marked
 from .plans import Member, rows_for
