@@ -155,9 +155,9 @@ class FunctionRun:
         """
         wake = self._wake
         previous = FUNCTION.set(self)
-        wake.thread = here = threading.get_ident()
+        wake.scope.thread = here = threading.get_ident()
         outer = RUNNING.get(here)
-        RUNNING[here] = wake
+        RUNNING[here] = wake.scope
         try:
             with publishing(attributes=None), self._host.exposed():
                 value = awaited(self._call.body(self._call))

@@ -1,43 +1,27 @@
 """One wake of a workflow function: what its calls share, of whichever kind they are.
 
-It knows what is recorded of the run, gives each call its key and position, and is suspended once. A suspended wake is closed:
-every later journaled call raises the same suspension before it touches the journal or user code.
+It knows what is recorded of the run, and is suspended once. A suspended wake is closed: every later journaled call raises the
+same suspension before it touches the journal or user code.
 """
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..current import STEP
 from ..declare import checking
 from ..declare.effects import causes
 from ..declare.policy import StepPolicy
-from ..errors import CannotSuspend, Deferred, NotInWorkflow, NotReadable, SameKeyTwice, Suspended, WorkflowChanged
-from ..model import Kind, StepRow, bounded_key, call_key
+from ..errors import CannotSuspend, Deferred, NotInWorkflow, NotReadable, Suspended, WorkflowChanged
+from ..model import Kind, StepRow
 from . import alerts
 from .calls import Call
+from .scope import Place, Scope
 from .steps import run_step
 from .values import decode
 
 if TYPE_CHECKING:
     from .host import Host
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a call stands among the calls of its function.
-
-    Attributes:
-        key: its key in the journal.
-        position: its number, counted from 1.
-        row: what is recorded of it; None for nothing.
-    """
-
-    key: str
-    position: int
-    row: StepRow | None
 
 
 class Wake:
@@ -56,20 +40,11 @@ class Wake:
         self.recorded = {s.key: s for s in steps if not (s.kind.makes_calls or s.kind.undoes)}
         #: The keys of what was sent to a worker of its own, by task id.
         self._keys = {s.task_id: s.key for s in self.recorded.values() if s.task_id}
-        self._at = {s.position: s for s in self.recorded.values()}
+        self.scope = Scope(self.workflow, self.recorded)
         #: What the code says of the steps that it dispatched in this wake, by task id.
         self.policies: dict[str, StepPolicy] = {}
-        self._occurrences: dict[str, int] = {}
-        #: The number of each call of this wake, by its key.
-        self._called: dict[str, int] = {}
-        self._position = 0
-        self._launched = 0
         #: What suspended it.
         self.closed: Suspended | None = None
-        #: The thread that runs the body, once it does.
-        self.thread: int | None = None
-        #: Whether a step in place runs now, of which everything that is called is a part.
-        self.is_inside_step = False
         self._failures: list[tuple[Exception, str]] = []
         #: The keys of the steps that this wake sent: whatever makes the function wait records that with its own commit.
         self.sent: list[str] = []
@@ -83,54 +58,30 @@ class Wake:
         """The place of the next call.
 
         Raises:
-            Suspended: the wake is closed, or this worker is shutting down.
+            Suspended: the wake is closed, this worker is shutting down, or another call was recorded at this position.
             SameKeyTwice: an earlier call of this wake has the key.
-            WorkflowChanged: another call was recorded at this position.
+            NotInWorkflow: it is called in another thread, or inside a step.
         """
         self._must_be_open(name)
         checking.step_name(f"workflow {self.function.name}", "the name of a call", name)
         if STEP.get() is not None:
             raise NotInWorkflow(f"{name} was called inside a running step, of which it is a part")
-        occurrence = self._occurrences[name] = self._occurrences.get(name, 0) + 1
-        key = bounded_key(call_key(name, occurrence, given))
-        self._position += 1
-        position = self._position
-        before = self._called.setdefault(key, position)
-        if before != position:
-            raise SameKeyTwice(
-                f"workflow {self.workflow} makes its calls number {before} and {position}, both to {name}, under "
-                f"one key: {key}. The second would be given the first one's outcome and never run, so nothing of it was begun. "
-                "Give each a key of its own: name a parameter in key= in which they differ."
-            )
-        found = self.recorded.get(key)
-        there = self._at.get(position)
-        if there is not None and there.key != key and (there.name != name or there.kind is not kind) and found is None:
-            error = WorkflowChanged(
-                f"workflow {self.workflow} was changed while it runs: call number {position} was "
-                f"{there.kind} {there.name!r} ({there.key}) when it was recorded and is now {kind} {name!r} ({key}). "
-                f"Deploy code in which it is {there.name!r} again, or finish the run with `durable-adapter cancel`."
-            )
+        try:
+            place = self.scope.next(kind, name, given)
+        except WorkflowChanged as error:
             raise self.hold(str(error)) from error
-        if found is None and self.host.is_stopping():
+        if place.row is None and self.host.is_stopping():
             raise self._leave_for_shutdown()
-        return Place(key, position, found)
+        return place
 
     def launch(self) -> int:
         """The ordinal of a run that the function's body starts beside itself: part of its derived ids."""
         self._must_be_open("a start")
-        self._launched += 1
-        return self._launched
+        return self.scope.launch()
 
     def _must_be_open(self, what: str) -> None:
-        """Raises where a call cannot be made: the wake is closed, or a thread that has the function's context makes a call of
-        its own. Its place among the others would be chance, and on a replay another.
-        """
-        if self.thread not in (None, threading.get_ident()):
-            raise NotInWorkflow(
-                f"{what} was called in thread {threading.current_thread().name!r}, which is not the one that runs workflow "
-                f"{self.workflow}: the order of such calls would differ on each replay, so it was not begun. Call it in the "
-                "function's own thread, or send steps with .delay(), which runs them at the same time."
-            )
+        """Raises where no call can be made: in another thread, or where the wake is closed."""
+        self.scope.check_thread(what)
         if self.closed is not None:
             raise self.closed
 
@@ -152,7 +103,7 @@ class Wake:
             Suspended: the step was deferred.
             Exception: what the step failed with.
         """
-        self.is_inside_step = True
+        self.scope.is_inside_step = True
         try:
             return run_step(self.host, call)
         except Suspended as suspension:
@@ -161,7 +112,7 @@ class Wake:
             self._failures.append((error, call.key))
             raise
         finally:
-            self.is_inside_step = False
+            self.scope.is_inside_step = False
 
     def failed_with(self, error: BaseException) -> str | None:
         """The key of the step in place that raised an error, or what the error was made of; None where none did."""

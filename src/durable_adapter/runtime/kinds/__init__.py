@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from ...model import Kind, StepRow
-from ..wake import Place, Wake
+from ..scope import Place
+from ..wake import Wake
 
 Result_co = TypeVar("Result_co", covariant=True)
 

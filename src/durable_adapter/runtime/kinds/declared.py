@@ -12,8 +12,9 @@ from ...errors import NotReadable, UnserialisableValue
 from ...model import Kind, StepRow, StepStatus
 from ..arguments import counted_fingerprint, template_key
 from ..marked import compensation_name
+from ..scope import Place
 from ..values import decode, encode_for
-from ..wake import Place, Wake
+from ..wake import Wake
 
 if TYPE_CHECKING:
     from ..engine import Engine

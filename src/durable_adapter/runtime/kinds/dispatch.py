@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import Deferred
 from ...model import OPEN_STEPS, Kind, StepRow, StepStatus, derive, new_token
+from ..scope import Place
 from ..values import read_failure
-from ..wake import Place, Wake
+from ..wake import Wake
 from .declared import DeclaredCall
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from ...errors import Deferred
 from ...model import SECOND, SLEEPS, Kind, Safety, StepRow, StepStatus, new_token
+from ..scope import Place
 from ..values import encode
-from ..wake import Place, Wake
+from ..wake import Wake
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from ...model import Kind, StepRow, StepStatus
 from ..calls import Call, awaited, declines_nothing, refuse_inside_event_loop
-from ..wake import Place, Wake
+from ..scope import Place
+from ..wake import Wake
 from .declared import DeclaredCall
 
 

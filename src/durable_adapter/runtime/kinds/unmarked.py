@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...model import Kind, StepRow, StepStatus, derive, new_token
-from ..wake import Place, Wake
+from ..scope import Place
+from ..wake import Wake
 
 
 @dataclass(frozen=True, slots=True)
