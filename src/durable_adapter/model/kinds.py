@@ -94,9 +94,7 @@ Kind.COMPENSATION = Kind("compensation", claimable=True, undoes=True, fails_run=
 Kind.UNMARKED = Kind("unmarked", member=True, marked=False)
 
 #: Every kind by its name. A row whose kind is not among them is left alone (P11).
-KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Kind.STEP, Kind.FUNCTION, Kind.DISPATCH, Kind.SLEEP, Kind.COMPENSATION, Kind.UNMARKED)
-}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in vars(Kind).values() if isinstance(kind, Kind)}
 
 
 def kind_named(name: object) -> Kind:
