@@ -301,7 +301,7 @@ class World:
         begun = [s for s in journal.reads.steps(ref) if s.status is StepStatus.BEGUN and s.kind is not Kind.COMPENSATION]
         for row in begun:
             self.ledger.append(row.name)
-            assert journal.ends.succeed(ref, row.key, row.token or "", ONE, last=bool(row.options.get("counts")))
+            assert journal.ends.succeed(ref, row.key, row.token or "", ONE, completes_run=bool(row.options.get("counts")))
         decision = journal.undo.reconsider(ref)
         if decision is not None and decision.undo is not None and decision.target is not None:
             self.ledger.append(f"{decision.undo.name} of {decision.target.name}")
@@ -315,7 +315,7 @@ class World:
         if following is None or following.status not in (StepStatus.PLANNED, StepStatus.WAITING):
             return False
         self.ledger.append(following.name)
-        succeed(journal, ref, following.key, last=bool(following.options.get("counts")))
+        succeed(journal, ref, following.key, completes_run=bool(following.options.get("counts")))
         return True
 
 

@@ -173,7 +173,7 @@ def test_a_worker_leaves_a_call_alone_of_which_it_cannot_read_the_row(journal: J
     def call(ref: str, key: str, kind: Kind) -> Call:
         return Call(
             ref=ref, key=key, name=key, policy=StepPolicy(), kind=kind, args=(), kwargs={}, body=lambda _: ran.append(key),
-            completes_run=True, fails_run=True, again=True,
+            completes_run=True, again=True,
         )  # fmt: skip
 
     try:

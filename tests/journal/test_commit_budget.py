@@ -27,6 +27,23 @@ from tests.journal.making import (
 __all__ = ["cost"]
 
 
+@pytest.fixture
+def known(journal: Journal) -> None:
+    """This process has read since when these tasks are enforced."""
+    for task in ("a", "b", "c", *(f"s{i}" for i in range(50))):
+        journal.enforced.since(task)
+
+
+def test_the_first_start_of_a_task_reads_and_notes_since_when_it_is_enforced(journal: Journal, cost: Any) -> None:
+    def start() -> None:
+        run = a_workflow(new_ref())
+        journal.runs.start(run, [a_step("new", ref=run.ref)])
+
+    first, second, third = cost(start), cost(start), cost(start)
+    assert [(f.commits, len(f.statements)) for f in (first, second, third)] == [(1, 6), (1, 5), (1, 4)]
+
+
+@pytest.mark.usefixtures("known")
 def test_a_start_is_one_commit_however_many_steps_it_plans(journal: Journal, cost: Any) -> None:
     for size in (1, 3, 50):
         run = a_workflow(new_ref())
@@ -162,6 +179,7 @@ def test_a_sweep_takes_a_batch_in_one_commit(journal: Journal, cost: Any) -> Non
     assert found.commits == 1
 
 
+@pytest.mark.usefixtures("known")
 def test_the_happy_path_of_a_chain_of_three_is_seven_commits_and_writes_no_event(journal: Journal, cost: Any) -> None:
     run = a_workflow(new_ref())
 
@@ -170,7 +188,7 @@ def test_the_happy_path_of_a_chain_of_three_is_seven_commits_and_writes_no_event
         for key in "abc":
             token = new_token()
             assert journal.claims.begin(run.ref, key, token, "w1")
-            assert journal.ends.succeed(run.ref, key, token, ONE, last=key == "c")
+            assert journal.ends.succeed(run.ref, key, token, ONE, completes_run=key == "c")
 
     found = cost(chain)
     assert (found.commits, found.reads) == (7, 0)

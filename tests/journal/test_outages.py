@@ -102,7 +102,7 @@ def test_a_worker_on_a_full_disk_waits_in_its_slot_and_begins_nothing(
 
     call = Call(
         ref=ref, key="charge#1", name="charge", policy=StepPolicy(), kind=Kind.STEP, args=(), kwargs={}, body=body,
-        completes_run=False, fails_run=False, again=False,
+        completes_run=False, again=False,
         new_row=lambda: a_call(ref, "charge#1", arguments=LARGE, status=StepStatus.PLANNED),
     )  # fmt: skip
     try:
