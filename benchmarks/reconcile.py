@@ -211,7 +211,7 @@ def stop(journal: Any, sort: str) -> None:
     run = WorkflowRow(ref=ref, namespace="default", id=f"partial-{ref}", run=1, name="order", shape=Shape.CANVAS,
                       engine="celery", mode=Mode.ENFORCE, status=WorkflowStatus.RUNNING, declared=True, open_steps=1,
                       plan=b"{" * 600)  # fmt: skip
-    assert journal.runs.start(run, steps)
+    assert journal.starts.start(run, steps)
     if sort == "lost_message":
         age(journal, ref)
         return

@@ -97,7 +97,7 @@ def a_value_that_is_missing(journal: Journal) -> str:
 def a_second_success(journal: Journal) -> str:
     ref = a_run(journal, "charge", "ship", **MONEY)
     first = in_doubt(journal, ref, "charge")
-    journal.doubts.did_not_happen(first, who="ann", why="asked")
+    journal.verdicts.did_not_happen(first, who="ann", why="asked")
     succeed(journal, ref, "charge", outcome=ONE)
     journal.ends.late(ref, "charge", first.token or "", TWO, "w1")
     return ref

@@ -104,7 +104,7 @@ def test_one_that_speaks_until_its_time_out_has_timed_out(journal: Journal, at_w
     def body() -> None:
         age(journal, ref, "charge", "begun_at", by=90 * SECOND)
         durable.heartbeat()
-        journal.doubts.take_due(journal.time() + 11 * SECOND, 10)
+        journal.due.take_steps(journal.time() + 11 * SECOND, 10)
         assert the(journal, ref, "charge").doubt == "its time-out has passed"
 
     during(at_work, ref, body, BOTH)
@@ -117,7 +117,7 @@ def test_an_attempt_in_doubt_goes_on_saying_what_it_does_and_stays_in_doubt(
 
     def body() -> None:
         durable.heartbeat({"done": 1})
-        journal.doubts.take_due(journal.time() + 31 * SECOND, 10)
+        journal.due.take_steps(journal.time() + 31 * SECOND, 10)
         look_at = the(journal, ref, "charge").look_at
         passing(40)
         assert durable.heartbeat({"done": 2}), "the claim still holds"
@@ -135,7 +135,7 @@ def test_a_heartbeat_after_a_verdict_changes_nothing_and_tells_the_body(
     def body() -> None:
         row = the(journal, ref, "charge")
         assert journal.doubts.raise_doubt(row, row.token, "silent", cause=Cause.WORKER_DIED, over=False)
-        assert journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="so it is").recorded
+        assert journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="so it is").recorded
         assert durable.heartbeat({"done": 1}) is False
         assert durable.heartbeat({"done": 2}) is False, "not only when it is written"
         assert the(journal, ref, "charge").details is None

@@ -120,7 +120,7 @@ def test_what_dies_while_its_run_is_given_up_is_in_doubt_and_is_undone_when_it_i
     assert at_work.ran == {"ship": 1}, "nothing of a run that is given up begins again"
     if give_up is rolled_back:
         assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK, "it is not over while nobody knows"
-    assert journal.doubts.happened(row, ONE, who="ann", why="the parcel is on its way").recorded
+    assert journal.verdicts.happened(row, ONE, who="ann", why="the parcel is on its way").recorded
     if give_up is cancelled:
         rolled_back(journal, ref)
     journal.undo.reconsider(ref)
@@ -244,7 +244,7 @@ class TestTwice:
         """Another worker's attempt runs, and the one that a verdict was about reports success."""
         ref = a_run(journal, a_step("charge", safety=Safety.PROBE, compensation="refund"), "ship")
         first = held(journal, ref, "charge")
-        journal.doubts.did_not_happen(first, who="ann", why="not in the ledger")
+        journal.verdicts.did_not_happen(first, who="ann", why="not in the ledger")
         self.token = claim(journal, ref, "charge")
         journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
         self.is_shown(journal, ref, StepStatus.BEGUN)
@@ -276,10 +276,10 @@ class TestTwice:
         self.is_shown(journal, ref, StepStatus.HELD)
         row, said = the(journal, ref, "charge"), {"who": "ann", "why": "so says the bank"}
         if verdict == "happened":
-            assert journal.doubts.happened(row, TWO, **said).recorded
+            assert journal.verdicts.happened(row, TWO, **said).recorded
             self.is_shown(journal, ref, StepStatus.SUCCEEDED)
         elif verdict == "did not happen":
-            assert journal.doubts.did_not_happen(row, **said).recorded
+            assert journal.verdicts.did_not_happen(row, **said).recorded
             self.is_shown(journal, ref, StepStatus.WAITING)
             succeed(journal, ref, "charge")
             self.is_shown(journal, ref, StepStatus.SUCCEEDED)
@@ -320,7 +320,7 @@ class TestTwice:
     def test_a_rollback_of_what_happened_once_shows_nothing(self, journal: Journal) -> None:
         ref = a_run(journal, a_step("charge", compensation="refund"), "ship")
         in_doubt(journal, ref, "charge")
-        assert journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="in the ledger").recorded
+        assert journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="in the ledger").recorded
         fail(journal, ref, "ship")
         journal.ends.succeed_undo(ref, "undo:charge", claim(journal, ref, "undo:charge"), "charge", ONE)
         assert (the_run(journal, ref).status, the_run(journal, ref).attention) == (WorkflowStatus.COMPENSATED, None)

@@ -84,7 +84,7 @@ def test_a_verdict_that_it_did_not_happen_gives_a_new_key_and_doubt_alone_does_n
     assert journal.doubts.take_over(row, "it is idempotent")
     assert the(journal, ref, "pay").generation == 0
     row = in_doubt(journal, ref, "pay")
-    assert journal.doubts.did_not_happen(row, who="me", why="asked the provider").recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="asked the provider").recorded
     found = the(journal, ref, "pay")
     assert (found.generation, found.first_begun_at, found.effect) == (1, None, Effect.DID_NOT_HAPPEN)
 

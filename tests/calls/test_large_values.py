@@ -66,11 +66,11 @@ def test_a_function_may_call_a_step_with_more_than_can_be_kept_and_send_none(jou
 def test_a_start_that_is_too_large_is_refused_at_the_caller(journal: Journal) -> None:
     ref = new_ref()
     with pytest.raises(UnserialisableValue, match="Keep it somewhere else"):
-        journal.runs.start(a_workflow(ref, plan=LARGE.encode()), [a_step("charge", ref=ref)])
+        journal.starts.start(a_workflow(ref, plan=LARGE.encode()), [a_step("charge", ref=ref)])
     assert journal.reads.run(ref) is None
     ref = a_run(journal, "charge")
     with pytest.raises(UnserialisableValue):
-        journal.runs.join(a_step("ship", ref=ref, message=LARGE.encode()), ["charge"])
+        journal.members.join(a_step("ship", ref=ref, message=LARGE.encode()), ["charge"])
     assert the_run(journal, ref).open_steps == 1
 
 

@@ -33,9 +33,9 @@ def decided_meanwhile(journal: Journal, ref: str, how: str = "happened") -> None
     assert journal.doubts.raise_doubt(row, row.token, "its worker is silent", cause=Cause.WORKER_DIED, over=False)
     row = the(journal, ref, "charge")
     if how == "happened":
-        assert journal.doubts.happened(row, ONE, who="ann", why="the bank says so").recorded
+        assert journal.verdicts.happened(row, ONE, who="ann", why="the bank says so").recorded
     else:
-        assert journal.doubts.did_not_happen(row, who="ann", why="the bank says so").recorded
+        assert journal.verdicts.did_not_happen(row, who="ann", why="the bank says so").recorded
 
 
 def story(journal: Journal, ref: str) -> list[str]:
@@ -98,7 +98,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(journal: Journal, at_
         key = next(s.key for s in journal.reads.steps(ref) if s.name.startswith("charge"))
         row = the(journal, ref, key)
         assert journal.doubts.raise_doubt(row, row.token, "its worker is silent", cause=Cause.WORKER_DIED, over=False)
-        assert journal.doubts.did_not_happen(the(journal, ref, key), who="ann", why="so it is").recorded
+        assert journal.verdicts.did_not_happen(the(journal, ref, key), who="ann", why="so it is").recorded
         token = claim(journal, ref, key)  # another worker's attempt, which succeeds
         assert journal.ends.succeed(ref, key, token, ONE, completes_run=False)
         return 2

@@ -39,7 +39,7 @@ def test_nobody_looks_at_it_before_its_time(journal: Journal, at_work: Workplace
     ref = a_function(journal)
     at_work.leaves(ref, naps)
     now = journal.time()
-    assert journal.runs.take_due(now + MONTH - SECOND, 10) == []
+    assert journal.due.take_runs(now + MONTH - SECOND, 10) == []
     for days in range(0, 30, 3):
         assert not sweeper.sweep(now + days * DAY).did_anything
     assert engine.sent == []
@@ -75,7 +75,7 @@ def test_one_whose_wake_up_was_lost_is_woken_again_by_the_runs_own_look(
     at_work.leaves(ref, naps)
     now = journal.time()
     sweeper.sweep(now + MONTH + SECOND)
-    sweeper.sweep(now + MONTH + journal.runs.resend_after + SECOND)
+    sweeper.sweep(now + MONTH + journal.resend_after + SECOND)
     assert len(engine.sent) == 2
 
 
@@ -99,7 +99,7 @@ def test_a_message_that_comes_before_its_time_lets_it_sleep_on(journal: Journal,
     assert at_work.leaves(ref, naps).wake_at == before.wake_at
     again = the_run(journal, ref)
     assert (again.status, again.waiting_for, again.wake_at) == (before.status, before.waiting_for, before.wake_at)
-    assert journal.runs.take_due(journal.time() + MONTH - SECOND, 10) == []
+    assert journal.due.take_runs(journal.time() + MONTH - SECOND, 10) == []
 
 
 def test_of_two_wakes_that_go_to_sleep_at_once_both_leave_and_one_timer_runs(
@@ -157,7 +157,7 @@ def test_a_step_that_it_sent_before_it_went_to_sleep_is_not_lost(
     ref = a_function(journal)
     assert journal.claims.plan_new(a_dispatch(ref, "mail#1", 2, safety=Safety.IDEMPOTENT))
     at_work.leaves(ref, naps)
-    sweeper.sweep(journal.time() + 2 * journal.runs.resend_after)
+    sweeper.sweep(journal.time() + 2 * journal.resend_after)
     assert engine.sent == ["mail#1"]
     found = journal.reads.unfinished_refs("default", journal.time())
     assert [ref for _, ref in found] == [ref], "reconcile looks at it as well"

@@ -74,10 +74,10 @@ def test_a_start_whose_first_attempt_runs_already_stands(journal: Journal, at_wo
     run, steps = a_start(ref)
 
     def charge() -> str:
-        journal.runs.forget(ref)  # what the caller's own process does, which heard of an error
+        journal.starts.forget(ref)  # what the caller's own process does, which heard of an error
         return "ch_1"
 
-    assert journal.runs.start(run, steps)
+    assert journal.starts.start(run, steps)
     assert at_work.step(ref, "charge", charge, IDEMPOTENT) == "ch_1"
     row = the(journal, ref, "charge")
     assert (row.status, row.marks) == (StepStatus.SUCCEEDED, [])
@@ -88,7 +88,7 @@ def test_a_start_whose_first_attempt_runs_already_stands(journal: Journal, at_wo
 def test_what_a_person_cancelled_is_not_started_again(journal: Journal, at_work: Workplace, engine: CallingEngine) -> None:
     ref = new_ref()
     run, steps = a_start(ref)
-    assert journal.runs.start(run, steps)
+    assert journal.starts.start(run, steps)
     journal.runs.cancel(ref, who="ann", why="a mistake")
     assert started_before(at_work.host, a_start(new_ref())[0]).ref == ref
     assert (statuses(journal, ref)["run"], engine.sent) == ("cancelled", [])
@@ -100,7 +100,7 @@ class TestAMember:
     def joined(self, journal: Journal, policy: StepPolicy = IDEMPOTENT) -> str:
         ref = a_run(journal, a_step("charge", completes_run=True))
         succeed(journal, ref, "charge", completes_run=True)
-        assert journal.runs.join(self.member(ref, policy), ["charge"]) is StepStatus.PLANNED
+        assert journal.members.join(self.member(ref, policy), ["charge"]) is StepStatus.PLANNED
         return ref
 
     def member(self, ref: str, policy: StepPolicy = IDEMPOTENT) -> StepRow:
@@ -109,7 +109,7 @@ class TestAMember:
     @each_policy
     def test_it_is_forgotten_and_its_message_is_refused(self, journal: Journal, at_work: Workplace, policy: StepPolicy) -> None:
         ref = self.joined(journal, policy)
-        journal.runs.leave(ref, "ship")
+        journal.members.leave(ref, "ship")
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded"}
         is_refused(journal, at_work, ref, "ship", policy)
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded"}
@@ -118,27 +118,27 @@ class TestAMember:
         ref = self.joined(journal)
 
         def ship() -> str:
-            journal.runs.leave(ref, "ship")  # what the publisher does, which heard of an error
+            journal.members.leave(ref, "ship")  # what the publisher does, which heard of an error
             assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "begun"}
             return "sent"
 
         assert at_work.step(ref, "ship", ship, IDEMPOTENT, completes_run=True) == "sent"
         assert the(journal, ref, "ship").marks == []
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "succeeded"}
-        assert journal.runs.join(self.member(ref), ["charge"]) is StepStatus.SUCCEEDED, "made again, it is that one"
+        assert journal.members.join(self.member(ref), ["charge"]) is StepStatus.SUCCEEDED, "made again, it is that one"
 
     def test_it_joins_again_under_its_own_key(self, journal: Journal, at_work: Workplace) -> None:
         ref = self.joined(journal)
-        journal.runs.leave(ref, "ship")
-        assert journal.runs.join(self.member(ref), ["charge"]) is StepStatus.PLANNED
+        journal.members.leave(ref, "ship")
+        assert journal.members.join(self.member(ref), ["charge"]) is StepStatus.PLANNED
         assert (the_run(journal, ref).status, the_run(journal, ref).open_steps) == (WorkflowStatus.RUNNING, 1)
         assert at_work.step(ref, "ship", lambda: "sent", IDEMPOTENT, completes_run=True) == "sent"
         assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "succeeded"}
 
     def test_it_does_not_join_a_run_again_that_failed_meanwhile(self, journal: Journal) -> None:
         ref = self.joined(journal)
-        journal.runs.join(a_step("mail", ref=ref), ["charge"])
-        journal.runs.leave(ref, "ship")
+        journal.members.join(a_step("mail", ref=ref), ["charge"])
+        journal.members.leave(ref, "ship")
         fail(journal, ref, "mail")
-        assert journal.runs.join(self.member(ref), ["charge"]) is StepStatus.CANCELLED
+        assert journal.members.join(self.member(ref), ["charge"]) is StepStatus.CANCELLED
         assert the(journal, ref, "ship").status is StepStatus.CANCELLED

@@ -70,7 +70,7 @@ def test_a_function_whose_memo_cannot_be_read_is_held_and_goes_on_once_it_can(
     assert the(journal, ref, key).status is StepStatus.SUCCEEDED
     assert len(told) == 1
     change(journal, ref, key, outcome=good.data, outcome_codec=good.codec)  # code that reads it is deployed
-    assert journal.doubts.release(own, who="me", why="deployed")
+    assert journal.verdicts.release(own, who="me", why="deployed")
     at_work.leaves(ref, order)  # it sleeps again
     assert the(journal, ref, "function").status is not StepStatus.HELD
 

@@ -179,7 +179,7 @@ def adopt(shop: Runs, message: Message) -> WorkflowRow:
         kwargs=request.kwargs, body=lambda _: None,
     )  # fmt: skip
     run, steps = _adopted(shop.binding, chains.reserve, request, tuple(request.args), request.kwargs, call)
-    shop.journal.runs.start(run, steps)
+    shop.journal.starts.start(run, steps)
     found = shop.journal.reads.run(ref)
     assert found is not None
     return found

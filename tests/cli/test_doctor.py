@@ -251,7 +251,7 @@ def test_what_workers_without_the_plugin_ran_is_told_with_their_queues(cli: Cli,
     others = a_run(journal, a_step("charge", queue="theirs"), namespace="other")
     assert "ran_elsewhere" not in checks(cli.json("doctor"))
     for ref, key in ((adopted, "ship"), (others, "charge")):
-        assert journal.doubts.happened(
+        assert journal.verdicts.happened(
             the(journal, ref, key), ONE, who="result store", why="so", send=False, cause=Cause.RAN_ELSEWHERE
         ).recorded
     assert journal.doubts.raise_doubt(the(journal, doubtful, "charge"), None, "so", cause=Cause.RAN_ELSEWHERE, over=True)

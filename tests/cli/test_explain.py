@@ -225,7 +225,7 @@ def test_no_class_is_made_and_no_pickle_is_opened_to_show_a_value(cli: Cli, jour
 def test_what_came_too_late_is_a_value_too(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     row = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(row, who="ann", why="not there")
+    journal.verdicts.did_not_happen(row, who="ann", why="not there")
     claim(journal, ref, "charge")
     journal.ends.late(ref, "charge", row.token or "", Stored("json/1", b'"zebra-late"'), "w1")
     text = cli("explain", ref, code=1).stdout

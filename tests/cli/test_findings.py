@@ -268,7 +268,7 @@ def test_a_refused_message_of_a_run_that_is_there_is_told_so_and_can_be_acknowle
 @on_sqlite
 def test_a_start_that_was_taken_back_is_no_message_in_any_namespace(cli: Cli, journal: Journal) -> None:
     for _ in range(3):  # a broker that is away for a while
-        journal.runs.forget(a_run(journal, a_step("pay", safety=Safety.IDEMPOTENT, options={"window": 10**12})))
+        journal.starts.forget(a_run(journal, a_step("pay", safety=Safety.IDEMPOTENT, options={"window": 10**12})))
     assert cli.findings() == {}
     assert cli.findings("--namespace", "another") == {}
 
@@ -489,7 +489,7 @@ def test_what_may_have_happened_twice_is_found_first_and_taken_off_the_list(cli:
     row = held(journal, ref, "charge")
     other = a_run(journal, "charge")
     held(journal, other, "charge")
-    assert journal.doubts.did_not_happen(row, who="ann", why="not in the bank").recorded
+    assert journal.verdicts.did_not_happen(row, who="ann", why="not in the bank").recorded
     token = claim(journal, ref, "charge")
     assert row.token is not None
     journal.ends.late(ref, "charge", row.token, ONE, "w1")

@@ -148,7 +148,7 @@ def test_retry_does_not_repeat_a_failure_that_happened_after_all(cli: Cli, journ
     call = a_call(ref, "charge")
     assert journal.claims.begin_new(call)
     journal.ends.fail(the(journal, ref, "charge"), call.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False)
-    journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
+    journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
     told = refusal(cli, "retry", ref, "charge")
     assert "failed and happened all the same (ann: happened: the bank has it): running it again would repeat it" in told
     journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, Effect.DID_NOT_HAPPEN, fails_run=True)
@@ -180,7 +180,7 @@ def test_retry_of_what_succeeded_or_is_not_failed_says_so(cli: Cli, journal: Jou
 def test_retry_does_not_run_unmarked_tasks(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", a_step("mail", kind=Kind.UNMARKED, options=LAST))
     succeed(journal, ref, "charge")
-    journal.runs.record_unmarked(ref, "mail", None, failed=DECLINED)
+    journal.members.record_unmarked(ref, "mail", None, failed=DECLINED)
     told = refusal(cli, "retry", ref)
     assert "step mail of" in told
     assert "is not marked durable: what it did before is not recorded, and it is never sent again" in told
@@ -457,7 +457,7 @@ def test_a_waiting_step_is_made_due_by_retry(cli: Cli, journal: Journal) -> None
     token = claim(journal, ref, "charge")
     journal.ends.try_again(the(journal, ref, "charge"), token, 0, None, "again")
     age(journal, ref, "charge", "look_at", by=SECOND)
-    journal.doubts.take_due(journal.time(), 10)
+    journal.due.take_steps(journal.time(), 10)
     assert the(journal, ref, "charge").sent_at is not None
     cli("retry", ref, *SIGNED, code=0)
     row = the(journal, ref, "charge")

@@ -252,7 +252,7 @@ def test_runs_that_end_while_it_is_looked_are_left_out(journal: Journal, monkeyp
     def and_then_it_ends(statement: Any, *values: Any) -> Any:
         found = select(statement, *values)
         if "\nFROM durable_workflow" in str(statement) and statuses(journal, ref)["charge"] == StepStatus.HELD:
-            journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="asked the bank")
+            journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="asked the bank")
         return found
 
     monkeypatch.setattr(journal.db, "select", and_then_it_ends)

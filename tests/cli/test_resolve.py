@@ -223,7 +223,7 @@ def test_a_step_that_may_still_run_is_not_run_beside_itself(cli: Cli, journal: J
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge", timeout=MINUTE)
     age(journal, ref, "charge")
-    journal.doubts.take_due(journal.time(), 10)
+    journal.due.take_steps(journal.time(), 10)
     journal.doubts.hold(the(journal, ref, "charge"), "its time-out has passed")
     name = attempt_name(ref, "charge", token)
     journal.workers.beat("w1", [name])
@@ -291,11 +291,11 @@ def by_its_attempt(journal: Journal, ref: str) -> object:
 
 
 def by_another_person(journal: Journal, ref: str) -> object:
-    return journal.doubts.happened(the(journal, ref, "charge"), ONE, who="bob", why="saw it")
+    return journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="bob", why="saw it")
 
 
 def by_a_take_over(journal: Journal, ref: str) -> object:
-    journal.doubts.did_not_happen(the(journal, ref, "charge"), who="bob", why="saw nothing")
+    journal.verdicts.did_not_happen(the(journal, ref, "charge"), who="bob", why="saw nothing")
     return claim(journal, ref, "charge")
 
 

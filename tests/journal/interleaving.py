@@ -98,7 +98,7 @@ class Interleaving:
 
     Example:
         first = meanwhile.stopped_after("UPDATE durable_step", lambda journal: journal.claims.begin(...))
-        second = meanwhile.run(lambda journal: journal.doubts.happened(...))      # waits for the first, or is done
+        second = meanwhile.run(lambda journal: journal.verdicts.happened(...))      # waits for the first, or is done
         assert [first.result(), second.result()] == [True, False]
     """
 

@@ -92,7 +92,7 @@ def a_run(journal: Journal, *steps: StepRow | str, **given: Any) -> str:
             row.after, row.pending = ([], 0) if before is None else ([before.key], 1)
     if rows and "open_steps" not in given and not any(row.completes_run for row in rows):
         rows[-1].completes_run = True
-    assert journal.runs.start(a_workflow(ref, **given), rows)
+    assert journal.starts.start(a_workflow(ref, **given), rows)
     return ref
 
 

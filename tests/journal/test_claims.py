@@ -458,7 +458,7 @@ def test_nothing_is_claimed_under_a_worker_whose_death_was_written_while_the_cla
     late = meanwhile.run(begin)
     assert death.result() == 1
     assert late.result() is False
-    assert keys(row for row, _ in journal.doubts.of_the_dead(10)) == []
+    assert keys(row for row, _ in journal.due.of_the_dead(10)) == []
 
 
 def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was_claimed(
@@ -474,7 +474,7 @@ def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was
         death = meanwhile.run(lambda other: other.workers.child_died("p", 7, "killed"))
         assert claimed.result() is True
         assert death.result() == 1
-        assert key in keys(row for row, _ in journal.doubts.of_the_dead(10))
+        assert key in keys(row for row, _ in journal.due.of_the_dead(10))
         journal.workers._db.transaction(lambda conn: conn.execute(sa.update(worker).values(alive=1, dead_at=None)))
 
 
@@ -493,7 +493,7 @@ def test_a_step_that_died_with_its_worker_is_taken_again_by_one_only(journal: Jo
 
         def take(round_: int = round_, ref: str = ref) -> bool:
             journal.workers.child_died("p", round_, "killed")
-            for row, _ in journal.doubts.of_the_dead(10):
+            for row, _ in journal.due.of_the_dead(10):
                 journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
             row = the(journal, ref, "charge")
             if row.status is StepStatus.IN_DOUBT:
@@ -511,8 +511,8 @@ def test_a_message_that_the_sweeper_sends_for_a_due_step_can_begin_it(journal: J
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 5 * MINUTE, DECLINED, "declined")
     assert not journal.claims.begin(ref, "charge", new_token(), "w1")
     age(journal, ref, "charge", "look_at", by=5 * MINUTE)
-    assert keys(journal.doubts.take_due(journal.time(), 10)) == ["charge"]
-    assert keys(journal.doubts.take_due(journal.time(), 10)) == [], "it was taken a moment ago"
+    assert keys(journal.due.take_steps(journal.time(), 10)) == ["charge"]
+    assert keys(journal.due.take_steps(journal.time(), 10)) == [], "it was taken a moment ago"
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
 
 
@@ -521,9 +521,9 @@ def test_a_due_step_whose_message_was_lost_is_taken_again_after_a_while(journal:
     token = claim(journal, ref, "charge")
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 0, DECLINED, "declined")
     now = journal.time()
-    assert keys(journal.doubts.take_due(now, 10)) == ["charge"]
-    assert keys(journal.doubts.take_due(now + 29 * SECOND, 10)) == []
-    assert keys(journal.doubts.take_due(now + 31 * SECOND, 10)) == ["charge"]
+    assert keys(journal.due.take_steps(now, 10)) == ["charge"]
+    assert keys(journal.due.take_steps(now + 29 * SECOND, 10)) == []
+    assert keys(journal.due.take_steps(now + 31 * SECOND, 10)) == ["charge"]
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
 
 
@@ -532,7 +532,7 @@ def test_a_sweep_that_is_given_a_later_time_makes_due_what_it_takes(journal: Jou
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge")
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 5 * MINUTE, DECLINED, "declined")
-    assert keys(journal.doubts.take_due(journal.time() + 6 * MINUTE, 10)) == ["charge"]
+    assert keys(journal.due.take_steps(journal.time() + 6 * MINUTE, 10)) == ["charge"]
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
 
 

@@ -37,7 +37,7 @@ def known(journal: Journal) -> None:
 def test_the_first_start_of_a_task_reads_and_notes_since_when_it_is_enforced(journal: Journal, cost: Any) -> None:
     def start() -> None:
         run = a_workflow(new_ref())
-        journal.runs.start(run, [a_step("new", ref=run.ref)])
+        journal.starts.start(run, [a_step("new", ref=run.ref)])
 
     first, second, third = cost(start), cost(start), cost(start)
     assert [(f.commits, len(f.statements)) for f in (first, second, third)] == [(1, 6), (1, 5), (1, 4)]
@@ -48,7 +48,7 @@ def test_a_start_is_one_commit_however_many_steps_it_plans(journal: Journal, cos
     for size in (1, 3, 50):
         run = a_workflow(new_ref())
         steps = [a_step(f"s{i}", ref=run.ref, position=i) for i in range(size)]
-        found = cost(lambda: journal.runs.start(run, steps))
+        found = cost(lambda: journal.starts.start(run, steps))
         assert (found.commits, found.reads) == (1, 0)
         assert len(found.statements) == 4, "begin, the run, its steps in one go, commit"
 
@@ -57,7 +57,7 @@ def test_a_start_in_the_callers_transaction_is_no_commit_of_its_own(journal: Jou
     def work() -> None:
         with journal.db.open_transaction() as conn:
             for _ in range(3):
-                assert journal.runs.start(a_workflow(new_ref()), [], conn)
+                assert journal.starts.start(a_workflow(new_ref()), [], conn)
 
     assert cost(work).commits == 1, "the caller's"
 
@@ -163,10 +163,10 @@ def test_a_sweep_that_finds_nothing_writes_nothing(journal: Journal, cost: Any) 
     now = journal.time()
 
     def sweep() -> None:
-        assert journal.doubts.take_due(now, 100) == []
-        assert journal.runs.take_due(now, 100) == []
-        assert journal.doubts.of_the_dead(100) == []
-        assert journal.doubts.begun_by_the_living(100) == []
+        assert journal.due.take_steps(now, 100) == []
+        assert journal.due.take_runs(now, 100) == []
+        assert journal.due.of_the_dead(100) == []
+        assert journal.due.begun_by_the_living(100) == []
 
     found = cost(sweep)
     assert (found.commits, found.reads) == (0, 4)
@@ -175,7 +175,7 @@ def test_a_sweep_that_finds_nothing_writes_nothing(journal: Journal, cost: Any) 
 def test_a_sweep_takes_a_batch_in_one_commit(journal: Journal, cost: Any) -> None:
     for _ in range(5):
         a_run(journal, "charge")
-    found = cost(lambda: journal.runs.take_due(journal.time() + 60 * MINUTE, 100))
+    found = cost(lambda: journal.due.take_runs(journal.time() + 60 * MINUTE, 100))
     assert found.commits == 1
 
 
@@ -184,7 +184,7 @@ def test_the_happy_path_of_a_chain_of_three_is_seven_commits_and_writes_no_event
     run = a_workflow(new_ref())
 
     def chain() -> None:
-        journal.runs.start(run, [a_step(key, ref=run.ref, position=i) for i, key in enumerate("abc")])
+        journal.starts.start(run, [a_step(key, ref=run.ref, position=i) for i, key in enumerate("abc")])
         for key in "abc":
             token = new_token()
             assert journal.claims.begin(run.ref, key, token, "w1")

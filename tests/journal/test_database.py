@@ -77,7 +77,7 @@ def test_a_time_limit_that_interrupts_a_statement_is_raised_and_breaks_nothing_t
 def test_an_error_inside_a_transaction_leaves_nothing_of_it_behind(journal: Journal) -> None:
     ref = new_ref()
     with pytest.raises(ZeroDivisionError), journal.db.open_transaction() as conn:
-        journal.runs.start(a_workflow(ref), [], conn)
+        journal.starts.start(a_workflow(ref), [], conn)
         raise ZeroDivisionError
     assert journal.reads.run(ref) is None
     assert a_run(journal, "charge")

@@ -112,10 +112,10 @@ def test_a_time_out_makes_an_attempt_in_doubt_and_not_over(journal: Journal) -> 
     ref = a_run(journal, a_step("charge", safety=Safety.PROBE, options={"timeout": MINUTE}))
     token = claim(journal, ref, "charge", timeout=MINUTE)
     age(journal, ref, "charge", "begun_at", "deadline_at", "look_at")
-    assert journal.doubts.take_due(journal.time(), 10) == []
+    assert journal.due.take_steps(journal.time(), 10) == []
     row = the(journal, ref, "charge")
     assert (row.status, row.doubt, row.over_at) == (StepStatus.IN_DOUBT, "its time-out has passed", NOT_OVER)
-    assert keys(journal.doubts.take_due(journal.time(), 10)) == ["charge"], "its probe may say that it happened"
+    assert keys(journal.due.take_steps(journal.time(), 10)) == ["charge"], "its probe may say that it happened"
     assert journal.doubts.ask_later(row, NOT_OVER + 60 * SECOND)
     assert the(journal, ref, "charge").look_at == about(journal.time() + AGAIN), "and is asked again and again"
     assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True), "its own outcome counts"
@@ -128,17 +128,17 @@ def test_a_timed_out_attempt_is_over_when_its_body_returns_or_its_process_is_dea
     token = claim(journal, ref, "charge", worker="w2", timeout=MINUTE)
     running = [attempt_name(ref, "charge", token)]
     age(journal, ref, "charge", "begun_at", "deadline_at", "look_at")
-    journal.doubts.take_due(journal.time(), 10)
+    journal.due.take_steps(journal.time(), 10)
     for _ in range(2):
         journal.workers.beat("w2", running)
-    assert journal.doubts.of_the_dead(10) == journal.doubts.begun_by_the_living(10) == []
+    assert journal.due.of_the_dead(10) == journal.due.begun_by_the_living(10) == []
     row = the(journal, ref, "charge")
     if how == "its body returned":
         assert journal.doubts.raise_doubt(row, token, "it raised", cause=Cause.WORKER_DIED, over=True, error=TIMED_OUT)
     elif how == "its worker lost it":
         for _ in range(2):
             journal.workers.beat("w2", [])
-        ((row, _),) = journal.doubts.begun_by_the_living(10)
+        ((row, _),) = journal.due.begun_by_the_living(10)
         assert journal.doubts.raise_doubt(
             row, row.token, "its worker lives, but does not run it any more", cause=Cause.WORKER_DIED, over=True
         )
@@ -147,13 +147,13 @@ def test_a_timed_out_attempt_is_over_when_its_body_returns_or_its_process_is_dea
             journal.workers.child_died("p", 7, "killed")
         else:
             journal.workers.stop("w2")
-        ((row, death),) = journal.doubts.of_the_dead(10)
+        ((row, death),) = journal.due.of_the_dead(10)
         assert death == (Death.PARENT_SAW if how == "its worker died" else Death.STOPPED)
         assert journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     row = the(journal, ref, "charge")
     assert row.over_at == about(journal.time())
     assert row.look_at == about(journal.time())
-    assert journal.doubts.of_the_dead(10) == journal.doubts.begun_by_the_living(10) == []
+    assert journal.due.of_the_dead(10) == journal.due.begun_by_the_living(10) == []
 
 
 def test_the_moment_at_which_an_attempt_was_over_does_not_move_again(journal: Journal) -> None:
@@ -181,13 +181,13 @@ def test_a_step_in_doubt_is_held_with_its_evidence_until_a_person_decides(journa
 def test_a_step_that_was_claimed_again_is_not_held_for_its_earlier_attempt(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     row = in_doubt(journal, ref, "charge")
-    journal.doubts.did_not_happen(row, who="probe", why="no such charge")
+    journal.verdicts.did_not_happen(row, who="probe", why="no such charge")
     second = in_doubt(journal, ref, "charge")
     assert second.token != row.token
     assert not journal.doubts.hold(row, "the provider cannot tell")
     assert not journal.doubts.take_over(row, "it is idempotent")
-    assert not journal.doubts.happened(row, ONE, who="probe", why="found").recorded
-    assert not journal.doubts.did_not_happen(row, who="probe", why="still none").recorded
+    assert not journal.verdicts.happened(row, ONE, who="probe", why="found").recorded
+    assert not journal.verdicts.did_not_happen(row, who="probe", why="still none").recorded
     assert statuses(journal, ref)["charge"] == "in_doubt"
 
 
@@ -198,9 +198,9 @@ def test_a_function_whose_code_no_longer_fits_is_held_and_runs_again_by_a_person
     found = the(journal, ref, "function")
     assert (found.status, found.attention, found.look_at) == (StepStatus.HELD, Attention.DRIFT, None)
     assert events(journal, ref) == [Event.DRIFT]
-    assert journal.doubts.release(found, who="me", why="the code is fixed")
+    assert journal.verdicts.release(found, who="me", why="the code is fixed")
     assert statuses(journal, ref) == {"run": "running", "function": "waiting"}
-    assert not journal.doubts.release(found, who="me", why="the code is fixed")
+    assert not journal.verdicts.release(found, who="me", why="the code is fixed")
 
 
 def test_a_held_function_is_not_released_into_a_run_that_is_over(journal: Journal) -> None:
@@ -208,7 +208,7 @@ def test_a_held_function_is_not_released_into_a_run_that_is_over(journal: Journa
     journal.doubts.hold_drift(the(journal, ref, "function"), "other arguments")
     held_function = the(journal, ref, "function")
     journal.runs.cancel(ref, who="me", why="wrong order")
-    journal.doubts.release(held_function, who="me", why="the code is fixed")
+    journal.verdicts.release(held_function, who="me", why="the code is fixed")
     assert statuses(journal, ref) == {"run": "cancelled", "function": "cancelled"}
 
 
@@ -247,7 +247,7 @@ def test_nothing_is_taken_over_in_a_run_that_is_rolling_back(journal: Journal, s
     if closed == "failed":
         assert keys(marked(journal)) == ["pack"]
         assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK, "what may have happened must be settled first"
-        journal.doubts.did_not_happen(the(journal, ref, "pack"), who="me", why="not in the ledger")
+        journal.verdicts.did_not_happen(the(journal, ref, "pack"), who="me", why="not in the ledger")
     assert the_run(journal, ref).status is WorkflowStatus.COMPENSATED
 
 
@@ -259,17 +259,17 @@ def _undo(journal: Journal, ref: str, target: str) -> None:
 def test_a_verdict_that_it_happened_records_the_value_and_the_evidence(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True))
     row = held(journal, ref, "charge")
-    journal.runs.look_again(ref, journal.time() + MINUTE)
-    ended = journal.doubts.happened(row, TWO, who="me", why="it is in the ledger")
+    journal.due.look_again(ref, journal.time() + MINUTE)
+    ended = journal.verdicts.happened(row, TWO, who="me", why="it is in the ledger")
     assert (ended.recorded, ended.decision) == (True, None)
     found = the(journal, ref, "charge")
     assert (found.status, found.outcome, found.effect) == (StepStatus.SUCCEEDED, TWO, Effect.HAPPENED)
     assert found.verdict == "me: happened: it is in the ledger"
     assert found.look_at == about(journal.time()), "its message is sent once more, and stores the engine's result"
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
-    assert keys(journal.doubts.take_due(journal.time(), 10)) == ["charge"]
-    assert keys(journal.doubts.take_due(journal.time(), 10)) == []
-    again = journal.doubts.happened(row, TWO, who="me", why="it is in the ledger")
+    assert keys(journal.due.take_steps(journal.time(), 10)) == ["charge"]
+    assert keys(journal.due.take_steps(journal.time(), 10)) == []
+    again = journal.verdicts.happened(row, TWO, who="me", why="it is in the ledger")
     assert again.recorded, "its answer may have been lost"
     assert the_run(journal, ref).open_steps == 0
     assert events(journal, ref).count(Event.VERDICT) == 1
@@ -280,7 +280,7 @@ def test_a_verdict_that_it_happened_wakes_the_function_that_waits(journal: Journ
     journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     row = held(journal, ref, "ship#1")
     journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
-    assert journal.doubts.happened(row, ONE, who="me", why="the parcel is there").recorded
+    assert journal.verdicts.happened(row, ONE, who="me", why="the parcel is there").recorded
     run = the_run(journal, ref)
     assert (run.open_steps, run.look_at, run.wake_at) == (1, about(journal.time()), about(journal.time()))
 
@@ -288,19 +288,19 @@ def test_a_verdict_that_it_happened_wakes_the_function_that_waits(journal: Journ
 def test_a_verdict_that_it_did_not_happen_makes_a_new_attempt_due(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     row = held(journal, ref, "charge")
-    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger", delay=MINUTE).recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger", delay=MINUTE).recorded
     found = the(journal, ref, "charge")
     assert (found.status, found.effect, found.verdict) == (StepStatus.WAITING, DID_NOT, "me: did not happen: not in the ledger")
     assert (found.token, found.look_at) == (row.token, about(journal.time() + MINUTE))
-    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded, "its answer may have been lost"
-    assert not journal.doubts.did_not_happen(row, who="you", why="not in the ledger").recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger").recorded, "its answer may have been lost"
+    assert not journal.verdicts.did_not_happen(row, who="you", why="not in the ledger").recorded
     assert events(journal, ref).count(Event.VERDICT) == 1
 
 
 def test_a_verdict_that_it_failed_is_a_compare_and_set_too(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     row = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(row, who="me", why="not in the ledger")
     token = claim(journal, ref, "charge")
     assert not journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="you", why="give it up").recorded
     assert the(journal, ref, "charge").token == token
@@ -318,8 +318,8 @@ def test_a_verdict_is_accepted_only_on_what_is_in_doubt_held_or_failed(journal: 
     ref = a_run(journal, "charge")
     change(journal, ref, "charge", status=status.value)
     row = the(journal, ref, "charge")
-    assert not journal.doubts.happened(row, ONE, who="me", why="it is there").recorded
-    assert not journal.doubts.did_not_happen(row, who="me", why="it is not there").recorded
+    assert not journal.verdicts.happened(row, ONE, who="me", why="it is there").recorded
+    assert not journal.verdicts.did_not_happen(row, who="me", why="it is not there").recorded
     assert the(journal, ref, "charge").status is status
 
 
@@ -331,9 +331,9 @@ def test_a_verdict_on_a_failure_with_unknown_effect_lets_the_rollback_be_decided
         assert ended.decision.status is WorkflowStatus.FAILING
         row = the(journal, ref, "ship")
         if happened:
-            ended = journal.doubts.happened(row, ONE, who="me", why="the parcel is there")
+            ended = journal.verdicts.happened(row, ONE, who="me", why="the parcel is there")
         else:
-            ended = journal.doubts.did_not_happen(row, who="me", why="no parcel")
+            ended = journal.verdicts.did_not_happen(row, who="me", why="no parcel")
         assert ended.recorded
         assert ended.decision is not None
         assert ended.decision.status == status
@@ -350,13 +350,13 @@ def test_a_verdict_in_a_run_that_rolls_back_makes_nothing_due_and_takes_the_roll
         _undo(journal, ref, "charge")
         assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK
         if happened:
-            ended = journal.doubts.happened(row, ONE, who="me", why="it is packed")
+            ended = journal.verdicts.happened(row, ONE, who="me", why="it is packed")
             assert ended.decision is not None
             assert ended.decision.undo is not None
             assert ended.decision.undo.target == "pack"
             _undo(journal, ref, "pack")
         else:
-            ended = journal.doubts.did_not_happen(row, who="me", why="it is not packed")
+            ended = journal.verdicts.did_not_happen(row, who="me", why="it is not packed")
             assert not journal.claims.begin(ref, "pack", new_token(), "w1")
             assert statuses(journal, ref)["pack"] == "cancelled"
         assert ended.recorded
@@ -368,9 +368,9 @@ def test_two_verdicts_at_once_give_one(journal: Journal) -> None:
         ref = a_run(journal, a_step("charge", completes_run=True))
         row = held(journal, ref, "charge")
         said = together(
-            lambda: journal.doubts.happened(row, ONE, who="me", why="it is there").recorded,
-            lambda: journal.doubts.did_not_happen(row, who="you", why="it is not").recorded,
-            lambda: journal.doubts.happened(row, TWO, who="her", why="twice").recorded,
+            lambda: journal.verdicts.happened(row, ONE, who="me", why="it is there").recorded,
+            lambda: journal.verdicts.did_not_happen(row, who="you", why="it is not").recorded,
+            lambda: journal.verdicts.happened(row, TWO, who="her", why="twice").recorded,
             lambda: journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="him", why="no").recorded,
         )
         assert said.count(True) == 1
@@ -389,10 +389,10 @@ def test_a_verdict_against_a_late_success_gives_one_winner_and_keeps_the_loser(
 
         def decide(other: Journal) -> bool:
             if verdict == "happened":
-                return other.doubts.happened(row, TWO, who="me", why="it is there").recorded
+                return other.verdicts.happened(row, TWO, who="me", why="it is there").recorded
             if verdict == "failed":
                 return other.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="me", why="no").recorded
-            return other.doubts.did_not_happen(row, who="me", why="it is not there").recorded
+            return other.verdicts.did_not_happen(row, who="me", why="it is not there").recorded
 
         def succeed_late(other: Journal) -> bool:
             token = row.token or ""
@@ -428,7 +428,7 @@ def test_a_success_that_is_recorded_first_refuses_the_verdict(journal: Journal, 
     ref = a_run(journal, "charge")
     row = held(journal, ref, "charge")
     decision = meanwhile.stopped_before(
-        "UPDATE durable_step", lambda other: other.doubts.did_not_happen(row, who="me", why="it is not there").recorded
+        "UPDATE durable_step", lambda other: other.verdicts.did_not_happen(row, who="me", why="it is not there").recorded
     )
     success = meanwhile.run(lambda other: other.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True))
     assert {decision.result(), success.result()} == {True, False}
@@ -442,7 +442,7 @@ def test_a_verdict_against_a_new_claim_gives_one_attempt(journal: Journal) -> No
         ref = a_run(journal, "charge")
         row = held(journal, ref, "charge")
         done = together(
-            *[lambda who=who: journal.doubts.did_not_happen(row, who=who, why="no").recorded for who in "ab"],  # type: ignore[misc]
+            *[lambda who=who: journal.verdicts.did_not_happen(row, who=who, why="no").recorded for who in "ab"],  # type: ignore[misc]
             *[lambda: bool(journal.claims.begin(ref, "charge", new_token(), "w1"))] * 3,
         )
         assert done[:2].count(True) == 1
@@ -458,10 +458,10 @@ def test_what_is_due_is_taken_once_by_two_sweepers_at_once(journal: Journal) -> 
         in_doubt(journal, ref, "charge")
         token = claim(journal, ref, "ship")
         journal.ends.try_again(the(journal, ref, "ship"), token, 0, DECLINED, "declined")
-    taken = together(*[lambda: journal.doubts.take_due(now + MINUTE, 10)] * 4)
+    taken = together(*[lambda: journal.due.take_steps(now + MINUTE, 10)] * 4)
     found = [(row.ref, row.key) for batch in taken for row in batch]
     assert len(found) == len(set(found)), "nothing is taken twice"
-    rest = journal.doubts.take_due(now + MINUTE, 100)
+    rest = journal.due.take_steps(now + MINUTE, 100)
     assert sorted(found + [(row.ref, row.key) for row in rest]) == sorted(
         (ref, key) for ref in refs for key in ("charge", "ship")
     )
@@ -471,11 +471,11 @@ def test_a_sweeper_does_not_wait_for_rows_that_another_one_has_locked(journal: J
     for _ in range(4):
         in_doubt(journal, a_run(journal, "charge"), "charge")
     now = journal.time() + MINUTE
-    first = meanwhile.stopped_after("SELECT durable_step", lambda other: other.doubts.take_due(now, 2), skip=1)
-    second = meanwhile.run(lambda other: other.doubts.take_due(now, 10))
+    first = meanwhile.stopped_after("SELECT durable_step", lambda other: other.due.take_steps(now, 2), skip=1)
+    second = meanwhile.run(lambda other: other.due.take_steps(now, 10))
     if not journal.db.is_sqlite:
         assert second.ended.is_set(), "it did not wait"
-    taken = [*first.result(), *second.result(), *journal.doubts.take_due(now, 10)]
+    taken = [*first.result(), *second.result(), *journal.due.take_steps(now, 10)]
     assert len(taken) == len({row.ref for row in taken}) == 4
 
 
@@ -483,16 +483,16 @@ def test_a_step_in_doubt_is_taken_again_and_again_until_it_is_decided(journal: J
     ref = a_run(journal, "charge")
     in_doubt(journal, ref, "charge")
     now = journal.time() + SECOND
-    assert keys(journal.doubts.take_due(now, 10)) == ["charge"]
-    assert keys(journal.doubts.take_due(now, 10)) == []
-    assert keys(journal.doubts.take_due(now + AGAIN, 10)) == ["charge"]
+    assert keys(journal.due.take_steps(now, 10)) == ["charge"]
+    assert keys(journal.due.take_steps(now, 10)) == []
+    assert keys(journal.due.take_steps(now + AGAIN, 10)) == ["charge"]
 
 
 def test_a_planned_step_with_a_timer_is_taken_until_it_begins(journal: Journal) -> None:
     now = journal.time()
     ref = a_run(journal, a_step("sleep", kind=Kind.SLEEP, look_at=now))
-    assert keys(journal.doubts.take_due(now, 10)) == ["sleep"]
-    assert keys(journal.doubts.take_due(now + AGAIN, 10)) == ["sleep"], "a sweeper that died in between loses nothing"
+    assert keys(journal.due.take_steps(now, 10)) == ["sleep"]
+    assert keys(journal.due.take_steps(now + AGAIN, 10)) == ["sleep"], "a sweeper that died in between loses nothing"
     assert the(journal, ref, "sleep").look_at == now, "it stays due"
 
 
@@ -501,7 +501,7 @@ def test_a_batch_is_as_large_as_is_asked_for_and_takes_what_is_due_longest(journ
     for number, ref in enumerate(refs):
         in_doubt(journal, ref, "charge")
         change(journal, ref, "charge", look_at=journal.time() - (number + 1) * MINUTE)
-    assert {row.ref for row in journal.doubts.take_due(journal.time(), 2)} == set(refs[3:])
+    assert {row.ref for row in journal.due.take_steps(journal.time(), 2)} == set(refs[3:])
 
 
 def test_begun_steps_of_the_dead_are_found_with_how_that_is_known(journal: Journal) -> None:
@@ -513,15 +513,15 @@ def test_begun_steps_of_the_dead_are_found_with_how_that_is_known(journal: Journ
     journal.workers.child_died("p", 11, "killed")
     journal.workers.stood_still("w-silent", 0, "silent for 60 s")
     change(journal, ref, "gone", worker="nobody")
-    found = {row.key: death for row, death in journal.doubts.of_the_dead(10)}
+    found = {row.key: death for row, death in journal.due.of_the_dead(10)}
     assert found == {
         "stopped": Death.STOPPED,
         "killed": Death.PARENT_SAW,
         "silent": Death.STOOD_STILL,
         "gone": None,
     }
-    assert len(journal.doubts.of_the_dead(2)) == 2
-    assert journal.doubts.begun_by_the_living(10) == []
+    assert len(journal.due.of_the_dead(2)) == 2
+    assert journal.due.begun_by_the_living(10) == []
 
 
 def test_a_begun_attempt_that_is_missing_from_two_beats_of_its_living_worker_is_found(journal: Journal) -> None:
@@ -530,12 +530,12 @@ def test_a_begun_attempt_that_is_missing_from_two_beats_of_its_living_worker_is_
     running = [attempt_name(ref, key, claim(journal, ref, key)) for key in ("running", 'odd "key" %_\\')]
     age(journal, ref, "forgotten", "begun_at", by=SECOND)  # SQLite's clock knows milliseconds only
     journal.workers.beat("w1", [*running, attempt_name(ref, "forgotten", forgotten)])
-    assert journal.doubts.begun_by_the_living(10) == []
+    assert journal.due.begun_by_the_living(10) == []
     journal.workers.beat("w1", running)
-    assert journal.doubts.begun_by_the_living(10) == [], "missing from one beat only"
+    assert journal.due.begun_by_the_living(10) == [], "missing from one beat only"
     journal.workers.beat("w1", running)
     claim(journal, ref, "new")
-    assert [row.key for row, _ in journal.doubts.begun_by_the_living(10)] == ["forgotten"]
+    assert [row.key for row, _ in journal.due.begun_by_the_living(10)] == ["forgotten"]
 
 
 def test_forgotten_attempts_are_found_among_any_number_of_running_ones(journal: Journal) -> None:
@@ -546,14 +546,14 @@ def test_forgotten_attempts_are_found_among_any_number_of_running_ones(journal: 
     age(journal, ref, "forgotten", "begun_at", by=SECOND)  # SQLite's clock knows milliseconds only
     for _ in range(2):
         journal.workers.beat("w1", running)
-    assert [row.key for row, _ in journal.doubts.begun_by_the_living(5)] == ["forgotten"]
+    assert [row.key for row, _ in journal.due.begun_by_the_living(5)] == ["forgotten"]
 
 
 def test_a_finding_is_taken_away_by_a_persons_word(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     fail(journal, ref, "charge", Effect.UNKNOWN)
-    assert journal.doubts.acknowledge(ref, "charge", who="me", why="written off")
-    assert not journal.doubts.acknowledge(ref, "charge", who="me", why="written off")
+    assert journal.verdicts.acknowledge(ref, "charge", who="me", why="written off")
+    assert not journal.verdicts.acknowledge(ref, "charge", who="me", why="written off")
     assert keys(marked(journal)) == []
     assert the(journal, ref, "charge").effect is Effect.UNKNOWN
     assert events(journal, ref) == [Event.STEP_FAILED, Event.OPERATOR]
@@ -599,7 +599,7 @@ def test_after_a_restore_a_function_waits_for_a_person_because_even_the_rows_of_
     assert journal.doubts.doubt_unfinished("default", 0, who="me", why="restored").functions == 1
     row = the(journal, ref, "function")
     assert (row.status, row.attention) == (StepStatus.HELD, Attention.DRIFT)
-    assert journal.doubts.release(row, who="me", why="nothing was lost of it")
+    assert journal.verdicts.release(row, who="me", why="nothing was lost of it")
     assert statuses(journal, ref) == {"run": "running", "function": "waiting"}
 
 

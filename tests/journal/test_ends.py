@@ -433,7 +433,7 @@ def test_a_compensation_is_tried_again_in_a_run_that_is_rolling_back(journal: Jo
 def test_a_late_success_after_a_verdict_stops_an_attempt_that_nobody_has_claimed(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     row = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(row, who="me", why="not in the ledger")
     found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
     assert found is not None
     assert (found.status, found.outcome, found.marks) == (StepStatus.SUCCEEDED, ONE, [Attention.TWICE])
@@ -448,7 +448,7 @@ def test_a_late_success_after_a_verdict_stops_an_attempt_that_nobody_has_claimed
 def test_a_late_success_after_a_new_claim_is_kept_and_shown_and_changes_no_outcome(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     row = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(row, who="me", why="not in the ledger")
     token = claim(journal, ref, "charge")
     assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True)
     found = journal.ends.late(ref, "charge", row.token or "", Stored("json/1", b'"ch_1"'), "w1")
@@ -466,7 +466,7 @@ def test_a_late_success_of_a_dispatched_step_counts_and_wakes(journal: Journal) 
     journal.claims.plan_new(a_dispatch(ref, "ship#1"))
     row = held(journal, ref, "ship#1")
     assert journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
-    journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(row, who="me", why="not in the ledger")
     age(journal, ref, None, "look_at", by=-MINUTE)
     journal.ends.late(ref, "ship#1", row.token or "", ONE, "w1")
     run = the_run(journal, ref)
@@ -496,7 +496,7 @@ def test_a_step_that_happened_without_a_value_is_held_as_such(journal: Journal) 
     assert (row.status, row.effect, row.attention) == (StepStatus.HELD, Effect.HAPPENED, Attention.VALUE_MISSING)
     assert (row.doubt, row.look_at) == ("a lock cannot be recorded", None)
     assert events(journal, ref) == [Event.VALUE_MISSING]
-    assert journal.doubts.happened(row, ONE, who="me", why="it is ch_1").recorded
+    assert journal.verdicts.happened(row, ONE, who="me", why="it is ch_1").recorded
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
 
 
@@ -527,7 +527,7 @@ def test_an_error_whose_text_no_database_stores_does_not_keep_an_end_from_being_
     assert journal.doubts.hold(row, bad)
     row = the(journal, ref, "charge")
     assert row.evidence == stored
-    assert journal.doubts.happened(row, ONE, who="me", why=bad).recorded
+    assert journal.verdicts.happened(row, ONE, who="me", why=bad).recorded
     assert fail(journal, ref, "pack", why=bad, fails_run=False).recorded
     token = claim(journal, ref, "ship")
     assert journal.ends.happened_without_value(the(journal, ref, "ship"), token, bad, "w1")
@@ -566,7 +566,7 @@ def test_a_success_of_a_step_that_was_cancelled_while_it_ran_is_recorded_and_und
     ref = a_run(journal, a_step("charge", safety=safety, compensation=compensation))
     row = held(journal, ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
-    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger").recorded
     assert statuses(journal, ref)["charge"] == "cancelled"
     assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True)
     found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1")
@@ -598,7 +598,7 @@ def test_a_last_attempt_that_did_nothing_says_nothing_about_an_earlier_one(journ
     row = the(journal, ref, "charge")
     assert (row.effect, row.attention) == (Effect.UNKNOWN, Attention.EFFECT_UNKNOWN)
     assert decision.status is WorkflowStatus.ROLLING_BACK
-    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger").recorded
     assert the_run(journal, ref).status is WorkflowStatus.COMPENSATED
 
 
@@ -653,7 +653,7 @@ def test_a_failure_that_a_function_was_told_stays_what_it_was_told(journal: Jour
 def test_a_late_success_stops_a_next_attempt_that_nobody_has_claimed_whichever_attempt_it_is_of(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     first = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(first, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(first, who="me", why="not in the ledger")
     second = claim(journal, ref, "charge")
     assert journal.ends.try_again(the(journal, ref, "charge"), second, MINUTE, DECLINED, "declined")
     found = journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
@@ -666,7 +666,7 @@ def test_a_late_success_of_a_step_that_was_planned_again_is_recorded(journal: Jo
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, completes_run=True))
     row = held(journal, ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
-    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger").recorded
     assert not journal.ends.succeed(ref, "charge", row.token or "", ONE, completes_run=True)
     journal.runs.reopen(ref, [], who="me", why="right after all", now=journal.time())
     assert statuses(journal, ref)["charge"] == "planned"
@@ -680,7 +680,7 @@ def test_a_late_success_of_a_step_that_was_planned_again_is_recorded(journal: Jo
 def test_the_success_of_the_one_attempt_that_a_verdict_was_about_is_no_second_one(journal: Journal, known: StepStatus) -> None:
     ref = a_run(journal, "charge")
     row = held(journal, ref, "charge")
-    assert journal.doubts.happened(row, ONE, who="me", why="it is in the ledger").recorded
+    assert journal.verdicts.happened(row, ONE, who="me", why="it is in the ledger").recorded
     change(journal, ref, "charge", status=known.value)
     found = journal.ends.late(ref, "charge", row.token or "", TWO, "w1")
     assert found is not None
@@ -691,9 +691,9 @@ def test_the_success_of_the_one_attempt_that_a_verdict_was_about_is_no_second_on
 def test_a_success_of_another_attempt_than_a_verdict_was_about_may_be_a_second_one(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     first = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(first, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(first, who="me", why="not in the ledger")
     second = held(journal, ref, "charge")
-    assert journal.doubts.happened(second, ONE, who="me", why="now it is").recorded
+    assert journal.verdicts.happened(second, ONE, who="me", why="now it is").recorded
     found = journal.ends.late(ref, "charge", first.token or "", TWO, "w1")
     assert found is not None
     assert found.marks == [Attention.TWICE]
@@ -745,7 +745,7 @@ def test_a_success_settles_what_its_step_was_held_for(journal: Journal) -> None:
 def test_what_may_have_happened_twice_stays_so_however_the_other_attempt_ends(journal: Journal, how: str) -> None:
     ref = a_run(journal, "charge")
     first = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(first, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(first, who="me", why="not in the ledger")
     token = claim(journal, ref, "charge")
     journal.ends.late(ref, "charge", first.token or "", ONE, "w1")
     if how == "succeeds":
@@ -774,14 +774,14 @@ def test_a_late_success_under_another_key_of_the_provider_may_be_a_second_one(
 ) -> None:
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
     row = held(journal, ref, "charge")
-    assert journal.doubts.did_not_happen(row, who="me", why="not in the ledger").recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger").recorded
     assert the(journal, ref, "charge").generation == 1
     found = journal.ends.late(ref, "charge", row.token or "", ONE, "w1", generation=generation)
     assert found is not None
     assert found.marks == ([Attention.TWICE] if twice else [])
     succeeded = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT))
     first = held(journal, succeeded, "charge")
-    journal.doubts.did_not_happen(first, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(first, who="me", why="not in the ledger")
     succeed(journal, succeeded, "charge")
     found = journal.ends.late(succeeded, "charge", first.token or "", ONE, "w1", generation=generation)
     assert found is not None

@@ -192,7 +192,7 @@ def test_one_that_goes_on_is_due_at_once_unless_it_waits_for_its_time(journal: J
     token = claim(journal, ref, "charge", a_worker(journal))
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 60 * SECOND, None, "not yet", sent=True)
     before = the(journal, ref, "charge")
-    journal.doubts.count_send(before)
+    journal.due.count_send(before)
     journal.engine_ends.send_again(ref, "t-1")
     row = the(journal, ref, "charge")
     assert (row.look_at, row.sent_at, row.sends) == (before.look_at, None, 0), "its message did not vanish"
@@ -234,7 +234,7 @@ def test_a_person_s_verdict_is_an_order_as_well_and_a_probe_s_is_none(journal: J
     for key, who in (("charge", "probe"), ("ship", "ann")):
         token = claim(journal, ref, key, a_worker(journal, f"worker-of-{key}"))
         assert journal.doubts.raise_doubt(the(journal, ref, key), token, "its worker died", cause=Cause.WORKER_DIED, over=True)
-        assert journal.doubts.did_not_happen(the(journal, ref, key), who=who, why="asked the bank").recorded
+        assert journal.verdicts.did_not_happen(the(journal, ref, key), who=who, why="asked the bank").recorded
         assert (journal.engine_ends.ordered_again_at(ref) is None) is (who == "probe")
 
 

@@ -132,7 +132,7 @@ def test_a_new_call_whose_answer_was_lost_is_not_taken_up_once_it_was_decided(jo
     row = the(journal, ref, "charge#1")
     journal.doubts.raise_doubt(row, row.token, "its worker lost it", cause=Cause.WORKER_DIED, over=True)
     assert not journal.claims.begin_new(call)
-    journal.doubts.did_not_happen(the(journal, ref, "charge#1"), who="probe", why="no such charge")
+    journal.verdicts.did_not_happen(the(journal, ref, "charge#1"), who="probe", why="no such charge")
     assert not journal.claims.begin_new(call), "another worker may claim it at any moment"
 
 
@@ -145,14 +145,14 @@ def test_a_planned_step_whose_answer_was_lost_is_counted_once(journal: Journal, 
 
 def test_a_start_whose_answer_was_lost_is_found(journal: Journal, lossy: Lossy) -> None:
     run = a_workflow(new_ref(), id="order-42")
-    assert lossy.losing(COMMIT, lambda j: j.runs.start(run, [a_step("charge", ref=run.ref)]))
+    assert lossy.losing(COMMIT, lambda j: j.starts.start(run, [a_step("charge", ref=run.ref)]))
     assert statuses(journal, run.ref) == {"run": "running", "charge": "planned"}
 
 
 def test_a_start_whose_answer_was_lost_and_that_was_lost_to_another_is_not_found(journal: Journal, lossy: Lossy) -> None:
     a_run(journal, id="order-42")
     run = a_workflow(new_ref(), id="order-42")
-    assert not lossy.losing(b"INSERT INTO durable_workflow", lambda j: j.runs.start(run, []))
+    assert not lossy.losing(b"INSERT INTO durable_workflow", lambda j: j.starts.start(run, []))
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -268,10 +268,10 @@ def test_a_verdict_whose_answer_was_lost_is_given_once_and_was_given(journal: Jo
 
     def say(j: Journal) -> Any:
         if verdict == "happened":
-            return j.doubts.happened(row, ONE, who="me", why="it is there")
+            return j.verdicts.happened(row, ONE, who="me", why="it is there")
         if verdict == "failed":
             return j.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="me", why="no")
-        return j.doubts.did_not_happen(row, who="me", why="it is not there")
+        return j.verdicts.did_not_happen(row, who="me", why="it is not there")
 
     assert lossy.losing(COMMIT, say).recorded
     assert the_run(journal, ref).open_steps == (1 if verdict == "happened" else 2)
@@ -282,7 +282,7 @@ def test_a_verdict_whose_answer_was_lost_is_given_once_and_was_given(journal: Jo
 def test_a_late_success_whose_answer_was_lost_is_kept_once_where_it_is_accepted(journal: Journal, lossy: Lossy) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True), open_steps=2)
     row = held(journal, ref, "charge")
-    journal.doubts.did_not_happen(row, who="me", why="not in the ledger")
+    journal.verdicts.did_not_happen(row, who="me", why="not in the ledger")
     found = lossy.losing(COMMIT, lambda j: j.ends.late(ref, "charge", row.token or "", ONE, "w1"))
     assert found.status is StepStatus.SUCCEEDED
     assert the_run(journal, ref).open_steps == 1
@@ -298,7 +298,7 @@ def test_a_missing_value_whose_answer_was_lost_is_held(journal: Journal, lossy: 
 
 def test_an_unmarked_end_whose_answer_was_lost_is_counted_once(journal: Journal, lossy: Lossy) -> None:
     ref = a_run(journal, a_step("legacy", kind=Kind.UNMARKED, completes_run=True), open_steps=2)
-    lossy.losing(COMMIT, lambda j: j.runs.record_unmarked(ref, "legacy", ONE, failed=None))
+    lossy.losing(COMMIT, lambda j: j.members.record_unmarked(ref, "legacy", ONE, failed=None))
     assert the_run(journal, ref).open_steps == 1
 
 
@@ -323,8 +323,8 @@ def test_what_is_due_and_whose_answer_was_lost_is_taken_by_a_later_sweep(journal
     ref = a_run(journal, "charge")
     in_doubt(journal, ref, "charge")
     now = journal.time()
-    assert lossy.losing(COMMIT, lambda j: j.doubts.take_due(now, 10)) == []
-    assert [row.key for row in journal.doubts.take_due(now + MINUTE, 10)] == ["charge"]
+    assert lossy.losing(COMMIT, lambda j: j.due.take_steps(now, 10)) == []
+    assert [row.key for row in journal.due.take_steps(now + MINUTE, 10)] == ["charge"]
 
 
 def test_a_beat_and_a_registration_whose_answers_were_lost_count(journal: Journal, lossy: Lossy) -> None:
@@ -359,7 +359,7 @@ def test_a_journal_that_is_away_says_so_and_is_used_again_when_it_is_back(journa
         lambda j: j.claims.get(ref, "charge"),
         lambda j: j.claims.begin(ref, "ship", new_token(), "w1"),
         lambda j: j.ends.succeed(ref, "charge", "mine", ONE, completes_run=False),
-        lambda j: j.runs.start(a_workflow(new_ref()), []),
+        lambda j: j.starts.start(a_workflow(new_ref()), []),
         lambda j: j.workers.beat("w1", []),
         lambda j: j.reads.listed(),
         lambda j: j.check(),

@@ -340,24 +340,24 @@ def offences(plan: Plan, leading: Mapping[str, str]) -> list[str]:
 def starting(journal: Journal) -> None:
     """Runs start, twice, are taken back, and lose a message."""
     ref = a_run(journal, "charge", "ship", id="order-x")
-    assert not journal.runs.start(a_workflow(new_ref(), id="order-x"), [])
-    journal.runs.forget(ref)
+    assert not journal.starts.start(a_workflow(new_ref(), id="order-x"), [])
+    journal.starts.forget(ref)
     back = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), "ship")
-    journal.runs.forget(back)
+    journal.starts.forget(back)
     assert journal.reads.run(back) is None
     a_run(journal, a_step("charge", status=StepStatus.BEGUN, token=new_token()), a_step("ship", status=StepStatus.IN_DOUBT))
     ref = a_run(journal, "charge")
     late = a_step("late", ref=ref)
     for _ in range(2):
-        assert journal.runs.join(late, ["charge"]) is StepStatus.PLANNED
-    journal.runs.leave(ref, "late")
+        assert journal.members.join(late, ["charge"]) is StepStatus.PLANNED
+    journal.members.leave(ref, "late")
     beside = [a_step("legacy", ref=ref, kind=Kind.UNMARKED)]
-    assert journal.runs.join(late, ["charge", "legacy"], beside=beside) is StepStatus.PLANNED
+    assert journal.members.join(late, ["charge", "legacy"], beside=beside) is StepStatus.PLANNED
     assert len(journal.reads.outline(ref)) == 3
     mail = a_step("mail", ref=ref, safety=Safety.IDEMPOTENT)
     for _ in range(2):
-        assert journal.runs.join(mail, ["charge"]) is StepStatus.PLANNED
-        journal.runs.leave(ref, "mail")
+        assert journal.members.join(mail, ["charge"]) is StepStatus.PLANNED
+        journal.members.leave(ref, "mail")
     ref = a_run(journal, a_step("charge", task_id="task-0"), "ship")
     assert journal.engine_ends.end(the(journal, ref, "charge"), "it was revoked")
     assert journal.engine_ends.ordered_again_at(ref) is None
@@ -374,16 +374,16 @@ def starting(journal: Journal) -> None:
     journal.engine_ends.begins_again(ref, "task-00")
     ref = a_run(journal, a_step("charge", task_id="task-1"), "ship")
     assert journal.enforced.since("a task that is new") <= journal.time()
-    assert not journal.runs.died_unbegun(a_step("charge", ref=new_ref()), "its horse died")
-    assert journal.runs.not_begun("task-1", "it was given up") == 1
-    assert journal.runs.not_begun("no such task", "it was given up") == 0
-    assert journal.runs.not_begun("task-1", "it was given up", ref=new_ref(), in_hand=True) == 0
-    journal.runs.stop_after(ref, "charge")
-    journal.runs.count_resend(ref, "charge", "its message was lost", lost="charge")
-    journal.runs.count_resends([(ref, "charge", "charge"), (ref, "ship", None)], "its message was lost")
-    journal.runs.look_again(ref, 1)
-    assert ref in [run.ref for run, _ in journal.runs.take_due(2, 10)]
-    journal.runs.look_again(ref, journal.time() + MINUTE)
+    assert not journal.members.died_unbegun(a_step("charge", ref=new_ref()), "its horse died")
+    assert journal.members.not_begun("task-1", "it was given up") == 1
+    assert journal.members.not_begun("no such task", "it was given up") == 0
+    assert journal.members.not_begun("task-1", "it was given up", ref=new_ref(), in_hand=True) == 0
+    journal.members.stop_after(ref, "charge")
+    journal.due.count_resend(ref, "charge", "its message was lost", lost="charge")
+    journal.due.count_resends([(ref, "charge", "charge"), (ref, "ship", None)], "its message was lost")
+    journal.due.look_again(ref, 1)
+    assert ref in [run.ref for run, _ in journal.due.take_runs(2, 10)]
+    journal.due.look_again(ref, journal.time() + MINUTE)
 
 
 def running(journal: Journal) -> None:
@@ -412,7 +412,7 @@ def running(journal: Journal) -> None:
         succeed_last, "charge", claim(journal, succeed_last, "charge", "living-1"), ONE, completes_run=True
     )
     unmarked = a_run(journal, a_step("legacy", kind=Kind.UNMARKED))
-    assert journal.runs.record_unmarked(unmarked, "legacy", ONE, failed=None, who="me", why="I looked")
+    assert journal.members.record_unmarked(unmarked, "legacy", ONE, failed=None, who="me", why="I looked")
 
 
 def in_its_own_transaction(journal: Journal) -> None:
@@ -459,7 +459,7 @@ def running_a_function(journal: Journal) -> None:
     assert not journal.runs.sleep(timer), "its answer was lost"
     journal.runs.woken(ref, "function")
     assert journal.doubts.hold_drift(the(journal, ref, "function"), "other arguments")
-    assert journal.doubts.release(the(journal, ref, "function"), who="me", why="the code is fixed")
+    assert journal.verdicts.release(the(journal, ref, "function"), who="me", why="the code is fixed")
 
 
 def doubting(journal: Journal) -> None:
@@ -472,12 +472,12 @@ def doubting(journal: Journal) -> None:
     assert journal.doubts.ask_later(row, journal.time())
     assert journal.doubts.take_over(row, "it is safe")
     assert journal.ends.late(ref, "a", row.token or "", ONE, "living-1") is not None
-    assert journal.doubts.happened(held(journal, ref, "b"), ONE, who="me", why="I looked").recorded
-    assert journal.doubts.did_not_happen(in_doubt(journal, ref, "c"), who="me", why="I looked").recorded
+    assert journal.verdicts.happened(held(journal, ref, "b"), ONE, who="me", why="I looked").recorded
+    assert journal.verdicts.did_not_happen(in_doubt(journal, ref, "c"), who="me", why="I looked").recorded
     fail(journal, ref, "d", Effect.UNKNOWN, fails_run=False)
     assert journal.doubts.doubt_failed(the(journal, ref, "d"), "its message came again")
     fail(journal, ref, "e", Effect.UNKNOWN, fails_run=False)
-    assert journal.doubts.acknowledge(ref, "e", who="me", why="written off")
+    assert journal.verdicts.acknowledge(ref, "e", who="me", why="written off")
     late = a_run(journal, "a")
     journal.ends.try_again(the(journal, late, "a"), claim(journal, late, "a"), 0, TIMED_OUT, "timed out")
     assert journal.doubts.doubt_waiting(the(journal, late, "a"), "its window has passed", cause=Cause.UNSAFE_TO_REPEAT)
@@ -509,7 +509,7 @@ def undoing(journal: Journal) -> None:
     assert journal.claims.begin_new(a_call(told, "charge#1", compensation="refund"))
     row = the(journal, told, "charge#1")
     assert journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False).recorded
-    assert journal.doubts.happened(the(journal, told, "charge#1"), ONE, who="me", why="I looked").recorded
+    assert journal.verdicts.happened(the(journal, told, "charge#1"), ONE, who="me", why="I looked").recorded
     assert journal.undo.begin(told, who="me", why="undo it") is not None
     assert journal.undo.begin(told, who="me", why="undo it") is not None, "its answer was lost"
     late = a_run(journal, a_step("charge", compensation="refund"), "ship")
@@ -522,7 +522,7 @@ def undoing(journal: Journal) -> None:
 def ordering(journal: Journal) -> None:
     """What people order: looks, retries, cancels, rollbacks, acknowledgements."""
     ref = a_run(journal, "charge", "ship")
-    assert journal.runs.look_now(ref, who="me", why="now")
+    assert journal.due.look_now(ref, who="me", why="now")
     succeed(journal, ref, "charge")
     assert journal.runs.reopen(ref, [], who="me", why="go on", now=journal.time())
     assert journal.undo.begin(ref, who="me", why="undo it") is not None
@@ -548,20 +548,20 @@ def sweeping(journal: Journal) -> None:
     """What a sweeper asks at every turn, and what it takes; what has nothing due finds it out as cheaply."""
     now = journal.time()
     assert len(journal.workers.alive()) >= 30
-    assert len(journal.doubts.of_the_dead(200)) == 200
-    assert len(journal.doubts.begun_by_the_living(200)) == 200
+    assert len(journal.due.of_the_dead(200)) == 200
+    assert len(journal.due.begun_by_the_living(200)) == 200
     for at in (0, now):
         for engines, namespace in ((None, None), (["celery"], "default"), (["rq"], "default"), (["celery"], "another")):
-            journal.doubts.take_due(at, 200, engines, namespace=namespace)
-            journal.runs.take_due(at, 200, engines, namespace=namespace)
+            journal.due.take_steps(at, 200, engines, namespace=namespace)
+            journal.due.take_runs(at, 200, engines, namespace=namespace)
     assert set(journal.reads.queues_moved_to("default")) >= {("celery", "celery")}
     assert journal.workers.alive(namespace="default")
-    journal.runs.look_again_at({new_ref(): now})
+    journal.due.look_again_at({new_ref(): now})
     journal.runs.mark_all([new_ref()], None)
-    journal.doubts.count_send(a_step("charge", ref=new_ref(), status=StepStatus.WAITING))
+    journal.due.count_send(a_step("charge", ref=new_ref(), status=StepStatus.WAITING))
     lost = [a_step("charge", ref=new_ref(), status=one) for one in (StepStatus.WAITING, StepStatus.IN_DOUBT)]
-    journal.doubts.give_back(lost, now)
-    journal.doubts.wish_is_over(a_step("charge", ref=new_ref(), status=StepStatus.SUCCEEDED, look_at=now))
+    journal.due.give_back(lost, now)
+    journal.due.nothing_to_send(a_step("charge", ref=new_ref(), status=StepStatus.SUCCEEDED, look_at=now))
     journal.runs.mark(new_ref(), None)
     given_up = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, options={"window": DAY}), "ship")
     journal.runs.mark(given_up, "unmarked")
@@ -569,7 +569,7 @@ def sweeping(journal: Journal) -> None:
     journal.ends.try_again(the(journal, given_up, "charge"), token, 0, TIMED_OUT, "timed out", effect=Effect.UNKNOWN)
     journal.runs.cancel(given_up, who="me", why="enough")
     journal.runs.acknowledge(given_up, who="me", why="looked at it")
-    journal.doubts.acknowledge(given_up, "charge", who="me", why="looked at it")
+    journal.verdicts.acknowledge(given_up, "charge", who="me", why="looked at it")
     journal.events.note(Event.SUPPRESSED, ref=new_ref())
 
 

@@ -306,7 +306,7 @@ def test_what_a_person_acknowledged_is_not_told_again_until_another_comes(journa
     ref = a_run(journal, "charge")
     journal.events.note(Event.REFUSED, ref=ref, key="mail", who="w1", why="it does not fit", name="pay")
     fail(journal, ref, "charge", Effect.UNKNOWN)
-    journal.doubts.acknowledge(ref, "charge", who="me", why="written off")
+    journal.verdicts.acknowledge(ref, "charge", who="me", why="written off")
     assert len(journal.reads.refused()) == 1, "that was about a step"
     time.sleep(0.002)  # SQLite's clock counts milliseconds
     journal.runs.acknowledge(ref, who="me", why="an old message")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from durable_adapter.journal import Journal
+from durable_adapter.journal.members import MAX_UNBEGUN
 from durable_adapter.journal.orders import Change
-from durable_adapter.journal.runs import MAX_UNBEGUN
 from durable_adapter.model import (
     SECOND,
     Effect,
@@ -93,9 +93,9 @@ def test_a_run_and_its_steps_come_back_as_they_were_started(journal: Journal) ->
         message=b"\xffmessage",
         sent_at=17,
     )
-    assert journal.runs.start(run, [row])
+    assert journal.starts.start(run, [row])
     found = the_run(journal, ref)
-    assert (found.created_at, found.look_at) == (about(journal.time()), about(journal.time() + journal.runs.resend_after))
+    assert (found.created_at, found.look_at) == (about(journal.time()), about(journal.time() + journal.resend_after))
     run.created_at, run.look_at = found.created_at, found.look_at
     assert found == run
     row.created_at = the(journal, ref, "charge#1").created_at
@@ -105,11 +105,11 @@ def test_a_run_and_its_steps_come_back_as_they_were_started(journal: Journal) ->
 
 def test_a_declared_id_starts_once(journal: Journal) -> None:
     first = a_run(journal, "charge", id="order-42")
-    assert not journal.runs.start(a_workflow(new_ref(), id="order-42"), [a_step("charge", ref="x" * 32)])
+    assert not journal.starts.start(a_workflow(new_ref(), id="order-42"), [a_step("charge", ref="x" * 32)])
     assert statuses(journal, first) == {"run": "running", "charge": "planned"}
     assert journal.reads.steps("x" * 32) == [], "nothing of the second start was written"
-    assert journal.runs.start(a_workflow(new_ref(), id="order-42", run=2), [])
-    assert journal.runs.start(a_workflow(new_ref(), id="order-42", namespace="other"), [])
+    assert journal.starts.start(a_workflow(new_ref(), id="order-42", run=2), [])
+    assert journal.starts.start(a_workflow(new_ref(), id="order-42", namespace="other"), [])
 
 
 def test_of_many_starts_of_one_id_at_once_one_wins(journal: Journal) -> None:
@@ -117,7 +117,7 @@ def test_of_many_starts_of_one_id_at_once_one_wins(journal: Journal) -> None:
         refs = [new_ref() for _ in range(5)]
         started = together(
             *[
-                lambda r=r: journal.runs.start(a_workflow(r, id=f"order-{number}"), [a_step("charge", ref=r)])  # type: ignore[misc]
+                lambda r=r: journal.starts.start(a_workflow(r, id=f"order-{number}"), [a_step("charge", ref=r)])  # type: ignore[misc]
                 for r in refs
             ]
         )
@@ -130,17 +130,17 @@ def test_of_many_starts_of_one_id_at_once_one_wins(journal: Journal) -> None:
 
 def test_a_start_that_is_said_again_is_the_same_start(journal: Journal) -> None:
     run = a_workflow(new_ref(), id="order-42")
-    assert journal.runs.start(run, [a_step("charge", ref=run.ref)])
-    assert journal.runs.start(run, [a_step("charge", ref=run.ref)]), "its answer may have been lost"
+    assert journal.starts.start(run, [a_step("charge", ref=run.ref)])
+    assert journal.starts.start(run, [a_step("charge", ref=run.ref)]), "its answer may have been lost"
     assert len(journal.reads.steps(run.ref)) == 1
 
 
 def test_a_start_inside_the_callers_transaction_is_committed_and_rolled_back_with_it(journal: Journal) -> None:
     kept, lost = a_workflow(new_ref()), a_workflow(new_ref())
     with journal.db.open_transaction() as conn:
-        journal.runs.start(kept, [a_step("charge", ref=kept.ref)], conn)
+        journal.starts.start(kept, [a_step("charge", ref=kept.ref)], conn)
     with pytest.raises(ZeroDivisionError), journal.db.open_transaction() as conn:
-        journal.runs.start(lost, [a_step("charge", ref=lost.ref)], conn)
+        journal.starts.start(lost, [a_step("charge", ref=lost.ref)], conn)
         raise ZeroDivisionError
     assert journal.reads.run(kept.ref) is not None
     assert journal.reads.run(lost.ref) is None
@@ -157,23 +157,23 @@ def test_a_run_can_start_with_a_step_that_has_begun(journal: Journal) -> None:
 @pytest.mark.parametrize("safety", list(Safety))
 def test_a_start_whose_message_could_not_be_sent_is_taken_back(journal: Journal, safety: Safety) -> None:
     ref = a_run(journal, a_step("charge", safety=safety), "ship")
-    journal.runs.forget(ref)
+    journal.starts.forget(ref)
     assert journal.reads.run(ref) is None
     assert journal.reads.steps(ref) == []
-    journal.runs.forget(ref)
+    journal.starts.forget(ref)
 
 
 @pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
 def test_a_start_is_not_taken_back_once_something_of_it_has_begun(journal: Journal, safety: Safety) -> None:
     ref = a_run(journal, a_step("charge", safety=safety), "ship")
     claim(journal, ref, "charge")
-    journal.runs.forget(ref)
+    journal.starts.forget(ref)
     assert statuses(journal, ref) == {"run": "running", "charge": "begun", "ship": "planned"}
 
 
 def test_a_claim_against_the_taking_back_of_its_start_gives_one_winner(journal: Journal, meanwhile: Interleaving) -> None:
     ref = a_run(journal, "charge")
-    back = meanwhile.stopped_after("DELETE FROM durable_step", lambda other: other.runs.forget(ref))
+    back = meanwhile.stopped_after("DELETE FROM durable_step", lambda other: other.starts.forget(ref))
     late = meanwhile.run(lambda other: other.claims.begin(ref, "charge", new_token(), "w1"))
     back.result()
     assert not late.result()
@@ -189,7 +189,7 @@ def test_a_function_is_suspended_with_what_it_waits_for(journal: Journal) -> Non
     assert journal.runs.suspend(ref, waiting_for="a signal", wake_at=None)
     run = the_run(journal, ref)
     assert (run.waiting_for, run.wake_at) == ("a signal", None)
-    assert run.look_at == about(journal.time() + journal.runs.resend_after)
+    assert run.look_at == about(journal.time() + journal.resend_after)
 
 
 def test_a_function_is_not_suspended_for_what_is_there_already(journal: Journal) -> None:
@@ -226,21 +226,21 @@ def test_what_is_due_is_taken_with_its_steps_and_pushed_on(journal: Journal) -> 
     a_run(journal, "charge")
     age(journal, ref, None, "look_at")
     now = journal.time()
-    ((run, steps),) = journal.runs.take_due(now, 10)
+    ((run, steps),) = journal.due.take_runs(now, 10)
     assert (run.ref, [s.key for s in steps]) == (ref, ["charge", "ship"])
-    assert the_run(journal, ref).look_at == now + journal.runs.resend_after
-    assert journal.runs.take_due(now, 10) == []
+    assert the_run(journal, ref).look_at == now + journal.resend_after
+    assert journal.due.take_runs(now, 10) == []
 
 
 def test_the_wait_for_the_next_look_doubles_with_every_message_that_was_sent_again_up_to_a_bound(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     for resends, factor in ((1, 2), (2, 4), (3, 8), (12, 8)):
         change(journal, ref, resends=resends - 1, look_at=1)
-        journal.runs.count_resend(ref, "charge", "its message was lost")
+        journal.due.count_resend(ref, "charge", "its message was lost")
         now = journal.time()
-        ((run, _),) = journal.runs.take_due(now, 10)
+        ((run, _),) = journal.due.take_runs(now, 10)
         assert (run.resends, the_run(journal, ref).resends) == (resends, resends)
-        assert the_run(journal, ref).look_at == now + factor * journal.runs.resend_after
+        assert the_run(journal, ref).look_at == now + factor * journal.resend_after
     assert events(journal, ref) == [Event.SENT_AGAIN] * 4
 
 
@@ -248,8 +248,8 @@ def test_how_often_and_when_a_step_s_lost_message_was_sent_again_stands_in_its_r
     ref = a_run(journal, "charge", "ship")
     other = a_run(journal, "charge")
     again = [(ref, "charge", "charge"), (ref, "charge", "ship"), (other, "charge", None)]
-    journal.runs.count_resends(again, "its message was lost")
-    journal.runs.count_resend(ref, "ship", "its message was lost", lost="ship")
+    journal.due.count_resends(again, "its message was lost")
+    journal.due.count_resend(ref, "ship", "its message was lost", lost="ship")
     steps = [the(journal, ref, "charge"), the(journal, ref, "ship"), the(journal, other, "charge")]
     assert [row.sends for row in steps] == [1, 2, 0], "a message that a person sends was not lost"
     assert [row.sent_at is not None for row in steps] == [True, True, False]
@@ -263,43 +263,43 @@ def test_how_often_and_when_a_step_s_lost_message_was_sent_again_stands_in_its_r
 def test_the_wait_is_as_short_as_ever_once_anything_has_begun_or_ended_since(journal: Journal, moves: str) -> None:
     ref = a_run(journal, "charge", "ship")
     change(journal, ref, resends=6)
-    journal.runs.count_resend(ref, "charge", "its message was lost")
+    journal.due.count_resend(ref, "charge", "its message was lost")
     at = int(journal.events.of(ref)[-1]["at"])
     change(journal, ref, "charge", **{moves: at + 1})
     change(journal, ref, look_at=1)
     now = journal.time()
-    ((run, _),) = journal.runs.take_due(now, 10)
+    ((run, _),) = journal.due.take_runs(now, 10)
     assert run.resends == the_run(journal, ref).resends == 0
-    assert the_run(journal, ref).look_at == now + journal.runs.resend_after
+    assert the_run(journal, ref).look_at == now + journal.resend_after
 
 
 def test_runs_that_are_due_are_taken_once_by_two_sweepers_at_once(journal: Journal) -> None:
     refs = [a_run(journal, "charge") for _ in range(20)]
     now = journal.time() + 60 * MINUTE
-    taken = together(*[lambda: journal.runs.take_due(now, 8)] * 4)
+    taken = together(*[lambda: journal.due.take_runs(now, 8)] * 4)
     found = [run.ref for batch in taken for run, _ in batch]
     assert len(found) == len(set(found))
-    assert sorted([*found, *(run.ref for run, _ in journal.runs.take_due(now, 100))]) == sorted(refs)
+    assert sorted([*found, *(run.ref for run, _ in journal.due.take_runs(now, 100))]) == sorted(refs)
 
 
 def test_a_sweeper_does_not_wait_for_runs_that_another_one_has_locked(journal: Journal, meanwhile: Interleaving) -> None:
     for _ in range(4):
         a_run(journal, "charge")
     now = journal.time() + 60 * MINUTE
-    first = meanwhile.stopped_after("SELECT durable_workflow", lambda other: other.runs.take_due(now, 2), skip=1)
-    second = meanwhile.run(lambda other: other.runs.take_due(now, 10))
+    first = meanwhile.stopped_after("SELECT durable_workflow", lambda other: other.due.take_runs(now, 2), skip=1)
+    second = meanwhile.run(lambda other: other.due.take_runs(now, 10))
     if not journal.db.is_sqlite:
         assert second.ended.is_set(), "it did not wait"
-    taken = [*first.result(), *second.result(), *journal.runs.take_due(now, 10)]
+    taken = [*first.result(), *second.result(), *journal.due.take_runs(now, 10)]
     assert len(taken) == len({run.ref for run, _ in taken}) == 4
 
 
 def test_the_next_look_of_an_unfinished_run_can_be_set_and_that_of_a_finished_one_not(journal: Journal) -> None:
     ref = a_run(journal, "charge")
-    journal.runs.look_again(ref, 17)
+    journal.due.look_again(ref, 17)
     assert the_run(journal, ref).look_at == 17
     succeed(journal, ref, "charge", completes_run=True)
-    journal.runs.look_again(ref, 17)
+    journal.due.look_again(ref, 17)
     assert the_run(journal, ref).look_at is None
 
 
@@ -345,7 +345,7 @@ def test_nothing_becomes_due_again_in_a_cancelled_run(journal: Journal) -> None:
     row = held(journal, ref, "ship")
     journal.runs.cancel(ref, who="me", why="wrong order")
     assert not journal.ends.try_again(the(journal, ref, "charge"), token, 0, DECLINED, "declined")
-    assert journal.doubts.did_not_happen(row, who="me", why="no parcel").recorded
+    assert journal.verdicts.did_not_happen(row, who="me", why="no parcel").recorded
     assert statuses(journal, ref) == {"run": "cancelled", "charge": "cancelled", "ship": "cancelled"}
 
 
@@ -455,27 +455,27 @@ def test_an_unmarked_members_end_is_recorded_once(journal: Journal) -> None:
     ref = a_run(
         journal, a_step("legacy", kind=Kind.UNMARKED, completes_run=True), a_step("charge", completes_run=True), open_steps=2
     )
-    journal.runs.record_unmarked(ref, "legacy", ONE, failed=None)
-    journal.runs.record_unmarked(ref, "legacy", ONE, failed=None)
-    journal.runs.record_unmarked(ref, "legacy", None, failed=DECLINED)
+    journal.members.record_unmarked(ref, "legacy", ONE, failed=None)
+    journal.members.record_unmarked(ref, "legacy", ONE, failed=None)
+    journal.members.record_unmarked(ref, "legacy", None, failed=DECLINED)
     row = the(journal, ref, "legacy")
     assert (row.status, row.outcome) == (StepStatus.SUCCEEDED, ONE)
     assert (the_run(journal, ref).open_steps, the_run(journal, ref).status) == (1, WorkflowStatus.RUNNING)
-    journal.runs.record_unmarked(ref, "charge", ONE, failed=None)
+    journal.members.record_unmarked(ref, "charge", ONE, failed=None)
     assert statuses(journal, ref)["charge"] == "planned", "a marked member is not recorded that way"
 
 
 def test_an_unmarked_last_member_ends_the_run(journal: Journal) -> None:
     ref = a_run(journal, "charge", a_step("legacy", kind=Kind.UNMARKED))
     succeed(journal, ref, "charge")
-    journal.runs.record_unmarked(ref, "legacy", None, failed=None)
+    journal.members.record_unmarked(ref, "legacy", None, failed=None)
     assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "legacy": "succeeded"}
 
 
 def test_a_chain_that_is_ended_early_cancels_what_was_planned_behind(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship", "mail")
     token = claim(journal, ref, "charge")
-    journal.runs.stop_after(ref, "charge")
+    journal.members.stop_after(ref, "charge")
     assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True)
     assert statuses(journal, ref) == {"run": "succeeded", "charge": "succeeded", "ship": "cancelled", "mail": "cancelled"}
 
@@ -491,15 +491,15 @@ def test_a_person_can_have_a_run_looked_at_now_and_what_waits_in_it_sent_again(j
     token = claim(journal, ref, "charge")
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 0, DECLINED, "declined")
     now = journal.time()
-    assert journal.doubts.take_due(now, 10)
-    assert journal.doubts.take_due(now, 10) == []
-    assert journal.runs.look_now(ref, who="me", why="the broker is back")
-    assert [row.key for row in journal.doubts.take_due(journal.time(), 10)] == ["charge"]
-    assert [run.ref for run, _ in journal.runs.take_due(journal.time(), 10)] == [ref]
+    assert journal.due.take_steps(now, 10)
+    assert journal.due.take_steps(now, 10) == []
+    assert journal.due.look_now(ref, who="me", why="the broker is back")
+    assert [row.key for row in journal.due.take_steps(journal.time(), 10)] == ["charge"]
+    assert [run.ref for run, _ in journal.due.take_runs(journal.time(), 10)] == [ref]
     assert events(journal, ref)[-1] is Event.OPERATOR
     journal.runs.cancel(ref, who="me", why="no")
-    assert not journal.runs.look_now(ref, who="me", why="the broker is back")
-    assert not journal.runs.look_now("0" * 32, who="me", why="no such run")
+    assert not journal.due.look_now(ref, who="me", why="the broker is back")
+    assert not journal.due.look_now("0" * 32, who="me", why="no such run")
 
 
 def test_what_a_person_has_seen_of_a_run_is_taken_out_of_the_findings(journal: Journal) -> None:
@@ -516,26 +516,26 @@ def test_a_message_that_a_worker_lost_before_its_body_began_becomes_due(journal:
     ref = a_run(journal, a_step("charge", task_id="task-1"), a_step("ship", task_id="task-2"))
     other = a_run(journal, a_step("charge", task_id="task-1"))
     claim(journal, other, "charge")
-    assert journal.runs.not_begun("task-1", "revoked") == 1
+    assert journal.members.not_begun("task-1", "revoked") == 1
     assert statuses(journal, ref) == {"run": "running", "charge": "waiting", "ship": "planned"}
     assert statuses(journal, other)["charge"] == "begun"
-    assert [row.key for row in journal.doubts.take_due(journal.time(), 10)] == ["charge"]
-    assert journal.runs.not_begun("task-1", "revoked") == 0
+    assert [row.key for row in journal.due.take_steps(journal.time(), 10)] == ["charge"]
+    assert journal.members.not_begun("task-1", "revoked") == 0
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
 
 
 def test_a_death_before_the_begin_makes_due_what_was_sent_and_is_believed_only_so_often(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", task_id="task-1"), a_step("legacy", kind=Kind.UNMARKED))
-    assert journal.runs.died_unbegun(the(journal, ref, "charge"), "its horse died")
+    assert journal.members.died_unbegun(the(journal, ref, "charge"), "its horse died")
     row = the(journal, ref, "charge")
     assert (row.status, row.look_at, row.sends, row.losses) == (StepStatus.WAITING, about(journal.time()), 0, 1)
-    assert not journal.runs.died_unbegun(the(journal, ref, "legacy"), "its body begins without a claim")
+    assert not journal.members.died_unbegun(the(journal, ref, "legacy"), "its body begins without a claim")
     for losses in range(2, MAX_UNBEGUN + 1):
-        journal.doubts.count_send(the(journal, ref, "charge"))
-        assert journal.runs.died_unbegun(the(journal, ref, "charge"), "its horse died")
+        journal.due.count_send(the(journal, ref, "charge"))
+        assert journal.members.died_unbegun(the(journal, ref, "charge"), "its horse died")
         row = the(journal, ref, "charge")
         assert (row.status, row.sends, row.losses) == (StepStatus.WAITING, 0, losses)
-    assert not journal.runs.died_unbegun(row, "its horse died")
+    assert not journal.members.died_unbegun(row, "its horse died")
     assert events(journal, ref) == [Event.SENT_AGAIN] * MAX_UNBEGUN
 
 
@@ -547,7 +547,7 @@ def test_a_death_before_the_begin_changes_nothing_of_what_began_or_waits_for_its
     journal.ends.try_again(the(journal, later, "charge"), token, MINUTE, DECLINED, "declined")
     before = [the(journal, begun, "charge"), the(journal, later, "charge")]
     for row in (seen, *before):
-        assert not journal.runs.died_unbegun(row, "its horse died")
+        assert not journal.members.died_unbegun(row, "its horse died")
     assert [the(journal, begun, "charge"), the(journal, later, "charge")] == before
 
 
@@ -556,13 +556,13 @@ def test_a_function_that_runs_again_is_not_woken_a_second_time(journal: Journal)
     assert journal.ends.try_again(the(journal, ref, "function"), None, 0, DECLINED, "declined")
     journal.runs.suspend(ref, waiting_for="a timer", wake_at=journal.time())
     journal.runs.woken(ref, "function")
-    assert journal.doubts.take_due(journal.time(), 10) == []
+    assert journal.due.take_steps(journal.time(), 10) == []
 
 
 def test_a_member_that_joins_is_planned_behind_its_parents_and_the_run_waits_for_it(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True))
-    assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
-    assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED, "its answer was lost"
+    assert journal.members.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
+    assert journal.members.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED, "its answer was lost"
     row = the(journal, ref, "ship")
     assert (row.position, row.after, row.pending, row.completes_run) == (1, ["charge"], 1, True)
     succeed(journal, ref, "charge", completes_run=True)
@@ -575,11 +575,11 @@ def test_a_run_that_had_succeeded_goes_on_with_a_member_that_joins_late(journal:
     ref = a_run(journal, a_step("charge", completes_run=True))
     succeed(journal, ref, "charge", completes_run=True)
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
-    assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
+    assert journal.members.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
     run = the_run(journal, ref)
     assert (run.status, run.ended_at, run.open_steps) == (WorkflowStatus.RUNNING, None, 1)
     assert run.look_at is not None
-    journal.runs.leave(ref, "ship")
+    journal.members.leave(ref, "ship")
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED, "its message could not be sent"
     assert statuses(journal, ref) == {"charge": "succeeded", "run": "succeeded"}
 
@@ -588,17 +588,17 @@ def test_a_run_that_failed_or_is_being_undone_takes_no_more_members(journal: Jou
     ref = a_run(journal, a_step("charge", compensation="refund"), "ship")
     succeed(journal, ref, "charge")
     fail(journal, ref, "ship")
-    assert journal.runs.join(a_step("mail", ref=ref), ["ship"]) is StepStatus.CANCELLED
+    assert journal.members.join(a_step("mail", ref=ref), ["ship"]) is StepStatus.CANCELLED
     assert not journal.claims.begin(ref, "mail", new_token(), "w1")
-    assert journal.runs.join(a_step("mail", ref=new_ref()), ["ship"]) is None, "a run that is not there"
+    assert journal.members.join(a_step("mail", ref=new_ref()), ["ship"]) is None, "a run that is not there"
 
 
 @pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
 def test_a_member_that_has_begun_is_not_taken_back(journal: Journal, safety: Safety) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True))
-    journal.runs.join(a_step("ship", ref=ref, safety=safety), ["charge"])
+    journal.members.join(a_step("ship", ref=ref, safety=safety), ["charge"])
     claim(journal, ref, "ship")
-    journal.runs.leave(ref, "ship")
+    journal.members.leave(ref, "ship")
     assert the(journal, ref, "ship").status is StepStatus.BEGUN
     assert the_run(journal, ref).open_steps == 2
 
@@ -607,7 +607,7 @@ def test_a_member_joins_while_the_last_one_ends(journal: Journal, meanwhile: Int
     ref = a_run(journal, a_step("charge", completes_run=True))
     token = claim(journal, ref, "charge")
     joining = meanwhile.stopped_after(
-        "INSERT INTO durable_step", lambda other: other.runs.join(a_step("ship", ref=ref), ["charge"])
+        "INSERT INTO durable_step", lambda other: other.members.join(a_step("ship", ref=ref), ["charge"])
     )
     ending = meanwhile.run(lambda other: other.ends.succeed(ref, "charge", token, ONE, completes_run=True))
     joining.result()
@@ -619,11 +619,11 @@ def test_a_member_joins_while_the_last_one_ends(journal: Journal, meanwhile: Int
 @pytest.mark.parametrize("safety", [Safety.PROTECTED, Safety.IDEMPOTENT])
 def test_a_planned_step_whose_message_a_worker_lost_has_not_begun_and_is_due(journal: Journal, safety: Safety) -> None:
     ref = a_run(journal, a_step("charge", task_id="task-1", safety=safety, compensation="refund"), "ship")
-    assert journal.runs.not_begun("task-1", "revoked") == 1
+    assert journal.members.not_begun("task-1", "revoked") == 1
     row = the(journal, ref, "charge")
     assert (row.status, row.doubt, row.attempt, row.look_at) == (StepStatus.WAITING, None, 0, about(journal.time()))
     assert events(journal, ref) == [Event.SENT_AGAIN]
-    assert journal.runs.not_begun("task-1", "revoked") == 0, "said before"
+    assert journal.members.not_begun("task-1", "revoked") == 0, "said before"
     assert journal.runs.cancel(ref, who="me", why="wrong order") == []
     assert statuses(journal, ref) == {"run": "cancelled", "charge": "cancelled", "ship": "cancelled"}
 
@@ -632,7 +632,7 @@ def test_a_planned_step_whose_message_a_worker_lost_has_not_begun_and_is_due(jou
 def test_a_step_that_has_begun_is_not_said_to_have_lost_its_message(journal: Journal, safety: Safety) -> None:
     ref = a_run(journal, a_step("charge", task_id="task-1", safety=safety))
     claim(journal, ref, "charge")
-    assert journal.runs.not_begun("task-1", "revoked") == 0
+    assert journal.members.not_begun("task-1", "revoked") == 0
     assert statuses(journal, ref)["charge"] == "begun"
 
 
@@ -655,7 +655,7 @@ def test_a_dispatch_that_was_given_up_while_it_waited_is_counted_once_when_it_is
 def test_a_member_that_joined_a_failed_run_is_waited_for_when_that_is_taken_up_again(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", options={"counts": True, "after": []}))
     fail(journal, ref, "charge")
-    assert journal.runs.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.CANCELLED
+    assert journal.members.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.CANCELLED
     assert journal.runs.reopen(ref, ["charge"], who="me", why="again", now=journal.time())
     assert the_run(journal, ref).open_steps == 2
     succeed(journal, ref, "charge", completes_run=True)
@@ -667,7 +667,7 @@ def test_a_member_that_joined_a_failed_run_is_waited_for_when_that_is_taken_up_a
 def test_a_success_that_came_late_to_a_failed_run_is_not_waited_for_again(journal: Journal) -> None:
     ref = a_run(journal, a_step("a", options={"counts": True, "after": []}))
     token = claim(journal, ref, "a")
-    journal.runs.join(a_step("b", ref=ref), ["a"])
+    journal.members.join(a_step("b", ref=ref), ["a"])
     journal.ends.fail(the(journal, ref, "a"), token, DECLINED, DID_NOT, fails_run=True)
     journal.ends.late(ref, "a", token, ONE, "w1")
     assert journal.runs.reopen(ref, [], who="me", why="again", now=journal.time())
@@ -679,7 +679,7 @@ def test_a_success_that_came_late_to_a_failed_run_is_not_waited_for_again(journa
 def test_a_run_that_is_complete_when_it_is_taken_up_again_leaves_nothing_planned_behind(journal: Journal) -> None:
     ref = a_run(journal, "charge", "mail")
     token = claim(journal, ref, "charge")
-    journal.runs.stop_after(ref, "charge")
+    journal.members.stop_after(ref, "charge")
     journal.runs.cancel(ref, who="me", why="wrong order")
     assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True)
     change(journal, ref, "mail", completes_run=False)
@@ -740,7 +740,7 @@ def test_a_failure_that_happened_after_all_is_not_run_again(journal: Journal) ->
     assert journal.claims.begin_new(a_call(ref, "charge#1"))
     row = the(journal, ref, "charge#1")
     assert journal.ends.fail(row, row.token, DECLINED, Effect.UNKNOWN, fails_run=False).recorded
-    assert journal.doubts.happened(the(journal, ref, "charge#1"), ONE, who="me", why="the bank has it").recorded
+    assert journal.verdicts.happened(the(journal, ref, "charge#1"), ONE, who="me", why="the bank has it").recorded
     assert journal.runs.reopen(ref, ["charge#1"], who="me", why="again", now=journal.time())
     assert the(journal, ref, "charge#1").status is StepStatus.FAILED, "its function goes on from that"
     journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, fails_run=True)
@@ -756,8 +756,8 @@ def test_a_member_that_joins_at_a_second_try_has_the_key_of_its_place(journal: J
     ref = a_run(journal, a_step("charge", completes_run=True))
     other = elsewhere()
     first, second = a_step("", name="ship", ref=ref, task_id="t-1"), a_step("", name="ship", ref=ref, task_id="t-2")
-    with aborted_once(journal, lambda: other.runs.join(second, ["charge"])):
-        assert journal.runs.join(first, ["charge"]) is StepStatus.PLANNED
+    with aborted_once(journal, lambda: other.members.join(second, ["charge"])):
+        assert journal.members.join(first, ["charge"]) is StepStatus.PLANNED
     assert [(s.key, s.task_id) for s in journal.reads.steps(ref)[1:]] == [("2:ship", "t-2"), ("3:ship", "t-1")]
 
 

@@ -94,7 +94,7 @@ class World:
                 self.refs[place] = new
                 self.ended.append(ref)
                 return new
-        self.journal.runs.forget(new)
+        self.journal.starts.forget(new)
         return ref
 
     def effect(self, attempt: Attempt) -> None:
@@ -238,20 +238,20 @@ class Actor:
             self.world.running[attempt.worker].discard(attempt_name(attempt.row.ref, attempt.row.key, attempt.token))
 
     def sweep(self, _ref: str) -> None:
-        doubts = self.journal.doubts
-        for row, _ in doubts.of_the_dead(20):
+        doubts, due = self.journal.doubts, self.journal.due
+        for row, _ in due.of_the_dead(20):
             doubts.raise_doubt(
                 row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=self.chance.random() < 0.7, who="sweeper"
             )
-        for row, _ in doubts.begun_by_the_living(20):
+        for row, _ in due.begun_by_the_living(20):
             doubts.raise_doubt(row, row.token, "its worker lost it", cause=Cause.WORKER_DIED, over=True, who="sweeper")
         now = self.journal.time() + 60 * MINUTE
-        for row in doubts.take_due(now, 5):
+        for row in due.take_steps(now, 5):
             if row.status is StepStatus.IN_DOUBT:
                 self.settle(row)
             elif row.status is StepStatus.WAITING and row.kind is not Kind.FUNCTION:
                 self.claim_and_run(row)
-        for run, _ in self.journal.runs.take_due(now, 3):
+        for run, _ in self.journal.due.take_runs(now, 3):
             self.go_on_undoing(run.ref)
 
     def settle(self, row: StepRow) -> None:
@@ -286,9 +286,9 @@ class Actor:
 
     def say(self, row: StepRow, who: str) -> None:
         if self.world.did_happen(row):
-            self.journal.doubts.happened(row, ONE, who=who, why=new_token())
+            self.journal.verdicts.happened(row, ONE, who=who, why=new_token())
         else:
-            self.journal.doubts.did_not_happen(row, who=who, why=new_token())
+            self.journal.verdicts.did_not_happen(row, who=who, why=new_token())
 
     def go_on_undoing(self, ref: str) -> None:
         decision = self.journal.undo.advance(ref)
@@ -397,7 +397,7 @@ def calm_down(world: World, actors: list[Actor]) -> None:
 def consistent(world: World) -> None:
     """What must be true of the journal at any moment at which nobody writes."""
     journal = world.journal
-    dead = {row.key for row, _ in journal.doubts.of_the_dead(1000)}
+    dead = {row.key for row, _ in journal.due.of_the_dead(1000)}
     living = {row.id for row in journal.workers.alive()}
     for ref in {*world.refs, *world.ended}:
         run, steps = journal.reads.run(ref), journal.reads.steps(ref)

@@ -263,9 +263,9 @@ class Both:
         decidable = step.status in (S.IN_DOUBT, S.HELD, S.FAILED) and not stale
         who = new_token()
         if happened:
-            ended = self.journal.doubts.happened(row, Stored("json/1", b"5"), who=who, why="seen")
+            ended = self.journal.verdicts.happened(row, Stored("json/1", b"5"), who=who, why="seen")
         else:
-            ended = self.journal.doubts.did_not_happen(row, who=who, why="not seen")
+            ended = self.journal.verdicts.did_not_happen(row, who=who, why="not seen")
         assert ended.recorded is decidable
         if not decidable:
             return
@@ -320,7 +320,7 @@ class Both:
             self.model.close_if_over()
 
     def nobody_is_dead(self) -> None:
-        assert self.journal.doubts.of_the_dead(10) == []
+        assert self.journal.due.of_the_dead(10) == []
 
     def compare(self) -> None:
         run = the_run(self.journal, self.ref)
@@ -382,11 +382,11 @@ def test_every_other_legal_change_and_every_way_to_be_made_has_an_operation_that
 
         drifted = a_function(journal)
         assert journal.doubts.hold_drift(the(journal, drifted, "function"), "another name")
-        assert journal.doubts.release(the(journal, drifted, "function"), who="me", why="deployed")
+        assert journal.verdicts.release(the(journal, drifted, "function"), who="me", why="deployed")
         assert journal.doubts.hold_drift(the(journal, drifted, "function"), "another name again")
 
         given_up = a_run(journal, a_step("charge", task_id="t-1"))
-        assert journal.runs.not_begun("t-1", "its worker was lost")
+        assert journal.members.not_begun("t-1", "its worker was lost")
         assert journal.doubts.doubt_unfinished(journal.namespace, 0, who="me", why="restored")
         assert the(journal, given_up, "charge").status is S.IN_DOUBT
 
@@ -396,7 +396,7 @@ def test_every_other_legal_change_and_every_way_to_be_made_has_an_operation_that
         journal.runs.cancel(function, who="me", why="wait")
         assert journal.runs.reopen(function, [], who="me", why="go on", now=journal.time())
         a_run(journal, a_step("charge", status=S.IN_DOUBT))
-        assert journal.runs.join(a_step("late", ref=undone), []) is S.CANCELLED
+        assert journal.members.join(a_step("late", ref=undone), []) is S.CANCELLED
     assert illegal(seen) == []
     changes = {f"{old} -> {new}" for old, new in seen if old is not None}
     assert changes >= NOT_HERE

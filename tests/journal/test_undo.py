@@ -165,7 +165,7 @@ def test_an_unresolved_pivot_is_waited_for_and_then_decides(journal: Journal, la
     if late == "failed":
         decision = journal.ends.fail(ship, ship.token, DECLINED, DID_NOT, fails_run=True).decision
     else:
-        decision = journal.doubts.did_not_happen(ship, who="me", why="no parcel").decision
+        decision = journal.verdicts.did_not_happen(ship, who="me", why="no parcel").decision
         assert statuses(journal, ref)["ship"] == "cancelled"
     assert decision is not None
     assert decision.undo is not None
@@ -195,7 +195,7 @@ def test_a_failure_whose_effect_is_unknown_keeps_the_rollback_open_until_it_is_k
     ref = a_run(journal, a_step("charge", compensation="refund"))
     decision = fail(journal, ref, "charge", Effect.UNKNOWN).decision
     assert decision == Decision(WorkflowStatus.ROLLING_BACK)
-    ended = journal.doubts.happened(the(journal, ref, "charge"), ONE, who="me", why="it is in the ledger")
+    ended = journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="me", why="it is in the ledger")
     assert ended.decision is not None
     assert ended.decision.undo is not None
     assert undo(journal, ref, "charge") == Decision(WorkflowStatus.COMPENSATED)
@@ -225,7 +225,7 @@ def test_a_held_undo_does_not_keep_the_others_from_running_but_the_rollback_from
     assert decision.undo.target == "pack"
     undo(journal, ref, "pack")
     assert undo(journal, ref, "charge") == Decision(WorkflowStatus.ROLLING_BACK)
-    ended = journal.doubts.happened(ship, NOTHING, who="me", why="it came back")
+    ended = journal.verdicts.happened(ship, NOTHING, who="me", why="it came back")
     assert ended.decision == Decision(WorkflowStatus.COMPENSATED)
     assert statuses(journal, ref)["ship"] == "undone"
 
@@ -245,7 +245,7 @@ def test_a_verdict_that_an_undo_did_not_happen_makes_it_due_again(journal: Journ
     ref = a_saga(journal)
     fail(journal, ref, "mail")
     row = held(journal, ref, "undo:ship")
-    ended = journal.doubts.did_not_happen(row, who="me", why="it is still away")
+    ended = journal.verdicts.did_not_happen(row, who="me", why="it is still away")
     assert ended.recorded
     assert ended.decision is not None
     assert ended.decision.undo is not None
@@ -260,7 +260,7 @@ def test_a_verdict_on_an_undo_that_had_failed_ends_the_rollback_after_all(journa
         fail(journal, ref, "ship")
         assert undo_in_vain(journal, ref, "charge", effect) == Decision(WorkflowStatus.COMPENSATION_FAILED)
         row = the(journal, ref, "undo:charge")
-        ended = journal.doubts.happened(row, NOTHING, who="me", why="refunded by hand")
+        ended = journal.verdicts.happened(row, NOTHING, who="me", why="refunded by hand")
         assert ended.decision == Decision(WorkflowStatus.COMPENSATED)
         assert statuses(journal, ref) == {
             "run": "compensated",
@@ -373,7 +373,7 @@ def test_a_success_that_arrives_while_the_last_undo_ends_the_rollback_is_undone_
     succeed(journal, ref, "charge")
     token = claim(journal, ref, "ship")
     journal.doubts.raise_doubt(the(journal, ref, "ship"), token, "its worker is silent", cause=Cause.WORKER_DIED, over=True)
-    journal.doubts.did_not_happen(the(journal, ref, "ship"), who="me", why="no parcel")
+    journal.verdicts.did_not_happen(the(journal, ref, "ship"), who="me", why="no parcel")
     journal.undo.begin(ref, who="me", why="stop")
     assert the(journal, ref, "ship").status is StepStatus.CANCELLED
     refund = claim(journal, ref, "undo:charge")
@@ -465,7 +465,7 @@ def test_a_function_that_fails_undoes_what_its_calls_did(journal: Journal) -> No
 def test_an_unmarked_member_that_failed_decides_too(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", compensation="refund"), a_step("legacy", kind=Kind.UNMARKED), "ship")
     succeed(journal, ref, "charge")
-    journal.runs.record_unmarked(ref, "legacy", None, failed=DECLINED)
+    journal.members.record_unmarked(ref, "legacy", None, failed=DECLINED)
     assert statuses(journal, ref) == {
         "run": "rolling_back",
         "charge": "succeeded",
@@ -495,7 +495,7 @@ def test_what_waits_for_its_next_attempt_and_may_have_had_its_effect_is_not_forg
     assert statuses(journal, ref) == {"run": "rolling_back", "charge": "failed", "nap": "cancelled"}
     row = the(journal, ref, "charge")
     assert (row.effect, row.attention) == (Effect.UNKNOWN, Attention.EFFECT_UNKNOWN)
-    ended = journal.doubts.happened(row, ONE, who="me", why="it is in the ledger")
+    ended = journal.verdicts.happened(row, ONE, who="me", why="it is in the ledger")
     assert ended.decision is not None
     assert ended.decision.undo is not None
     assert not journal.claims.begin(ref, "charge", new_token(), "w1")
@@ -558,8 +558,8 @@ def test_a_verdict_on_a_failure_that_a_function_was_told_changes_nothing_for_it_
         journal.claims.plan_new(a_dispatch(ref, "charge#1", compensation="refund"))
         fail(journal, ref, "charge#1", Effect.UNKNOWN, fails_run=False)
     row = the(journal, ref, "charge#1")
-    assert journal.doubts.happened(row, ONE, who="me", why="the bank has it").recorded
-    assert journal.doubts.happened(row, ONE, who="me", why="the bank has it").recorded, "its answer was lost"
+    assert journal.verdicts.happened(row, ONE, who="me", why="the bank has it").recorded
+    assert journal.verdicts.happened(row, ONE, who="me", why="the bank has it").recorded, "its answer was lost"
     row = the(journal, ref, "charge#1")
     assert (row.status, row.error, row.effect, row.attention) == (StepStatus.FAILED, row.error, Effect.HAPPENED, None)
     assert row.verdict == "me: happened: the bank has it"
@@ -581,5 +581,5 @@ def test_a_verdict_on_a_failure_of_a_function_that_has_ended_makes_it_a_success(
     row = the(journal, ref, "charge#1")
     journal.ends.fail(row, row.token, TIMED_OUT, Effect.UNKNOWN, fails_run=False)
     journal.ends.fail(the(journal, ref, "function"), None, TIMED_OUT, DID_NOT, fails_run=True)
-    assert journal.doubts.happened(the(journal, ref, "charge#1"), ONE, who="me", why="the bank has it").recorded
+    assert journal.verdicts.happened(the(journal, ref, "charge#1"), ONE, who="me", why="the bank has it").recorded
     assert the(journal, ref, "charge#1").status is StepStatus.SUCCEEDED

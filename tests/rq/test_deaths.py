@@ -16,7 +16,7 @@ from rq import Worker as RQWorker
 from rq.command import send_stop_job_command
 from rq.job import JobStatus
 
-from durable_adapter.journal.runs import MAX_UNBEGUN
+from durable_adapter.journal.members import MAX_UNBEGUN
 from durable_adapter.model import StepStatus, WorkflowStatus
 from durable_adapter.rq import Worker, install, worker
 from durable_adapter.rq.identity import place_of
@@ -219,7 +219,7 @@ def test_n_a_person_stops_the_job(served: Shop, ledger: Ledger, order: str, safe
     waits = JobStatus.DEFERRED if since("2.8") else JobStatus.SCHEDULED
     eventually(lambda: served.rq_status(jobs[1]) is waits, SOON)
     held = served.steps(jobs[0])[0]
-    served.journal.doubts.happened(held, encode(f"ch-{order}"), who="ann", why="the bank says so")
+    served.journal.verdicts.happened(held, encode(f"ch-{order}"), who="ann", why="the bank says so")
     eventually(lambda: served.rq_status(jobs[0]) is JobStatus.FINISHED, SOON)
     assert becomes_whole(served, jobs, order)
 

@@ -103,7 +103,7 @@ def test_an_unmarked_member_runs_while_the_journal_is_away(
 
     with monkeypatch.context() as patch:
         patch.setattr(shop.journal.claims, "get", away)
-        patch.setattr(shop.journal.runs, "record_unmarked", away)
+        patch.setattr(shop.journal.members, "record_unmarked", away)
         shop.work()
     assert ledger.names(order) == ["charge", "unmarked"]
     assert shop.rq_status(job) is JobStatus.FINISHED
@@ -133,7 +133,7 @@ def test_a_job_of_which_nobody_can_say_what_it_is_is_put_aside_and_not_failed(
 
     with monkeypatch.context() as patch:
         patch.setattr(shop.journal.claims, "get", away)
-        patch.setattr(shop.journal.runs, "not_begun", away)
+        patch.setattr(shop.journal.members, "not_begun", away)
         shop.work(Stopping)
     assert ledger.names(order) == []
     assert shop.rq_status(job) is JobStatus.SCHEDULED

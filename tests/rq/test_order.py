@@ -110,7 +110,7 @@ class TestBehindAnUnmarkedJob:
         shop.sweep_and_work(70, 700)
         assert ledger.names(order) == []
         assert shop.of(job).attention == Attention.UNMARKED
-        shop.journal.runs.record_unmarked(
+        shop.journal.members.record_unmarked(
             shop.of(job).ref, shop.steps(job)[1].key, None, failed=None, who="a person", why="saw it"
         )
         shop.sweep_and_work(1500, 3000)
@@ -176,7 +176,7 @@ class TestBehindAnUnmarkedJob:
         before = shop.queue.enqueue(steps.unmarked_fails, order)
         book = shop.queue.enqueue(steps.book, order, depends_on=[charge, before])
         ref = shop.of(charge).ref
-        shop.journal.runs.leave(ref, next(s.key for s in shop.steps(charge) if s.task_id == book.id))
+        shop.journal.members.leave(ref, next(s.key for s in shop.steps(charge) if s.task_id == book.id))
         shop.work()
         shop.sweep(700)
         assert shop.of(charge).attention is None

@@ -64,7 +64,7 @@ def test_a_callback_that_kills_its_process_each_time_is_not_tried_for_ever(shop:
     assert shop.rq_status(job) is JobStatus.FAILED
     charge = shop.steps(job)[0]
     assert charge.attention == Attention.CALLBACK
-    shop.journal.doubts.acknowledge(charge.ref, charge.key, who="me", why="looked")
+    shop.journal.verdicts.acknowledge(charge.ref, charge.key, who="me", why="looked")
     take_up(shop)
     assert shop.steps(job)[0].attention is None
     shop.sweep_and_work(20, 100)
@@ -130,13 +130,13 @@ class TestLettingGo:
         take_up(shop)
         assert shop.rq_status(job) is JobStatus.SCHEDULED
         shop.journal.runs.cancel(held.ref, who="me", why="enough")
-        shop.journal.doubts.did_not_happen(held, who="me", why="looked", again=True)
+        shop.journal.verdicts.did_not_happen(held, who="me", why="looked", again=True)
         assert shop.steps(job)[0].status is StepStatus.CANCELLED
         self.is_let_go(shop, job)
 
     def test_a_job_whose_run_the_journal_does_not_have(self, shop: Shop, order: str) -> None:
         job = shop.queue.enqueue(steps.charge, order)
-        shop.journal.runs.forget(shop.of(job).ref)
+        shop.journal.starts.forget(shop.of(job).ref)
         shop.work()
         self.is_let_go(shop, job)
 
@@ -190,7 +190,7 @@ def test_many_that_wait_do_not_hide_one_that_need_not(shop: Shop, order: str, mo
     for job in held:
         shop.journal.runs.cancel(shop.of(job).ref, who="me", why="enough")
     last = shop.steps(held[2])[0]
-    shop.journal.doubts.did_not_happen(last, who="me", why="looked", again=True)
+    shop.journal.verdicts.did_not_happen(last, who="me", why="looked", again=True)
     made = OrphanRecovery(shop.binding)
     for _ in range(4):
         take_up(shop, made)

@@ -96,7 +96,7 @@ def test_nothing_of_a_job_that_is_put_aside_is_used_up(shop: Shop, ledger: Ledge
 def test_a_verdict_brings_it_back_and_its_chain_goes_on(shop: Shop, ledger: Ledger, order: str) -> None:
     jobs = a_held_chain(shop, order)
     shop.work()
-    shop.journal.doubts.happened(held(shop, jobs[0]), encode(f"ch-{order}"), who="ann", why="the bank says so")
+    shop.journal.verdicts.happened(held(shop, jobs[0]), encode(f"ch-{order}"), who="ann", why="the bank says so")
     shop.sweep_and_work(1)
     assert is_whole(shop, jobs, order)
 
@@ -105,7 +105,7 @@ def test_after_a_verdict_that_it_did_not_happen_it_has_the_retries_that_it_had(s
     jobs = a_held_chain(shop, order)
     before = unchanged(jobs[0])
     shop.work()
-    shop.journal.doubts.did_not_happen(held(shop, jobs[0]), who="ann", why="the bank says so")
+    shop.journal.verdicts.did_not_happen(held(shop, jobs[0]), who="ann", why="the bank says so")
     assert shop.sweep(1).errors == []
     assert unchanged(jobs[0]) == before
     shop.work()
@@ -171,7 +171,7 @@ def test_a_rollback_waits_for_a_step_that_is_held_and_goes_on_after_the_verdict(
     shop.work()
     assert is_aside(shop, doubtful)
     row = next(step for step in shop.steps(charge) if step.status is StepStatus.HELD)
-    shop.journal.doubts.did_not_happen(row, who="ann", why="the printer says so")
+    shop.journal.verdicts.did_not_happen(row, who="ann", why="the printer says so")
     shop.sweep(1)
     assert [shop.work(), ledger.names(order)] == [True, ["charge", "fail", "fail"]]
 
@@ -228,7 +228,7 @@ def test_a_horse_that_is_killed_in_the_middle_is_held_and_comes_back(
         eventually(lambda: ledger.count(order, "at gate"), SOON)
         os.kill(ledger.entries(order, "at gate")[0]["pid"], signal.SIGKILL)
         row = busy_shop.step_is(jobs[0], StepStatus.HELD)
-        busy_shop.journal.doubts.happened(row, encode(f"ch-{order}"), who="ann", why="the bank says so")
+        busy_shop.journal.verdicts.happened(row, encode(f"ch-{order}"), who="ann", why="the bank says so")
         finished(busy_shop, jobs)
     assert is_whole(busy_shop, jobs, order)
 

@@ -124,7 +124,7 @@ def test_a_tick_that_is_held_is_decided_before_the_next_begins(clock: Clock, led
     assert ledger.names(order) == ["charge"]
     held = shop.steps(job)[0]
     assert held.status is StepStatus.HELD
-    shop.journal.doubts.did_not_happen(held, who="a person", why="looked")
+    shop.journal.verdicts.did_not_happen(held, who="a person", why="looked")
     shop.sweep_and_work(1, 70)
     assert ledger.names(order) == ["charge"] * 2
     clock.tick()

@@ -88,7 +88,7 @@ def test_a_step_that_is_held_says_so_and_is_finished_by_a_worker(shop: Shop, led
     assert "its queue is synchronous" in str(job.latest_result().exc_string)
     held = shop.steps(job)[0]
     assert held.status is StepStatus.HELD
-    shop.journal.doubts.happened(held, encode("a person's word"), who="ann", why="the bank says so")
+    shop.journal.verdicts.happened(held, encode("a person's word"), who="ann", why="the bank says so")
     shop.sweep_and_work(1)
     assert shop.value(job) == "a person's word"
     assert ledger.names(order) == ["charge"]

@@ -122,7 +122,7 @@ def test_a_verdict_brings_it_back(shop: Shop, ledger: Ledger, order: str, how: s
     book = shop.queue.enqueue(steps.book, order, depends_on=job)
     row = shop.step_is(job, HELD)
     ended(shop, job, WAYS[how][1])
-    shop.journal.doubts.happened(row, encode("found"), who="me", why="the provider says so")
+    shop.journal.verdicts.happened(row, encode("found"), who="me", why="the provider says so")
     ended(shop, book, JobStatus.FINISHED)
     assert shop.value(job) == "found"
     assert ledger.names(order) == ["charge", "book"]

@@ -96,7 +96,7 @@ def test_a_function_is_complete_only_when_what_it_dispatched_is(world: World) ->
     assert world.run(sent).waiting_for == "steps"
     (held,) = world.journal.held()
     assert held == "ship: held"
-    assert world.here.journal.doubts.did_not_happen(world.row(sent, "ship"), who="ann", why="asked").recorded
+    assert world.here.journal.verdicts.did_not_happen(world.row(sent, "ship"), who="ann", why="asked").recorded
     world.journal.sweep()
     assert (world.workflow(sent).status, world.workflow(sent).value) == ("succeeded", "done")
 
@@ -142,7 +142,7 @@ def test_a_killed_function_repeats_no_finished_step(world: World) -> None:
     sent = world.send(shop.in_place, "42")
     held = world.row(sent, "ship")
     assert held.status is StepStatus.HELD
-    assert world.here.journal.doubts.did_not_happen(held, who="ann", why="nothing was sent").recorded
+    assert world.here.journal.verdicts.did_not_happen(held, who="ann", why="nothing was sent").recorded
     world.journal.advance(hours=1)
     assert world.workflow(sent).value == ["ch-42", "sh-42"]
     assert (world.count("charge 42"), world.count("ship 42")) == (1, 1)
@@ -180,7 +180,7 @@ def test_a_workflow_that_was_held_for_its_code_goes_on_with_the_right_one(world:
     shop.world_outside["deployed"] = True
     world.journal.advance(minutes=2)
     shop.world_outside["deployed"] = False
-    assert world.here.journal.doubts.release(world.row(sent, "redeployed"), who="ann", why="rolled back")
+    assert world.here.journal.verdicts.release(world.row(sent, "redeployed"), who="ann", why="rolled back")
     world.journal.advance(minutes=2)
     assert world.workflow(sent).value == "ch-42"
     assert world.booked() == ["42"]

@@ -71,7 +71,7 @@ def test_an_undo_that_is_killed_is_held_like_any_step_and_the_others_still_run(w
     assert world.row(sent, "reserve").status is StepStatus.UNDONE
     assert world.workflow(sent).status == "rolling_back"
     held = world.row(sent, "release")
-    assert world.here.journal.doubts.happened(held, encode("released"), who="ann", why="they wrote so").recorded
+    assert world.here.journal.verdicts.happened(held, encode("released"), who="ann", why="they wrote so").recorded
     world.journal.advance(hours=1)
     assert world.workflow(sent).status == "compensated"
     assert world.count("release al-42 of 42") == 1
@@ -89,7 +89,7 @@ def test_a_step_that_may_have_happened_keeps_only_its_own_undo_waiting(world: Wo
     assert world.row(sent, "reserve").status is StepStatus.UNDONE
     assert world.workflow(sent).status == "rolling_back"
     failed = world.row(sent, "allot")
-    assert world.here.journal.doubts.happened(failed, encode("al-42"), who="ann", why="it did after all").recorded
+    assert world.here.journal.verdicts.happened(failed, encode("al-42"), who="ann", why="it did after all").recorded
     world.journal.advance(hours=1)
     assert world.workflow(sent).status == "compensated"
     assert world.bank.effects == ["reserve 42", "allot 42", "refund re-42 of 42", "release al-42 of 42"]

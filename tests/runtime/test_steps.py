@@ -172,7 +172,7 @@ def test_one_verdict_finishes_a_held_step_and_what_is_behind_it(world: World) ->
     world.bank.trouble = [KILLED]
     sent = world.chain((shop.charge, "42"), (shop.ship, "42"))
     held = world.row(sent, "charge")
-    assert world.here.journal.doubts.happened(held, encode("ch-42"), who="ann", why="the bank's page shows it").recorded
+    assert world.here.journal.verdicts.happened(held, encode("ch-42"), who="ann", why="the bank's page shows it").recorded
     world.journal.sweep()
     assert world.workflow(sent).status == "succeeded"
     assert world.bank.effects == ["charge 42", "ship 42"]
@@ -181,7 +181,7 @@ def test_one_verdict_finishes_a_held_step_and_what_is_behind_it(world: World) ->
 def test_a_verdict_that_nothing_happened_runs_a_held_step_once_more(world: World) -> None:
     world.bank.trouble = [KILLED]
     sent = world.send(shop.charge, "42")
-    assert world.here.journal.doubts.did_not_happen(world.row(sent, "charge"), who="ann", why="asked the bank").recorded
+    assert world.here.journal.verdicts.did_not_happen(world.row(sent, "charge"), who="ann", why="asked the bank").recorded
     world.journal.sweep()
     assert world.workflow(sent).value == "ch-42"
     assert world.row(sent, "charge").attempt == 2
@@ -328,7 +328,7 @@ def test_a_success_after_a_verdict_may_have_happened_twice(world: World) -> None
         journal.doubts.raise_doubt(row, row.token, "it is silent", cause=Cause.WORKER_DIED, over=True)
         doubted = journal.claims.get(row.ref, row.key)
         assert doubted is not None
-        assert journal.doubts.did_not_happen(doubted, who="ann", why="the bank's page shows nothing").recorded
+        assert journal.verdicts.did_not_happen(doubted, who="ann", why="the bank's page shows nothing").recorded
         token = new_token()
         assert journal.claims.begin(row.ref, row.key, token, row.worker or "")
         assert journal.ends.succeed(row.ref, row.key, token, encode("the other's"), completes_run=True)
@@ -350,7 +350,7 @@ def test_a_success_after_a_verdict_that_said_so_happened_once(world: World) -> N
         journal.doubts.raise_doubt(row, row.token, "it is silent", cause=Cause.WORKER_DIED, over=True)
         doubted = journal.claims.get(row.ref, row.key)
         assert doubted is not None
-        assert journal.doubts.happened(doubted, encode("by hand"), who="ann", why="the bank's page shows it").recorded
+        assert journal.verdicts.happened(doubted, encode("by hand"), who="ann", why="the bank's page shows it").recorded
 
     world.bank.meanwhile = decide
     sent = world.send(shop.charge, "42")

@@ -32,7 +32,7 @@ def test_of_many_lost_messages_a_sweep_sends_so_many_again_and_the_next_ones_the
     journal.workers.beat("listener", [])
     at, counts = journal.time(), []
     for _ in range(3):
-        at += journal.runs.resend_after + SECOND
+        at += journal.resend_after + SECOND
         counts.append(sweeper.sweep(at).sent_again)
         for ref in refs:  # what was sent has arrived: it is not sent a second time
             if the_run(journal, ref).resends:
@@ -113,8 +113,8 @@ def test_a_sweep_over_many_overdue_runs_is_few_statements(
     journal.workers.beat("listener", [])
     if again:
         for ref in refs:
-            journal.runs.count_resend(ref, "ship", "its message was lost")
-    at = journal.time() + journal.runs.resend_after * 5
+            journal.due.count_resend(ref, "ship", "its message was lost")
+    at = journal.time() + journal.resend_after * 5
     with statements(journal) as sent:
         report = sweeper.sweep(at)
     assert (report.sent_again, len(engine.sent)) == (RESENDS, RESENDS)
@@ -189,14 +189,14 @@ def test_a_run_whose_rows_somebody_keeps_does_not_keep_the_others_from_being_sen
     journal: Journal, sweeper: Sweeper, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs = overdue(journal, 3, safety=Safety.IDEMPOTENT)
-    count = journal.runs.count_resends
+    count = journal.due.count_resends
 
     def busy(resends: Any, why: str) -> None:
         if any(ref == refs[1] for ref, _, _ in resends):
             raise JournalBusy("its row is kept")
         count(resends, why)
 
-    monkeypatch.setattr(journal.runs, "count_resends", busy)
+    monkeypatch.setattr(journal.due, "count_resends", busy)
     report = sweeper.sweep(journal.time() + DAY)
     assert sorted(engine.sent) == ["ship-0", "ship-2"]
     assert (report.sent_again, report.busy, report.errors) == (2, 1, [])
@@ -331,18 +331,18 @@ def test_a_withdrawal_and_a_probe_that_the_time_does_not_reach_are_due_again_at_
     change(journal, ref, "gone", status=StepStatus.CANCELLED.value, look_at=1)
     in_doubt(journal, ref, "asked")
     at = journal.time() + DAY
-    rows = journal.doubts.take_due(at, 10)
+    rows = journal.due.take_steps(at, 10)
     assert sorted(row.key for row in rows) == ["asked", "gone"]
-    assert journal.doubts.take_due(at, 10) == []
-    journal.doubts.give_back(rows, at)
-    assert sorted(row.key for row in journal.doubts.take_due(at, 10)) == ["asked", "gone"]
+    assert journal.due.take_steps(at, 10) == []
+    journal.due.give_back(rows, at)
+    assert sorted(row.key for row in journal.due.take_steps(at, 10)) == ["asked", "gone"]
 
 
 def test_a_step_that_has_changed_since_it_was_taken_is_not_made_due_again(journal: Journal) -> None:
     (ref,) = due_again(journal, 1)
     at = journal.time() + DAY
-    rows = journal.doubts.take_due(at, 10)
+    rows = journal.due.take_steps(at, 10)
     claim(journal, ref, "pay-0")
     before = the(journal, ref, "pay-0")
-    journal.doubts.give_back(rows, at)
+    journal.due.give_back(rows, at)
     assert the(journal, ref, "pay-0") == before

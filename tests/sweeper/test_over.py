@@ -18,7 +18,7 @@ DAY = 86_400 * SECOND
 def settled_and_undone(journal: Journal) -> str:
     """A run whose step a person settled as happened, and that was rolled back before the sweeper had sent it again."""
     ref = a_run(journal, a_step("charge", compensation="refund", options={"counts": True}))
-    assert journal.doubts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the provider says so").recorded
+    assert journal.verdicts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the provider says so").recorded
     assert the(journal, ref, "charge").look_at is not None, "its message is to be sent, for the engine to know"
     decision = journal.undo.begin(ref, who="ann", why="the customer changed his mind")
     assert decision is not None

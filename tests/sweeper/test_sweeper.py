@@ -256,7 +256,7 @@ class TestOrder:
         sweeper.sweep(later(journal, 2 * HOUR))
         assert engine.sent == []
 
-        journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
+        journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
         sweeper.sweep(later(journal, 4 * HOUR))
         assert engine.sent == ["charge", "ship"]
 
@@ -268,10 +268,10 @@ class TestOrder:
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.workers.stop("w1")
         sweeper.sweep(later(journal, SECOND))
-        journal.doubts.did_not_happen(the(journal, ref, "ship"), who="ann", why="it is in the store room")
+        journal.verdicts.did_not_happen(the(journal, ref, "ship"), who="ann", why="it is in the store room")
         sweeper.sweep(later(journal, HOUR))
         assert engine.sent == []
-        journal.doubts.did_not_happen(the(journal, ref, "charge"), who="ann", why="the bank does not have it")
+        journal.verdicts.did_not_happen(the(journal, ref, "charge"), who="ann", why="the bank does not have it")
         sweeper.sweep(later(journal, 2 * HOUR))
         assert engine.sent == ["charge"]
         a_worker(journal, "w2")
@@ -287,11 +287,11 @@ class TestOrder:
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.workers.stop("w1")
         sweeper.sweep(later(journal, SECOND))
-        journal.doubts.happened(the(journal, ref, "ship"), ONE, who="ann", why="it was on the van")
+        journal.verdicts.happened(the(journal, ref, "ship"), ONE, who="ann", why="it was on the van")
         change(journal, ref, "mail", status=StepStatus.PLANNED.value, look_at=None)
         sweeper.sweep(later(journal, HOUR))
         assert engine.sent == []
-        journal.doubts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
+        journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
         sweeper.sweep(later(journal, 2 * HOUR))
         assert set(engine.sent) == {"charge", "ship"}, "memo hits: they send what follows"
 
@@ -358,7 +358,7 @@ class TestWishes:
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ref = a_run(journal, "charge")
-        journal.doubts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
+        journal.verdicts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
 
         def forgotten(run: Any, step: Any, steps: Any) -> None:
             raise CannotSendAgain("its arguments are not in the journal")
@@ -370,10 +370,10 @@ class TestWishes:
 
     def test_a_second_one_is_not_taken_for_the_first(self, journal: Journal, sweeper: Sweeper, engine: NotingEngine) -> None:
         ref = a_run(journal, "charge")
-        journal.doubts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
-        (row,) = journal.doubts.take_due(later(journal, SECOND), 10)
+        journal.verdicts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
+        (row,) = journal.due.take_steps(later(journal, SECOND), 10)
         change(journal, ref, "charge", look_at=journal.time())
-        journal.doubts.wish_is_over(row)
+        journal.due.nothing_to_send(row)
         sweeper.sweep(later(journal, SECOND))
         assert engine.sent == ["charge"]
 
@@ -468,7 +468,7 @@ class TestLostMessages:
     def test_each_resend_doubles_the_wait(self, journal: Journal, sweeper: Sweeper, engine: NotingEngine) -> None:
         ref = a_run(journal, a_step("one", queue="celery", safety=Safety.IDEMPOTENT))
         listening(journal)
-        patience = journal.runs.resend_after
+        patience = journal.resend_after
         sent_at = [later(journal)]
         for wait in (0, 1, 2, 4):
             if wait:
@@ -587,7 +587,7 @@ class TestExpiry:
 
     def test_one_that_a_worker_gave_back_is_ended_as_well(self, journal: Journal, sweeper: Sweeper) -> None:
         ref = a_run(journal, a_step("ship", task_id="t-1"))
-        journal.runs.not_begun("t-1", "its worker was lost")
+        journal.members.not_begun("t-1", "its worker was lost")
         assert sweeper.sweep(later(journal, SECOND)).ended == 1
         assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
 
@@ -635,7 +635,7 @@ class TestRollback:
         in_doubt(journal, ref, "capture")
         fail(journal, ref, "ship")
         assert the_run(journal, ref).status is WorkflowStatus.FAILING
-        journal.doubts.did_not_happen(the(journal, ref, "capture"), who="ops", why="asked the bank")
+        journal.verdicts.did_not_happen(the(journal, ref, "capture"), who="ops", why="asked the bank")
         sweeper.sweep(later(journal))
         assert the_run(journal, ref).status is WorkflowStatus.ROLLING_BACK
         assert "undo:reserve" in engine.sent
@@ -761,7 +761,7 @@ class TestAfterResending:
             journal, a_step("one", queue="celery", task_id="t-1", safety=Safety.IDEMPOTENT), a_step("two", queue="celery")
         )
         listening(journal)
-        patience = journal.runs.resend_after
+        patience = journal.resend_after
         for _ in range(4):  # the queue is broken for long
             change(journal, ref, look_at=1)
             sweeper.sweep(journal.time() + 20 * patience)
@@ -782,7 +782,7 @@ class TestAfterResending:
         """Two steps that a function sent: one never arrives, the other is lost later."""
         ref = a_function(journal)
         assert journal.claims.plan_new(a_dispatch(ref, "mail#1", 1, safety=Safety.IDEMPOTENT))
-        patience = journal.runs.resend_after
+        patience = journal.resend_after
         for _ in range(3):
             change(journal, ref, look_at=1)
             sweeper.sweep(journal.time() + 20 * patience)

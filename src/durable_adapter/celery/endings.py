@@ -164,7 +164,7 @@ def _hand_over(binding: Binding, ref: str, follows: Any) -> None:
     try:
         row = next((s for s in binding.journal.reads.steps(ref) if s.task_id == following.task_id), None)
         if row is not None and not row.kind.marked:
-            binding.journal.runs.record_unmarked(ref, row.key, None, failed=None)
+            binding.journal.members.record_unmarked(ref, row.key, None, failed=None)
     except JournalError as error:
         logger.warning("that task %s was handed over to Celery is not recorded: %s", following.task_id, error)
 
@@ -193,4 +193,4 @@ def _answered(binding: Binding, step: StepRow, value: Any) -> None:
         stored = encode_for(binding.journal, value)
     except UnserialisableValue:
         return
-    binding.journal.doubts.happened(step, stored, who="celery", why="its task answered without calling its body", send=False)
+    binding.journal.verdicts.happened(step, stored, who="celery", why="its task answered without calling its body", send=False)

@@ -218,7 +218,7 @@ def _body(
 def _stopped(binding: Binding, call: Call) -> None:
     """The body took its own chain away (`self.request.chain = None`): what followed is cancelled, as it always was."""
     call.completes_run = True
-    binding.host.patient.runs.stop_after(call.ref, call.key)
+    binding.host.patient.members.stop_after(call.ref, call.key)
 
 
 def _after_body(record: Callable[[], None]) -> None:

@@ -87,7 +87,7 @@ class SweeperStep(bootsteps.StartStopStep):
         while binding.given_up:
             task_id = binding.given_up[0]
             try:
-                if not binding.journal.runs.not_begun(task_id, "Celery gave it up before it began"):
+                if not binding.journal.members.not_begun(task_id, "Celery gave it up before it began"):
                     # It had begun: Celery has called it failed, which may have written over that it is held.
                     for row in binding.journal.reads.unsettled():
                         if row.task_id == task_id and row.status is StepStatus.HELD:

@@ -96,7 +96,7 @@ class Session:
         if self._rq is None and named.names_rq(self.given):
             self._rq = named.RQ(self.given, self.code, self.settings)
             if self.binding is None:  # RQ can say what is lost, so that nobody has to wait for as long as with Celery
-                self.journal.runs.resend_after = self._rq.binding.journal.runs.resend_after
+                self.journal.resend_after = self._rq.binding.journal.resend_after
         return self._rq
 
     @property

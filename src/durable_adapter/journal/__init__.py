@@ -18,18 +18,22 @@ from . import schema as tables
 from .claims import Claims
 from .database import Database, missing_text
 from .doubts import Doubts
+from .due import Due
 from .ends import Ended, Ends
 from .enforced import Enforced
 from .engine_ends import EngineEnds
 from .events import Events
+from .members import Members
 from .orders import Orders
 from .reads import Reads
 from .retention import Retention
 from .runs import Runs
+from .starts import Starts
 from .surveys import Around, Surveys
 from .transitions import Transitions
 from .turns import Turns
 from .undo import Decision, Undo
+from .verdicts import Verdicts
 from .workers import Workers
 
 #: Seconds after which a run in which nothing was seen to begin is looked at for a lost message.
@@ -65,11 +69,17 @@ class Journal:
         self.undo = Undo(self.db, self.events, transitions)
         self._turns = turns = Turns(self.db)
         self.enforced = Enforced(self.db, self.events, namespace)
-        self.runs = Runs(self.db, self.events, transitions, self.undo, int(resend_after * SECOND), turns, self.enforced)
+        #: Microseconds after which a run in which nothing was seen to begin is looked at.
+        self.resend_after = int(resend_after * SECOND)
+        self.starts = Starts(self.db, self.undo, self.enforced, self.resend_after)
+        self.runs = Runs(self.db, self.events, transitions, self.undo, self.resend_after)
+        self.members = Members(self.db, self.events, transitions, self.undo, turns, self.resend_after)
         self.claims = Claims(self.db)
         self.ends = Ends(self.db, self.events, transitions, self.undo, turns)
         self.engine_ends = EngineEnds(self.db, self.events, transitions, self.undo)
-        self.doubts = Doubts(self.db, self.events, transitions, self.undo, turns)
+        self.doubts = Doubts(self.db, self.events, transitions, self.undo)
+        self.verdicts = Verdicts(self.db, self.events, transitions, self.undo, turns)
+        self.due = Due(self.db, self.events, self.undo, self.doubts, self.resend_after)
         self.orders = Orders(self.db, self.undo)
         self.workers = Workers(self.db, self.events)
         self.reads = Reads(self.db)
@@ -78,7 +88,7 @@ class Journal:
 
     def compile_hot(self) -> None:
         """Compiles the statements of every step now: processes that are forked from this one share them. Asks no database."""
-        for room in (self.claims, self.ends, self.reads, self.runs, self.workers, self._turns):
+        for room in (self.claims, self.ends, self.reads, self.starts, self.runs, self.workers, self._turns):
             for statement in vars(room).values():
                 if isinstance(statement, sa.sql.ClauseElement) and isinstance(statement, sa.sql.base.Executable):
                     self.db.hot(statement)

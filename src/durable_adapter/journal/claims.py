@@ -27,7 +27,7 @@ from ..model import (
     StepStatus,
 )
 from .database import Database
-from .rows import STEP_COLUMNS, step_row, step_values
+from .rows import STEP_COLUMNS, inserting_step, step_row, step_values
 from .schema import literals, step, worker, workflow
 from .transitions import moving
 
@@ -125,9 +125,8 @@ class Claims:
         self._begin = self._beginning(db, lives(_P("b_worker")))
         self._begin_in_body = self._beginning(db, lives(_P("b_worker"), locked=False))
         self._begin_new = self._beginning_new(db)
-        given: dict[str, Any] = {name: _P(name) for name in STEP_COLUMNS} | {"created_at": db.now}
-        self._insert_planned = sa.insert(step).values(given)
-        self._insert_begun = sa.insert(step).values(given | {"begun_at": db.now, "first_begun_at": db.now})
+        self._insert_planned = inserting_step(db.now)
+        self._insert_begun = self._insert_planned.values({"begun_at": db.now, "first_begun_at": db.now})
         self._begin_in_turn = self._beginning(db, lives(_P("b_worker")), step.c.pending == 0)
 
     @staticmethod

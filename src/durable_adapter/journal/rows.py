@@ -397,3 +397,8 @@ WORKFLOW_COLUMNS = tuple(
         )
     )
 )  # fmt: skip
+
+
+def inserting_step(now: sa.ColumnElement[int]) -> sa.Insert:
+    """The statement that inserts a step of which `step_values` gives the values."""
+    return sa.insert(step).values({name: sa.bindparam(name) for name in STEP_COLUMNS} | {"created_at": now})

@@ -151,3 +151,9 @@ class Transitions:
             found = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref)).scalar_one_or_none()
             raise IllegalTransition(f"run {ref} cannot go from {found} to {to}")
         return False
+
+
+def stands(conn: Connection, row: StepRow, *conditions: Any, token: str | None) -> bool:
+    """Whether a change that found nothing to change had been committed already, and only its answer was lost."""
+    same = same_token(row) if token is None else step.c.token == token
+    return conn.execute(sa.select(step.c.key).where(this(row), same, *conditions)).one_or_none() is not None

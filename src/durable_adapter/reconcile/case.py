@@ -76,7 +76,7 @@ def read_surroundings(journal: Journal, around: Around | None = None, **asked: A
     around = around or journal.around()
     return Surroundings(
         now=around.now,
-        resend_after=journal.runs.resend_after,
+        resend_after=journal.resend_after,
         living={worker.id: worker for worker in around.living},
         running=frozenset(_place(name) for worker in around.living for name in worker.running),
         former={worker.id: worker for worker in around.former},

@@ -84,7 +84,7 @@ def _release(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], ste
         run, steps, step, (step.key,),
         action="retry",
         would=f"let {step.name} run again from the top, with what is recorded; {then}",
-        act=lambda: operator.journal.doubts.release(step, **operator.signature),
+        act=lambda: operator.journal.verdicts.release(step, **operator.signature),
         tell=tell,
     )  # fmt: skip
 
@@ -143,7 +143,7 @@ def _look_now(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow]) ->
         run, steps, None,
         action="retry",
         would="look at it now: what is due is sent, and what is lost is sent again, if the promises allow it",
-        act=lambda: operator.journal.runs.look_now(run.ref, **operator.signature),
+        act=lambda: operator.journal.due.look_now(run.ref, **operator.signature),
         tell=lambda _: Outcome(True, f"{workflow_word(run)} is due now.", operator.sending.due(run.engine)),
     )  # fmt: skip
 
@@ -231,7 +231,7 @@ def acknowledge(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], 
 
     def carry_out() -> Outcome:
         for row in marked:
-            operator.journal.doubts.acknowledge(row.ref, row.key, **operator.signature)
+            operator.journal.verdicts.acknowledge(row.ref, row.key, **operator.signature)
         if messages or (also_run and run.attention is not None):
             operator.journal.runs.acknowledge(run.ref, **operator.signature)
         return Outcome(True, f"{workflow_word(run)} is off the list.")

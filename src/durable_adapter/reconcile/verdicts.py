@@ -143,7 +143,7 @@ def _happened(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], st
         run, steps, step, (step.key,),
         action="happened",
         would=f"record that {step.name} happened{means}",
-        act=lambda: operator.journal.doubts.happened(step, value, **operator.signature),
+        act=lambda: operator.journal.verdicts.happened(step, value, **operator.signature),
         tell=lambda carried: _told(operator, run, step, carried, f"{step.name} is recorded as happened."),
     )  # fmt: skip
 
@@ -154,7 +154,7 @@ def _did_not_happen(operator: Operator, run: WorkflowRow, steps: Sequence[StepRo
         run, steps, step, (step.key,),
         action="did not happen",
         would=f"record that {step.name} did not happen",
-        act=lambda: operator.journal.doubts.did_not_happen(step, **operator.signature),
+        act=lambda: operator.journal.verdicts.did_not_happen(step, **operator.signature),
         tell=lambda carried: _told(operator, run, step, carried, f"{step.name} is recorded as not happened."),
     )  # fmt: skip
 
@@ -217,7 +217,7 @@ def _unmarked(
         run, steps, step, (step.key,),
         action=verdict.value,
         would=f"record that {step.name} " + ("failed" if failed else "ran, with the value you gave"),
-        act=lambda: operator.journal.runs.record_unmarked(
+        act=lambda: operator.journal.members.record_unmarked(
             run.ref, step.key, value, failed=_decided(operator) if failed else None, **operator.signature
         ),
         tell=tell,
@@ -232,13 +232,13 @@ def _send_unmarked(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow
         raise operator.refusal(
             run, f"is not marked durable: to send it again {needed}. Or say --happened VALUE or --failed.", step
         )  # fmt: skip
-    runs = operator.journal.runs
+    journal = operator.journal
 
     def act() -> bool:
-        if not runs.look_now(run.ref, who=operator.who, why=f"{step.name} did not happen: {operator.why}"):
+        if not journal.due.look_now(run.ref, who=operator.who, why=f"{step.name} did not happen: {operator.why}"):
             return False
-        runs.count_resend(run.ref, step.key, f"{operator.who} says that it did not run: {operator.why}")
-        runs.mark(run.ref, None)
+        journal.due.count_resend(run.ref, step.key, f"{operator.who} says that it did not run: {operator.why}")
+        journal.runs.mark(run.ref, None)
         return True
 
     def tell(carried: Carried[bool]) -> Outcome:
@@ -262,7 +262,7 @@ def _send_next(operator: Operator, run: WorkflowRow, step: StepRow) -> str:
     following = [s for s, _ in ready(run, steps) if step.key in (s.after or ())]
     if run.engine in operator.engines:
         return " ".join(operator.send(run, s, steps) for s in following)
-    wait, option = span(operator.journal.runs.resend_after), vocabulary(run.engine).option
+    wait, option = span(operator.journal.resend_after), vocabulary(run.engine).option
     sooner = f"; with {option} it is sent at once" if option else ""
     return " ".join(f"The sweepers send {s.name} after {wait}{sooner}." for s in following)
 

@@ -75,7 +75,7 @@ class Due:
         late: dict[str, list[StepRow]] = {}
         for row in rows:
             late.setdefault(row.ref, []).append(row)
-        give_back, at = self._sweep.journal.doubts.give_back, self._now
+        give_back, at = self._sweep.journal.due.give_back, self._now
         self._sweep.at_once(late, lambda some: give_back([row for of_its_run in some.values() for row in of_its_run], at))
 
     def runs(self, taken: Sequence[tuple[WorkflowRow, list[StepRow]]]) -> None:
@@ -123,13 +123,13 @@ class Due:
         if run is None:
             return
         if sleep and run.look_at is not None and run.look_at <= self._now:
-            journal.runs.look_again(row.ref, self._now + journal.runs.resend_after)  # overdue as well: it is woken by this look
+            journal.due.look_again(row.ref, self._now + journal.resend_after)  # overdue as well: it is woken by this look
         if self._comes_too_early(run, row, steps) or self._holds_for_want_of_a_function(run, row, steps):
             return
         if row.status is StepStatus.WAITING and not sleep and self._messages.ended_by_engine(run, row):
             return
         if not self._sweep.reaches(run, message_of(run, row, steps), since=_since(row), now=self._now):
-            journal.doubts.give_back([row], self._now)
+            journal.due.give_back([row], self._now)
             return
         counted = self._is_counted(run, row)
         vanished = self._messages.vanished(run, row, _since(row)) if counted and row.sends else None
@@ -137,25 +137,25 @@ class Due:
             self._no_more(run, row, vanished)
             return
         if counted:
-            journal.doubts.count_send(row)
+            journal.due.count_send(row)
         try:
             sent = self._sweep.send(run, row, steps)
         except CannotSendAgain:
-            journal.doubts.wish_is_over(row)
+            journal.due.nothing_to_send(row)
             raise
         except MessageExpired as expired:
             self._messages.never_begins(run, row, expired)
             return
         except Exception:
             if counted:
-                journal.doubts.count_send(row, -1)
+                journal.due.count_send(row, -1)
             if sleep:  # it has no look of its own any more: its run has
-                journal.runs.look_again(row.ref, self._now + GONE)
+                journal.due.look_again(row.ref, self._now + GONE)
             raise
         if counted and not sent:
-            journal.doubts.count_send(row, -1)
+            journal.due.count_send(row, -1)
         if sent:
-            journal.doubts.wish_is_over(row)
+            journal.due.nothing_to_send(row)
         self._sweep.report.woken += 1
 
     def _holds_for_want_of_a_function(self, run: WorkflowRow, row: StepRow, steps: Sequence[StepRow]) -> bool:
@@ -227,12 +227,12 @@ class Due:
                 self._messages.send_again_if_lost(run, step, steps, step.created_at)
         if any(_wakes(s) for s in steps):
             if run.wake_at is not None and not due and not sent:
-                self._sweep.look_again(run.ref, run.wake_at + self._sweep.journal.runs.resend_after)
+                self._sweep.look_again(run.ref, run.wake_at + self._sweep.journal.resend_after)
             return
         if run.status is WorkflowStatus.SUSPENDED and sent and run.waiting_for in ("steps", *(f"step:{s.key}" for s in sent)):
             return
         if function.status is StepStatus.WAITING and function.look_at is not None:
-            self._sweep.look_again(run.ref, max(self._now, function.look_at) + self._sweep.journal.runs.resend_after)
+            self._sweep.look_again(run.ref, max(self._now, function.look_at) + self._sweep.journal.resend_after)
             return  # its own retry: a due step like any other
         since = max([run.created_at, *(s.ended_at or 0 for s in steps)])
         self._messages.send_again_if_lost(run, function, steps, since)
@@ -292,7 +292,7 @@ class Due:
             return
         if outcome is None:
             waits = engine is not None and engine.is_gone(step) is False
-            stands = now - since >= self._sweep.journal.runs.resend_after and not waits
+            stands = now - since >= self._sweep.journal.resend_after and not waits
         else:
             stands = not may_fail(following)
         if stands:
@@ -303,8 +303,8 @@ class Due:
         stored: Stored | None = None
         with contextlib.suppress(UnserialisableValue):
             stored = encode_for(self._sweep.journal, value)
-        if self._sweep.journal.runs.record_unmarked(step.ref, step.key, stored, failed=None):
-            self._sweep.journal.runs.look_again(step.ref, self._sweep.journal.time())
+        if self._sweep.journal.members.record_unmarked(step.ref, step.key, stored, failed=None):
+            self._sweep.journal.due.look_again(step.ref, self._sweep.journal.time())
             self._sweep.report.adopted += 1
 
     def _comes_too_early(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:

@@ -115,7 +115,7 @@ class LostMessages:
             return
         not_taken = self._was_not_taken(step, engine)
         gone = not_taken or engine.is_gone(step)
-        patience = min(GONE, journal.runs.resend_after) if gone else journal.runs.resend_after
+        patience = min(GONE, journal.resend_after) if gone else journal.resend_after
         due = since + patience + int(step.options.get("delay", 0))
         if self._ran_elsewhere(run, step, engine, before, due=due) or gone is False:
             return
@@ -172,7 +172,7 @@ class LostMessages:
                 if again.not_taken:
                     self._sweep.journal.engine_ends.taken_up(again.lost)
             rows = [(again.run.ref, again.sent.key, again.lost.key) for again in these]
-            self._sweep.journal.runs.count_resends(rows, "its message was lost")
+            self._sweep.journal.due.count_resends(rows, "its message was lost")
             counted.extend(these)
 
         self._sweep.at_once(by_run, count)
@@ -185,7 +185,7 @@ class LostMessages:
             self.never_begins(again.run, again.sent, expired)
             return
         if not sent:
-            self._sweep.journal.doubts.count_send(again.lost, -1)
+            self._sweep.journal.due.count_send(again.lost, -1)
         self._sweep.report.sent_again += 1
 
     def _was_not_taken(self, step: StepRow, engine: Engine) -> bool:
@@ -226,7 +226,7 @@ class LostMessages:
         if empty is False and not self._overtaken(run, step, since):
             return ""
         why = self._taken_by_others(run, step, engine, since, again=step.sends - 1, gone=bool(empty))
-        return why if why is None or self._now - since >= self._sweep.journal.runs.resend_after else ""
+        return why if why is None or self._now - since >= self._sweep.journal.resend_after else ""
 
     def _overtaken(self, run: WorkflowRow, step: StepRow, sent_at: int) -> bool:
         """Whether one that was sent to the same queue later has begun."""
@@ -254,7 +254,7 @@ class LostMessages:
         if step.sends == 0 or step.sent_at is None:
             return False
         # Its look was set a moment before it was sent: one that comes a moment early is on time.
-        wait: int = self._sweep.journal.runs.resend_after * 2 ** min(step.sends - 1, DOUBLINGS) - GONE
+        wait: int = self._sweep.journal.resend_after * 2 ** min(step.sends - 1, DOUBLINGS) - GONE
         return self._now < step.sent_at + wait
 
     def _ran_elsewhere(
@@ -304,7 +304,7 @@ class LostMessages:
             stored = encode_for(self._sweep.journal, value)
         except UnserialisableValue:
             return False
-        happened, cause = self._sweep.journal.doubts.happened, Cause.RAN_ELSEWHERE
+        happened, cause = self._sweep.journal.verdicts.happened, Cause.RAN_ELSEWHERE
         if happened(step, stored, who="result store", why=why, send=False, cause=cause).recorded:
             self._sweep.report.adopted += 1
         return True

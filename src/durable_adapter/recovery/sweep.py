@@ -108,7 +108,7 @@ class Sweep:
         for attention in sorted(set(self.marks.values())):
             of = {ref: attention for ref, its in self.marks.items() if its is attention}
             self.at_once(of, lambda refs, attention=attention: runs.mark_all(refs, attention.value))  # type: ignore[misc]
-        self.at_once(self.looks, runs.look_again_at)
+        self.at_once(self.looks, self.journal.due.look_again_at)
         self.marks.clear()
         self.looks.clear()
 
@@ -170,7 +170,7 @@ class Sweep:
         place = engine.out_of_reach(step) if engine is not None else None
         if place is None:
             return True
-        patience = self.journal.runs.resend_after
+        patience = self.journal.resend_after
         self.elsewhere[run.ref] = self.monotonic() + patience / SECOND
         if since + patience <= now:
             self.unreached.setdefault(place, []).append(run.ref)

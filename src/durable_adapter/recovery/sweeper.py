@@ -158,14 +158,14 @@ class Sweeper:
         sweep.until = began + FOR_STEPS
         while taken < BATCH and not sweep.is_over():
             limit = min(AT_ONCE, BATCH - taken)
-            rows = journal.doubts.take_due(at, limit, mine, namespace=here, leave=sweep.left_alone, unreadable=unreadable)
+            rows = journal.due.take_steps(at, limit, mine, namespace=here, leave=sweep.left_alone, unreadable=unreadable)
             taken += len(rows)
             due.steps(rows)
             if len(rows) < limit:
                 break
         sweep.until = began + LASTS
         sweep.lasts_at_least(LASTS - FOR_STEPS)
-        due.runs(journal.runs.take_due(at, BATCH, mine, namespace=here, leave=sweep.left_alone, unreadable=unreadable))
+        due.runs(journal.due.take_runs(at, BATCH, mine, namespace=here, leave=sweep.left_alone, unreadable=unreadable))
         sweep.leave(unreadable)
         self._say_unreached(sweep.unreached)
         self._forget(at, sweep)
@@ -198,7 +198,7 @@ class Sweeper:
 
     def _say_unreached(self, unreached: Mapping[str, Sequence[str]]) -> None:
         """Tells of runs that are overdue where this process cannot look, once in `resend_after` for each place."""
-        patience = self._journal.runs.resend_after / SECOND
+        patience = self._journal.resend_after / SECOND
         for place, refs in unreached.items():
             if self._monotonic() - self._told_of.get(place, float("-inf")) < patience:
                 continue

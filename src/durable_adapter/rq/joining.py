@@ -117,7 +117,7 @@ def publish(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any
     if started is Start.THERE and pending.inside:
         return _sent_by_an_earlier_attempt(binding, job, steps[0], send)
     if started:
-        _note(lambda: binding.journal.runs.forget(run.ref))
+        _note(lambda: binding.journal.starts.forget(run.ref))
         return result
     return again(standing_for(binding, started_before(binding.host, run), job.serializer, job.connection))
 
@@ -175,10 +175,10 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
     before = _sent_before(binding, row, parents, pending.again, job) if pending.again else None
     if before is not None:
         return before
-    step, runs = current_step(), binding.journal.runs
+    step, members = current_step(), binding.journal.members
     outbox = step.outbox if step is not None else None
     if step is not None and outbox is not None:
-        joined = runs.join(row, parents, step.session().connection(), beside=beside)
+        joined = members.join(row, parents, step.session().connection(), beside=beside)
         if joined is None:
             stamps.take_off(job)
         else:
@@ -187,14 +187,14 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
         if joined is StepStatus.CANCELLED:
             outbox.append(lambda: binding.engine.withdraw([row]))
         return job
-    status = runs.join(row, parents, beside=beside)
+    status = members.join(row, parents, beside=beside)
     if status is None:  # the run was pruned: RQ knows a parent of which the journal knows nothing any more
         stamps.take_off(job)
         return send()
     stamps.add_key(job, row.key)
 
     def leave() -> None:
-        runs.leave(row.ref, row.key)
+        members.leave(row.ref, row.key)
 
     try:
         sent = send()

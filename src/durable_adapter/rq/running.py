@@ -165,7 +165,7 @@ def _left_to_others(binding: Binding, job: Job, missing: Exception | None) -> An
     logger.error("%s. It was not run", why)
     ref, _ = place_of(job)
     with contextlib.suppress(Deferred):
-        binding.host.beginning.runs.not_begun(job.id, why, ref=ref, in_hand=True)
+        binding.host.beginning.members.not_begun(job.id, why, ref=ref, in_hand=True)
     return _put_aside(binding, job, Deferred(why))
 
 

@@ -132,7 +132,7 @@ def unmarked_ended(host: Host, ref: str, key: str, name: str, *, value: Any = No
     failed = write_failure(error) if error is not None else None
     journal = host.journal
     try:
-        if journal.runs.record_unmarked(ref, key, outcome, failed=failed) and failed is not None:
+        if journal.members.record_unmarked(ref, key, outcome, failed=failed) and failed is not None:
             released(host, ref, name, Ended(True, journal.undo.decision(ref)))
     except JournalUnreachable as away:
         logger.warning("end_not_recorded run=%s step=%s msg=%r", ref, key, f"The end of unmarked task {name}: {away}")

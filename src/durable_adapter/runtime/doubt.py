@@ -132,7 +132,7 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
                 hold(host, call, row, f"its probe says that it happened, with a value that cannot be recorded: {error}")
                 return
             why = evidence or "the probe said that it happened"
-            doubts.happened(row, outcome, who="probe", why=why, send=False)
+            host.patient.verdicts.happened(row, outcome, who="probe", why=why, send=False)
         case DidNotHappen(evidence=evidence):
             if row.over_at == SILENT:
                 _ask_of_the_silent(host, call, row, now)
@@ -184,7 +184,7 @@ def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
         hold(host, call, row, f"{row.attempt} attempts began and none ended, although nothing happened: {row.doubt}")
         return
     delay = int(call.policy.retry_delay(row.attempt) * SECOND) if row.error is not None else 0
-    journal.doubts.did_not_happen(row, who="probe", why=why, delay=delay)
+    journal.verdicts.did_not_happen(row, who="probe", why=why, delay=delay)
 
 
 def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: str | None) -> bool:
@@ -197,4 +197,4 @@ def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: s
     """
     if row.token == token:
         return journal.doubts.raise_doubt(row, token, why, cause=Cause.WORKER_DIED, over=True, who=who)
-    return journal.runs.died_unbegun(row, "the process that had its message was seen to end before the step began", who=who)
+    return journal.members.died_unbegun(row, "the process that had its message was seen to end before the step began", who=who)

@@ -161,7 +161,7 @@ def start_run(
 
     patient = host.patient if inside and connection is None else journal
     try:
-        started = patient.runs.start(run, steps, connection=connection, delay=delay)
+        started = patient.starts.start(run, steps, connection=connection, delay=delay)
     except JournalUnreachable as error:
         raise JournalUnreachable(f"{error} Nothing was sent.") from error
     if not started or (inside and started is Start.THERE):
@@ -174,7 +174,7 @@ def start_run(
     except Exception:
         # The caller is told that nothing was sent, so nothing may be sent later by the sweeper either.
         with contextlib.suppress(JournalUnreachable):
-            journal.runs.forget(run.ref)
+            journal.starts.forget(run.ref)
         raise
 
 

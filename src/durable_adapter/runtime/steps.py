@@ -435,7 +435,7 @@ def _look(host: Host, call: Call) -> StepRow:
     if call.adopt is not None:
         run, steps = call.adopt(call)
         call.adopt = None
-        host.beginning.runs.start(run, steps)
+        host.beginning.starts.start(run, steps)
         return _look(host, call)
     if call.new_row is not None:
         raise Deferred(f"step {call.name} may not begin: its workflow no longer goes forward")

@@ -363,7 +363,7 @@ class Harness:
             engine=self.host.engine.name, mode=Mode.ENFORCE, status=WorkflowStatus.RUNNING, open_steps=1,
         )  # fmt: skip
         row = StepRow(ref=ref, key=_CALLED, position=0, name=name, kind=Kind.FUNCTION, status=StepStatus.PLANNED)
-        self.journal.runs.start(run, [row])
+        self.journal.starts.start(run, [row])
         given: dict[str, Any] = {"policy": StepPolicy(), "kind": Kind.FUNCTION, "args": (), "kwargs": {}}
         self._called[ref] = lambda: run_function(self.host, Call(ref=ref, key=_CALLED, name=name, body=lambda _: body(), **given))
         self.call_again(ref)

@@ -105,7 +105,7 @@ def _settings(session: Session) -> list[dict[str, Any]]:
         {"name": name, "value": _safe(name, getattr(found, name)), "origin": found.origins.get(name, "default")} for name in NAMES
     ]
     if session.rq is not None:
-        used = session.rq.binding.journal.runs.resend_after / SECOND
+        used = session.rq.binding.journal.resend_after / SECOND
         if used != found.resend_after:  # RQ can be asked whether a job is anywhere, so that its default is shorter
             rows.append({"name": "resend_after (RQ)", "value": used, "origin": "default"})
     return rows

@@ -42,7 +42,7 @@ class Unmarked:
         try:
             sent = self.send(task_id)
         except Exception:
-            host.patient.runs.leave(wake.ref, place.key)
+            host.patient.members.leave(wake.ref, place.key)
             raise
         wake.record(row)
         return sent
