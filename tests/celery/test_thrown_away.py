@@ -38,7 +38,7 @@ def test_a_guarded_step_that_an_earlier_delivery_may_have_run_is_in_doubt(
     run, task_id = planned(idle_shop, endings.noted, f"nobody-{order}", order)
     thrown_away(idle_shop, run, task_id, said)
     (row,) = idle_shop.steps(run)
-    assert (row.status, row.cause) == (StepStatus.IN_DOUBT, None)
+    assert (row.status, row.cause) == (StepStatus.IN_DOUBT, Cause.MESSAGE_LOST)
     assert "an earlier delivery of it may have run" in (row.doubt or "")
 
 

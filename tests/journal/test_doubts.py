@@ -651,3 +651,13 @@ def test_a_failure_whose_effect_is_unknown_is_in_doubt_again_when_something_want
     assert journal.runs.reopen(ref, [], who="me", why="again", now=journal.time())
     fail(journal, ref, "ship")
     assert not journal.doubts.doubt_failed(the(journal, ref, "ship"), "it did not happen, that is known")
+
+
+def test_a_failure_that_turns_out_to_have_happened_is_counted(journal: Journal) -> None:
+    """The run stays failed, and its counter says what its steps say."""
+    ref = a_run(journal, "charge")
+    fail(journal, ref, "charge", Effect.UNKNOWN)
+    assert journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="I looked").recorded
+    run = the_run(journal, ref)
+    assert (run.status, run.open_steps) == (WorkflowStatus.FAILED, 0)
+    assert statuses(journal, ref)["charge"] == "succeeded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -118,6 +119,7 @@ def test_a_job_from_a_publisher_without_the_plugin_that_may_have_run_is_in_doubt
     job = shop.queue.enqueue(steps.charge, order, retry=Retry(max=1))
     shop.redis.hset(job.key, "started_at", "2026-01-01T00:00:00.000000Z")
     hooks.install(shop.binding)
+    shop.binding.settings = replace(shop.binding.settings, plain_until=0.0)
     shop.work()
     assert shop.steps(job)[0].status is StepStatus.HELD
     assert ledger.names(order) == []

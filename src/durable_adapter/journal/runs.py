@@ -34,6 +34,7 @@ from .events import Events
 from .rows import inserting_step, step_values
 from .schema import step, workflow
 from .transitions import Transitions, moving
+from .turns import is_counted
 from .undo import Undo, happened_after_all, undecided
 
 #: From which statuses a run is reopened by a person: to go forward, or (True) to go on undoing.
@@ -236,7 +237,7 @@ class Runs:
                 self._take_back_cancellation(conn, ref)
             going_on: dict[str, Any] = {}
             if not undoing:  # else nothing goes forward, and what was cancelled stays counted
-                going_on = {"error": None, "open_steps": sum(_counts_still(s) for s in self._undo.steps(conn, ref))}
+                going_on = {"error": None, "open_steps": sum(is_counted(s) for s in self._undo.steps(conn, ref))}
             going_on |= {"ended_at": None, "look_at": now, "attention": None}
             if run.status in FORWARD_WORKFLOWS:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**going_on))
@@ -298,7 +299,7 @@ class Runs:
         steps = self._undo.steps(conn, ref)
         timer = next((s for s in steps if s.kind.timed and s.status is StepStatus.WAITING), None)
         if timer is not None and not named:
-            alone = sum(_counts_still(s) for s in steps) <= 1
+            alone = sum(is_counted(s) for s in steps) <= 1
             self._suspend(conn, ref, f"{SLEEPS}{timer.key}", timer.look_at, alone=alone)
 
     def _go_on(self, conn: Connection, ref: str) -> None:
@@ -334,13 +335,3 @@ class Runs:
 def _is_to_begin(row: StepRow) -> bool:
     """Whether a step's engine ended it before it began, and a person's order makes it due."""
     return row.status is StepStatus.CANCELLED and is_ended_by_engine(row) and row.kind.marked
-
-
-def _counts_still(row: StepRow) -> bool:
-    """Whether the run's counter counts a step that has not been counted down.
-
-    The failure of a dispatched step is: its function is told, and decides. Any other's ends the run by itself.
-    """
-    if not row.completes_run:
-        return False
-    return row.status in OPEN_STEPS or (row.status is StepStatus.FAILED and not row.kind.awaited)

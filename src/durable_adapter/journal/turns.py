@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import LEGAL_RUNS, WorkflowStatus
+from ..model import LEGAL_RUNS, OPEN_STEPS, StepRow, StepStatus, WorkflowStatus
 from .database import Database
 from .schema import literals, step, workflow
 
@@ -115,3 +115,13 @@ def count_down(db: Database, ref: Any) -> sa.Update:
 def _completes(column: Any) -> Any:
     """Whether the run's counter counts a step. A row of revision 0001 leaves that to the message."""
     return sa.or_(column, _P("b_last", type_=sa.Boolean))
+
+
+def is_counted(row: StepRow) -> bool:
+    """Whether the run's counter counts a step that has not been counted down.
+
+    The failure of a dispatched step is: its function is told, and decides. Any other's ends the run by itself.
+    """
+    if not row.completes_run:
+        return False
+    return row.status in OPEN_STEPS or (row.status is StepStatus.FAILED and not row.kind.awaited)

@@ -27,7 +27,7 @@ from .ends import Ended, new_key
 from .events import Events
 from .schema import literals, step, workflow
 from .transitions import Transitions, same_token, stands, this
-from .turns import Turns, count_end
+from .turns import Turns, count_end, is_counted
 from .undo import Undo
 
 #: What a verdict may be about.
@@ -82,10 +82,9 @@ class Verdicts:
                 self._undo.resume(conn, row.ref)
                 return Ended(True, self._undo.settle(conn, row.ref, row.target, undone=True))
             self._turns.release(conn, row.ref, row.key)
-            if row.status is StepStatus.FAILED:
-                return Ended(True, self._again(conn, row))
-            wakes = row.completes_run and count_end(self._db, conn, row.ref, row.key)
-            self._undo.look_now(conn, row.ref)
+            wakes = is_counted(row) and count_end(self._db, conn, row.ref, row.key)
+            if row.status is not StepStatus.FAILED:
+                self._undo.look_now(conn, row.ref)
             return Ended(True, self._again(conn, row), wakes)
 
         return self._db.transaction(write)
