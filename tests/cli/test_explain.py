@@ -126,8 +126,8 @@ def test_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     ]  # fmt: skip
     assert list(told["steps"][0]) == [
         "key", "position", "name", "kind", "status", "safety", "attempt", "takeovers", "task_id", "queue", "worker", "begun_at",
-        "ended_at", "look_at", "cause", "doubt", "doubt_at", "evidence", "verdict", "effect", "attention", "twice_at", "reference",
-        "heartbeat_at", "details", "undoes", "arguments", "outcome", "error", "engine_says",
+        "ended_at", "look_at", "cause", "doubt", "doubt_at", "evidence", "verdict", "effect", "attention", "twice_at",
+        "reference", "heartbeat_at", "details", "undoes", "arguments", "outcome", "error", "engine_says",
     ]  # fmt: skip
     assert [list(e) for e in told["events"]] == [["at", "kind", "key", "who", "why", "detail"]] * 2
     assert told["findings"][0]["kind"] == "held"
