@@ -1,6 +1,7 @@
 # Everything here needs git, make and Python 3.11 or newer, and nothing else: no service, no Docker, no environment.
 #
 #   make demo           two stories, killed in the middle, before and after (on RQ: make demo ARGS="--engine rq")
+#   make unit           the tests that need no server, on SQLite: a first look, and what to run after each change
 #   make test           all tests; servers that run here are used, the others are started from wheels
 #   make oldest         the bindings' tests on the oldest versions that are supported (tests/oldest.txt), on Python 3.11,
 #                       in an environment of its own; OLDEST names others, such as OLDEST=tests/crash
@@ -24,6 +25,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 WORKERS ?= 3
 VENV := .venv
 VENV_OLDEST := .venv-oldest
+# What `make unit` runs, as far as it needs no server.
+UNIT ?= tests/unit tests/calls tests/inline tests/testing tests/runtime/test_adding_a_kind.py --ignore tests/testing/test_plugin.py
 # What `make oldest` runs: RQ's binding, and of Celery's and the journal's what reaches deepest, the latter on SQLite.
 OLDEST ?= tests/rq tests/journal $(addprefix tests/celery/test_,chains.py functions.py lone_tasks.py retrying.py rollback.py \
 	starting.py) -k "not postgresql and not mariadb and not mysql"
@@ -31,7 +34,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oldest check lint format types imports docs crash-matrix explore soak bench clean
+.PHONY: help demo unit test oldest check lint format types imports docs crash-matrix explore soak bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -52,6 +55,9 @@ $(VENV)/.for-development: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.for-demo
 	@$(BIN)/durable-adapter demo $(ARGS)
+
+unit: $(VENV)/.for-development
+	@DURABLE_TEST_NO_SERVERS=1 $(BIN)/python -m pytest -q -n $(WORKERS) $(UNIT) $(ARGS)
 
 test: $(VENV)/.for-development
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

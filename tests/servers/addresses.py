@@ -8,9 +8,16 @@ LOOPBACK = "127.0.0.1"
 # Set to 1, the servers that run on this machine are left alone: everything comes from wheels or is skipped.
 NO_LOCAL_SERVICES = "DURABLE_TEST_NO_LOCAL_SERVICES"
 
+# Set to 1, no server is looked for or started: tests that need one, or a process of their own, are left out.
+NO_SERVERS = "DURABLE_TEST_NO_SERVERS"
+
 
 def local_services_allowed() -> bool:
     return os.environ.get(NO_LOCAL_SERVICES, "") in ("", "0")
+
+
+def servers_allowed() -> bool:
+    return os.environ.get(NO_SERVERS, "") in ("", "0")
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from tests.servers.addresses import NO_SERVERS, servers_allowed
 from tests.servers.mariadb import find_mariadb
 from tests.servers.postgres import DatabaseServer, find_or_start_postgres
 from tests.servers.unavailable import Unavailable
@@ -81,6 +82,8 @@ class Databases:
         return found
 
     def _find(self, dialect: Dialect) -> DatabaseServer | Unavailable:
+        if not servers_allowed():
+            return Unavailable(f"no {dialect}: {NO_SERVERS} is set")
         try:
             server = FINDERS[dialect]()
         except Unavailable as reason:

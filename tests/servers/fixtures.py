@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
+from tests.servers.addresses import servers_allowed
 from tests.servers.databases import DIALECTS, Databases, Dialect
 from tests.servers.process import RunningProcess
 from tests.servers.proxy import TcpProxy
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 SERVERS_USED = pytest.StashKey[set[str]]()
 WORKER_OUTPUT_KEY = "durable_servers_used"
+
+#: The fixtures that give a server, or start a process.
+NEEDING_SERVERS = {"postgres_url", "mariadb_url", "redis_url", "own_redis", "rabbitmq_url", "start_process"}
 
 
 class FreshDatabase(Protocol):
@@ -169,6 +173,22 @@ def _noted(server: Any, note_server: Callable[[str], None]) -> Iterator[str]:
         yield url
     finally:
         server.__exit__(None, None, None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs a server, where none may be used."""
+    if servers_allowed():
+        return
+    needing = {item for item in items if _needs_a_server(item)}
+    config.hook.pytest_deselected(items=list(needing))
+    items[:] = [item for item in items if item not in needing]
+
+
+def _needs_a_server(item: pytest.Item) -> bool:
+    """Whether a test runs on another dialect than SQLite, or takes a fixture that gives a server."""
+    given = getattr(getattr(item, "callspec", None), "params", {}).values()
+    on_a_server = any(type(value) is str and value in DIALECTS and value != "sqlite" for value in given)
+    return on_a_server or not NEEDING_SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
