@@ -345,14 +345,15 @@ class Binding(BaseBinding):
             return
         function = self.registry.function(step.name)
         if function is None:
-            logger.error("step %s of %s is not run: there is no such function here. Import it, then call work()", step.name, ref)
+            message = 'step_not_run run=%s step=%s msg="There is no such function here. Import it, then call work()"'
+            logger.error(message, ref, step.name)
             return
         try:
             self._run(run, step, steps, function, again=again)
         except Deferred as left:
-            logger.info("step %s of %s was left alone: %s", step.name, run.id, left)
+            logger.info("step_deferred workflow=%s step=%s msg=%r", run.id, step.name, str(left))
         except Exception as error:
-            logger.warning("step %s of %s failed: %s: %s", step.name, run.id, type(error).__name__, error)
+            logger.warning("step_failed workflow=%s step=%s error=%s msg=%r", run.id, step.name, type(error).__name__, str(error))
         else:
             self._follow(step, steps)
 

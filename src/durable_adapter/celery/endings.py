@@ -127,7 +127,7 @@ def before_run(binding: Binding, sender: Any = None, **_: Any) -> None:
     try:
         binding.journal.engine_ends.begins_again(place[0], str(request.id))
     except JournalError as error:
-        logger.warning("that unmarked task %s was delivered again is not recorded: %s", request.id, error)
+        logger.warning("redelivery_not_recorded task=%s msg=%r", request.id, str(error))
 
 
 def after_run(binding: Binding, sender: Any = None, state: Any = None, retval: Any = None, **_: Any) -> None:
@@ -153,7 +153,7 @@ def after_run(binding: Binding, sender: Any = None, state: Any = None, retval: A
     try:
         _record(binding, sender, place[0], str(request.id), state, retval)
     except JournalError as error:
-        logger.warning("the end of task %s, whose body was not called, is not recorded: %s", request.id, error)
+        logger.warning("end_not_recorded task=%s reason=body_not_called msg=%r", request.id, str(error))
 
 
 def _hand_over(binding: Binding, ref: str, follows: Any) -> None:
@@ -166,7 +166,7 @@ def _hand_over(binding: Binding, ref: str, follows: Any) -> None:
         if row is not None and not row.kind.marked:
             binding.journal.members.record_unmarked(ref, row.key, None, failed=None)
     except JournalError as error:
-        logger.warning("that task %s was handed over to Celery is not recorded: %s", following.task_id, error)
+        logger.warning("end_not_recorded task=%s reason=handed_to_celery msg=%r", following.task_id, str(error))
 
 
 def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, retval: Any) -> None:

@@ -70,7 +70,7 @@ class CeleryEngine:
             # A queue that was never declared holds nothing; anything else is not known.
             if type(error).__name__ in ("NotFound", "ChannelError"):
                 return True
-            logger.debug("the depth of queue %s is not known: %s", queue, error)
+            logger.debug("queue_depth_unknown queue=%s msg=%r", queue, str(error))
             return None
 
     def is_gone(self, step: StepRow) -> bool | None:
@@ -92,7 +92,7 @@ class CeleryEngine:
         try:
             meta = self._binding.app.backend.get_task_meta(task_id, cache=False)
         except Exception as error:
-            logger.debug("the result of task %s is not known: %s", task_id, error)
+            logger.debug("result_unknown task=%s msg=%r", task_id, str(error))
             return None
         at, status, result = _stored_at(meta.get("date_done")), meta.get("status"), meta.get("result")
         if status == REVOKED:
@@ -120,7 +120,7 @@ class CeleryEngine:
         try:
             self._binding.app.backend.store_result(step.task_id, {"why": why}, HELD)
         except Exception:
-            logger.warning("the state HELD of task %s could not be stored", step.task_id, exc_info=True)
+            logger.warning("result_not_stored task=%s state=HELD", step.task_id, exc_info=True)
 
     def knows(self, name: str) -> bool:
         """Whether this app has a task of that name."""

@@ -74,7 +74,7 @@ def _held_reason_if_durable(binding: Binding, result: Any) -> str | None:
     try:
         return held_reason(result)
     except Exception:
-        logger.debug("why task %s has no result is not known", result.id, exc_info=True)
+        logger.debug("result_unknown task=%s", result.id, exc_info=True)
         return None
 
 

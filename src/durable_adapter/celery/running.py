@@ -293,7 +293,7 @@ def _store_meanwhile(task: Task, request: Context, value: Any) -> None:
     try:
         task.backend.store_result(request.id, value, SUCCESS, request=request)
     except Exception:
-        logger.warning("what task %s returned meanwhile could not be stored", request.id, exc_info=True)
+        logger.warning("result_not_stored task=%s state=SUCCESS", request.id, exc_info=True)
 
 
 def _forget_meanwhile(task: Task, request: Context) -> None:
@@ -304,15 +304,15 @@ def _forget_meanwhile(task: Task, request: Context) -> None:
         if task.backend.get_task_meta(request.id, cache=False).get("status") == SUCCESS:
             task.backend.forget(request.id)
     except Exception:
-        logger.debug("the result of task %s could not be looked at", request.id, exc_info=True)
+        logger.debug("result_unknown task=%s", request.id, exc_info=True)
 
 
 def _let_go(task: Task, request: Context, left: Deferred) -> Any:
     """Gives the slot back: the message is acknowledged, no result is stored, and the sweeper owns what is left."""
-    logger.info("task %s[%s] was left alone: %s", task.name, request.id, left)
+    logger.info("task_deferred task=%s name=%s msg=%r", request.id, task.name, str(left))
     if left.held and not task.ignore_result and not request.ignore_result:
         try:
             task.backend.store_result(request.id, {"why": str(left)}, HELD, request=request)
         except Exception:
-            logger.warning("the state HELD of task %s could not be stored", request.id, exc_info=True)
+            logger.warning("result_not_stored task=%s state=HELD", request.id, exc_info=True)
     raise Ignore() from left

@@ -75,7 +75,7 @@ class SweeperStep(bootsteps.StartStopStep):
                 binding.journal.workers.child_died(binding.parent, pid, why)
             except JournalError as error:
                 outages.away(binding.journal, error)
-                logger.debug("the death of child %s is not recorded yet: %s", pid, error)
+                logger.debug("death_not_recorded_yet pid=%s msg=%r", pid, str(error))
                 return False
             del self.dead[pid]
             if not self.dead:
@@ -94,7 +94,7 @@ class SweeperStep(bootsteps.StartStopStep):
                             binding.engine.say_held(row, row.evidence or row.doubt or "its outcome is unknown")
             except JournalError as error:
                 outages.away(binding.journal, error)
-                logger.debug("task %s is not looked at yet: %s", task_id, error)
+                logger.debug("unbegun_not_recorded_yet task=%s msg=%r", task_id, str(error))
                 return
             binding.given_up.popleft()
 
@@ -130,7 +130,7 @@ def check(binding: Binding) -> None:
     text = f"these durable tasks cannot be hooked in this worker and would run unprotected: {', '.join(missing)}"
     if binding.settings.strict:
         raise InstallConflict(text)
-    logger.error("%s. This worker refuses them: it takes them for unregistered tasks", text)
+    logger.error('tasks_refused msg="%s. This worker refuses them: it takes them for unregistered tasks"', text)
     for name in missing:
         binding.app._tasks.unregister(name)
 
@@ -153,7 +153,7 @@ def set_up(binding: Binding, instance: Any = None, **_: Any) -> None:
         check(binding)
     except DurableError as error:
         # A signal's receiver can only stop a worker that must not run by leaving the process.
-        logger.critical("this worker does not start: %s", error)
+        logger.critical('worker_not_started msg="this worker does not start: %s"', error)
         raise SystemExit(1) from error
     if binding.registry.marks_anything:
         before_the_fork(binding, instance)

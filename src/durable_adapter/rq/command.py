@@ -157,7 +157,7 @@ def knows(binding: Binding, name: str) -> bool:
     except (ImportError, ValueError, AttributeError):
         return False
     except Exception as error:
-        logger.debug("the module of %s cannot be imported here: %s", name, error)
+        logger.debug("function_not_imported name=%s msg=%r", name, str(error))
         return True
 
 
@@ -401,5 +401,5 @@ def _imported(name: str) -> Any:
     try:
         return import_attribute(name)
     except Exception as error:
-        logger.debug("%s cannot be imported here: %s", name, error)
+        logger.debug("function_not_imported name=%s msg=%r", name, str(error))
         return None

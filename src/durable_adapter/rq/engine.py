@@ -52,7 +52,7 @@ class RQEngine:
         step = message_of(run, step, steps)
         place = self._binding.place_of(step)
         if place is None:  # it is left to a process that knows its place, and looked at soon by whoever comes
-            logger.debug("job %s is in another database of Redis", step.task_id)
+            logger.debug("job_elsewhere job=%s reason=other_redis_database", step.task_id)
             self._binding.journal.due.look_again(run.ref, self._binding.journal.time() + SECOND)
             return False
         job = place.job_of(step)
@@ -60,7 +60,7 @@ class RQEngine:
             job = None  # the journal has what it is made of
         if job is not None and not belongs(job, step):
             if status_of(job) not in OVER:
-                logger.debug("job %s is another run's now; step %s of run %s waits until that is over", job.id, step.key, run.ref)
+                logger.debug("job_id_in_use job=%s run=%s step=%s", job.id, run.ref, step.key)
                 return False
             job = None  # and it is made anew, over the later one
         with publishing(is_repeated=True):
@@ -221,7 +221,7 @@ class RQEngine:
                 return None
             result = job.latest_result()
         except Exception as error:
-            logger.debug("the result of job %s is not known: %s", step.task_id, error)
+            logger.debug("result_unknown job=%s msg=%r", step.task_id, str(error))
             return None
         if result is None or result.type not in (Result.Type.SUCCESSFUL, Result.Type.FAILED) or is_of_before(result, job):
             return None

@@ -67,4 +67,4 @@ class Waiting:
             try:
                 undo()
             except JournalError as error:
-                logger.error("a start whose pipeline was not executed could not be taken back: %s", error)
+                logger.error('start_not_taken_back msg="Its pipeline was not executed: %s"', error)

@@ -228,9 +228,10 @@ def enqueue(binding: Binding, send: Callable[..., Job | None], queue: Queue, arg
         name = func if isinstance(func, str) else f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', func)}"
         if not binding.is_off and binding.registry.learn(name, func):
             logger.warning(
-                "%s was enqueued with depends_on=None, in a queue that puts jobs off (%s): until they are sent, there is no job "
-                "to depend on, so this one waits for nothing and is a run of its own. With django-rq, enqueue the whole chain in "
-                "transaction.on_commit()",
+                'chain_broken name=%s msg="%s was enqueued with depends_on=None, in a queue that puts jobs off (%s): until they '
+                "are sent, there is no job to depend on, so this one waits for nothing and is a run of its own. With django-rq, "
+                'enqueue the whole chain in transaction.on_commit()"',
+                name,
                 name,
                 type(queue).__name__,
             )

@@ -162,7 +162,7 @@ def _left_to_others(binding: Binding, job: Job, missing: Exception | None) -> An
         why += f"cannot import that ({type(missing).__name__}: {missing}): deploy it where workers serve {job.origin!r}"
     else:
         why += "does not know its mark: call durable_adapter.rq.mark(...) where workers import it too"
-    logger.error("%s. It was not run", why)
+    logger.error('job_not_run job=%s msg="%s. It was not run"', job.id, why)
     ref, _ = place_of(job)
     with contextlib.suppress(Deferred):
         binding.host.beginning.members.not_begun(job.id, why, ref=ref, in_hand=True)
@@ -320,7 +320,7 @@ def _put_aside(binding: Binding, job: Job, left: Deferred) -> Any:
             f"job {job.id} ({job.func_name}) has to wait, and its queue is synchronous (is_async=False), so that there is no "
             f"worker to come back to it: {left}"
         ) from left
-    logger.info("job %s (%s) was put aside: %s", job.id, job.func_name, left)
+    logger.info("job_deferred job=%s name=%s msg=%r", job.id, job.func_name, str(left))
     once_more(job, PUT_ASIDE)
     seconds: float = ASIDE
     if left.wake_at is not None:

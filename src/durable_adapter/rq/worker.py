@@ -179,7 +179,7 @@ class Durable:
         except JournalError as error:
             outages.away(binding.journal, error)
         except (RedisError, Deferred) as error:
-            logger.warning("what RQ keeps of jobs that nobody runs was not looked at: %s", error)
+            logger.warning("orphans_not_checked msg=%r", str(error))
 
     def _durable_record_lost(self, binding: Binding) -> bool:
         """Puts in doubt what a dead horse had begun; again and again until the journal has it, and once."""
@@ -197,7 +197,7 @@ class Durable:
     def handle_exception(self, job: Any, *exc_info: Any) -> Any:
         """RQ's word on a job that raised: on an RQ before 2.1 not on one that is put aside, which no handler need hear of."""
         if exc_info and exc_info[0] is PutAside:
-            logger.debug("%s", exc_info[1])
+            logger.debug("job_deferred msg=%r", str(exc_info[1]))
             return None
         return super().handle_exception(job, *exc_info)  # type: ignore[misc]
 
@@ -305,7 +305,7 @@ class Horses(Durable):
         try:
             ref, key = place_of(job)
         except RedisError as error:
-            logger.warning("what a dead horse had not begun is left to the sweeper: %s", error)
+            logger.warning('unbegun_not_recorded job=%s msg="It is left to the sweeper: %s"', job.id, error)
             return
         self._durable_write_deaths([(f"{ref} {UNCLAIMED} {key}", "its horse died before the step began")])
 
@@ -333,7 +333,7 @@ class Horses(Durable):
             self._durable_record_lost(self._durable_binding())
         except JournalError as error:
             outages.away(self._durable_binding().journal, error)
-            logger.debug("the death of a horse is not written yet: %s", error)
+            logger.debug("death_not_recorded_yet msg=%r", str(error))
 
 
 class Orphan:
@@ -360,7 +360,7 @@ class Orphan:
             except JournalError as error:
                 outages.away(self._host.journal, error, self._host.running())
             except Exception:
-                logger.warning("no beat of an orphaned horse", exc_info=True)
+                logger.warning("beat_failed worker=%s reason=orphaned_horse", self._host.row, exc_info=True)
             stop.wait(self._host.beat_every)
 
 

@@ -285,7 +285,7 @@ class Harness:
                 afresh(waiting.run, *self._variables)
         except Killed as killed:
             # The death of what stands for a worker's process is written, and a broker gives out again what it ran.
-            logger.info("a process was killed: %s", killed)
+            logger.info("process_killed msg=%r", str(killed))
             self.journal.workers.child_died(PARENT, os.getpid(), "it was killed by the test")
             for driver, engine in zip(self.drivers, self._engines, strict=True):
                 driver.binding.host.stop()
@@ -381,7 +381,7 @@ class Harness:
         try:
             self._called[ref]()
         except (Deferred, Exception) as error:
-            logger.debug("the function that the test called ended in %r", error)
+            logger.debug("call_ended run=%s error=%r", ref, error)
 
     def _outcome_of_call(self, ref: str) -> Any:
         row = self.journal.claims.get(ref, _CALLED)
