@@ -58,39 +58,140 @@ def step(
 def step(target: Any = None, /, **options: Any) -> Any:
     """Marks a task or a function as a step: one call in a workflow whose effect must not be repeated.
 
-    Works above or below `@app.task` and `@shared_task`, and on plain functions that a workflow function calls.
+    Works above or below `@app.task` and `@shared_task`, and on plain functions that RQ or the inline binding runs or that a
+    workflow function calls. Outside of a workflow a marked plain function is the function that it was.
+
+    Spans of time are seconds (int or float) or a `timedelta`, from 0 to 100 years.
 
     Args:
-        target: the task or function, when used without arguments.
-        idempotent: repeating is harmless because the provider remembers the key; True for 24 hours, or its window.
-        transactional: the effect is SQL in the journal's own database, written through `durable.session()`.
-        probe: a function of the step's own arguments that asks the provider: `durable.happened(value)`,
-            `durable.did_not_happen()` or `durable.cannot_tell()`.
-        did_not_happen: error types after which the effect certainly did not happen (a declined card).
-        maybe_happened: error types after which it may have, although they look harmless.
-        retry: when to try again; only where repeating is safe.
-        timeout: seconds after which an attempt counts as in doubt.
-        heartbeat: seconds for which the body may be silent: one that has not called `durable.heartbeat()` for that long is
-            in doubt.
-        settle: seconds after an attempt is over before a probe's "did not happen" counts; default the time-out, else 60.
-        compensate: a task that undoes this step: called with its result, then its arguments.
-        pivot: once this step succeeded there is no rollback, only forward.
-        name: the step's name in the journal; default the task's or function's own.
-        key: a template over the arguments, such as `"item-{sku}"`, for calls whose order may change.
-        drift: what to do when a finished step is called with other arguments on replay: `hold` or `record`.
-        ignore_arguments: parameters whose change does not count.
-        redact: True, or the names of parameters, that no report may show even when asked for values.
-        codec: how the result is written; `json` unless said otherwise.
+        target: the task or function, where the decorator stands without parentheses.
+        idempotent: repeating is harmless, because the provider remembers `durable.idempotency_key()` or because doing it twice
+            changes nothing. True trusts the provider for 24 hours from the first attempt's claim, a `timedelta` above 0 for
+            that long. Default False.
+        transactional: the effect is SQL in the journal's own database, written through `durable.session()`. It and the step's
+            outcome are one transaction. Excludes `idempotent`, `probe` and `heartbeat`. Default False.
+        probe: a function of the step's own arguments that asks the provider. It returns `durable.happened(value)`,
+            `durable.did_not_happen()` or `durable.cannot_tell()`. Default None: nobody can be asked. With `idempotent`,
+            repeating goes before asking.
+        did_not_happen: an error type, or a tuple of them, after which the effect certainly did not happen: a declined card.
+            Default `()`: the effect of every error is unknown.
+        maybe_happened: an error type, or a tuple of them, after which it may have happened; wins over all else that is known
+            of the error. Default `()`.
+        retry: a `RetryPolicy`: when to try again. Accepted with `idempotent`, `transactional`, `probe` or `did_not_happen`.
+            Default None: a step that is safe to repeat has 3 attempts, after 1 and 2 seconds, unless the engine's own retry
+            options allow fewer; a protected step has 1.
+        timeout: span of time after which an attempt is in doubt. Its body is not killed. Default None: only the death of
+            its worker puts it in doubt.
+        heartbeat: span of time, above 0, for which the body may be silent: an attempt that has not called
+            `durable.heartbeat()` for that long is in doubt. Default None: the body need not call it.
+        settle: span of time after the end of an attempt before a probe's "did not happen" counts: until then a request may
+            still arrive. Default None: the `timeout`, or 60 seconds where there is none.
+        compensate: what undoes this step in a rollback: a task, its signature, its name, or a function of a module. Called with
+            the step's result, then the step's arguments; an immutable signature with its own only. Default None: nothing
+            to undo.
+        pivot: once this step has succeeded there is no rollback, only forward. Default False.
+        name: the step's name in the journal, at most 255 characters. Default None: the task's name, or the function's module
+            and qualified name.
+        key: a template over the parameters, such as `"item-{sku}"`, for calls in a workflow function whose order may change.
+            Default None: its name and how many calls of that name came before it.
+        drift: what to do when a finished step is called with other arguments on replay: `"hold"` stops the workflow for a
+            person, `"record"` takes no notice. Default `"hold"`.
+        ignore_arguments: a tuple of parameters whose change is no drift. Default `()`.
+        redact: True for all values, or a tuple of parameters, that no report shows, even when asked for values. Default False.
+        codec: how the result is written: `"json"`, `"pickle"` or the name of a registered codec. Default None: `"json"`.
+
+    Returns:
+        A task as it was given; for a plain function one that looks like it.
 
     Raises:
-        DeclarationError: options contradict each other; the message says which and what is accepted.
+        DeclarationError: an option is unknown, has a value that is not accepted or contradicts another, or the target is a
+            method or a generator. The message names the option, the value and what is accepted.
 
-    Example:
-        >>> @step(idempotent=True)
-        ... def charge(order_id: str) -> str:
-        ...     return f"ch_{order_id}"
-        >>> charge("42")
-        'ch_42'
+    A marked function raises, inside of a workflow, its own error, also when that was recorded before (`StepFailed` in its place
+    where the error's type is not loaded); `StepUndone` once a rollback has undone it; `SameKeyTwice` where two calls have one
+    `key`.
+
+    The examples run in a module, after `inline.install(journal=...)`; Celery and RQ take the same declarations.
+
+    >>> import durable_adapter as durable
+    >>> from durable_adapter import inline
+
+    **Protected** is what a step is that declares nothing: it is run once, and held for a person where its outcome is lost.
+
+    >>> @durable.step
+    ... def ship(order_id):
+    ...     return f"parcel-{order_id}"
+    >>> inline.enqueue(ship, "42").result()
+    'parcel-42'
+
+    **Idempotent**: the provider remembers the key, so that an attempt whose outcome is lost is followed by another.
+
+    >>> PAYMENTS = {}  # a provider
+    >>> @durable.step(idempotent=True)
+    ... def charge(order_id):
+    ...     return PAYMENTS.setdefault(durable.idempotency_key(), f"ch-{order_id}")
+    >>> inline.enqueue(charge, "42").result()
+    'ch-42'
+
+    **Transactional**: the effect and the record of it are committed together, or neither.
+
+    >>> from sqlalchemy import text
+    >>> @durable.step(transactional=True)
+    ... def reserve(sku):
+    ...     durable.session().execute(text("UPDATE stock SET free = free - 1 WHERE sku = :sku"), {"sku": sku})
+    ...     return sku
+    >>> inline.enqueue(reserve, "book").result()
+    'book'
+
+    **Probe**: the provider is asked what became of an attempt.
+
+    >>> LABELS = {}  # a provider
+    >>> def find_label(order_id):
+    ...     return durable.happened(LABELS[order_id]) if order_id in LABELS else durable.did_not_happen()
+    >>> @durable.step(probe=find_label)
+    ... def print_label(order_id):
+    ...     LABELS[order_id] = "label-1"
+    ...     raise TimeoutError("the answer was lost")
+    >>> inline.enqueue(print_label, "42").result()
+    'label-1'
+
+    **Compensation**: a step that fails for good has those before it undone, in reverse order.
+
+    >>> @durable.step(idempotent=True)
+    ... def cancel(room, guest):
+    ...     print(f"cancelled {room} of {guest}")
+    >>> @durable.step(compensate=cancel)
+    ... def book(guest):
+    ...     return "room-7"
+    >>> @durable.step(did_not_happen=ValueError)
+    ... def pay(cents):
+    ...     raise ValueError("card declined")
+    >>> str(inline.enqueue(inline.call(book, "Ann"), inline.call(pay, 900)).status)
+    cancelled room-7 of Ann
+    'compensated'
+
+    **Retry**: errors that pass are met by further attempts.
+
+    >>> ANSWERS = [ConnectionError("busy"), ConnectionError("busy"), "42 EUR"]
+    >>> @durable.step(idempotent=True, retry=durable.RetryPolicy(initial_interval=0, maximum_attempts=5))
+    ... def fetch_price(sku):
+    ...     answer = ANSWERS.pop(0)
+    ...     if isinstance(answer, Exception):
+    ...         raise answer
+    ...     return answer
+    >>> inline.enqueue(fetch_price, "book").result()
+    '42 EUR'
+
+    **Time-out and heartbeat**: a body that hangs is noticed after 30 seconds, a long one after an hour, and the next attempt goes
+    on where the last one stood.
+
+    >>> @durable.step(idempotent=True, timeout=3600, heartbeat=30)
+    ... def import_rows(rows):
+    ...     for done in range(durable.last_heartbeat() or 0, rows):
+    ...         durable.heartbeat(done + 1)
+    ...     return durable.last_heartbeat()
+    >>> inline.enqueue(import_rows, 3).result()
+    3
     """
 
     _refuse_unknown(options, _STEP_OPTIONS, "durable.step")
@@ -121,19 +222,38 @@ def workflow(
     *, id: str | None = ..., name: str | None = ..., attributes: tuple[str, ...] = ..., amount: str | None = ...
 ) -> Callable[[T], T]: ...
 def workflow(target: Any = None, /, **options: Any) -> Any:
-    """Marks a task as a workflow function: it calls steps in its own order, and runs from the top on every wake.
+    """Marks a task or a function as a workflow function: it calls steps in its own order, and runs from the top on every wake.
 
-    What the steps returned is handed back from the journal, so the code between them must be deterministic.
+    What the steps returned comes from the journal then, so that the code between them must be deterministic.
 
     Args:
-        target: the task, when used without arguments.
-        id: a template over the parameters that names the business operation: `"order-{order_id}"`.
-        name: the name in lists; default the task's own.
-        attributes: parameters to keep as searchable attributes.
-        amount: the parameter that says how much money is at stake.
+        target: the task or function, where the decorator stands without parentheses.
+        id: a template over the parameters that names the business operation, such as `"order-{order_id}"`: the same id twice
+            is one run. Default None: each call is a run of its own.
+        name: the name in lists, at most 255 characters. Default None: the task's name.
+        attributes: a tuple of parameters that are kept as searchable attributes. Default `()`.
+        amount: the parameter that says how much money is at stake; it becomes an attribute, and `reconcile` adds it up.
+            Default None.
+
+    Returns:
+        The target as it was given.
 
     Raises:
-        DeclarationError: an option is unknown or has a value that is not accepted.
+        DeclarationError: an option is unknown or has a value that is not accepted, or the target is a method or a generator.
+
+    Example:
+        >>> import durable_adapter as durable
+        >>> from durable_adapter import inline
+        >>> @durable.step(idempotent=True)
+        ... def charge(order_id, cents):
+        ...     return f"ch-{order_id}"
+        >>> @durable.workflow(id="order-{order_id}", amount="cents")
+        ... def fulfil(order_id, cents):
+        ...     return charge(order_id, cents)
+        >>> inline.enqueue(fulfil, "42", 900).result()
+        'ch-42'
+        >>> inline.handle("order-42").run.attributes["cents"]
+        900
     """
 
     _refuse_unknown(options, _WORKFLOW_OPTIONS, "durable.workflow")
