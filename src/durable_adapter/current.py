@@ -113,7 +113,7 @@ def called_plainly(name: str) -> None:
     """Says once that a step runs plainly, where it may have been meant to be a workflow function's."""
     if RUNNING and name not in _TOLD and (why := beside(name)) is not None:
         _TOLD.add(name)
-        logger.warning("%s", why)
+        logger.warning("step_not_recorded step=%s msg=%r", name, why)
 
 
 def _step(what: str) -> CurrentStep:

@@ -89,7 +89,7 @@ class Absence:
         try:
             around = self._journal.surveys.around()
         except JournalError as error:
-            logger.debug("whether anybody sweeps is not known: %s", error)
+            logger.debug("sweepers_not_known msg=%r", str(error))
             return
         workers, namespace = [*around.living, *around.former], self._journal.namespace
         found = unswept(workers, self._engines(), namespace=namespace, now=around.now, stale=self._stale)

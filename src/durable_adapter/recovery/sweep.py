@@ -137,7 +137,7 @@ class Sweep:
             with self.journal.db.in_a_hurry():
                 action()
         except JournalBusy as error:
-            logger.info("run %s is looked at later: %s", ref, error)
+            logger.info("run_put_off run=%s msg=%r", ref, str(error))
             self.report.busy += 1
         except JournalError:
             raise

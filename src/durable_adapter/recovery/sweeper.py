@@ -184,7 +184,7 @@ class Sweeper:
                 with self._journal.db.in_a_hurry():
                     forgotten = self._journal.retention.forget(before, limit=FORGOTTEN)
             except JournalBusy as error:
-                logger.info("what ended long ago is forgotten later: %s", error)
+                logger.info("retention_put_off msg=%r", str(error))
                 report.busy += 1
                 return
             report.pruned += forgotten.total

@@ -121,7 +121,7 @@ class Signal(Generic[Told]):
             try:
                 receiver(told)
             except Exception:
-                logger.exception("receiver_failed signal=%s: a receiver of durable.%s raised", self._name, self._name)
+                logger.exception("receiver_failed signal=%s msg=%r", self._name, f"A receiver of durable.{self._name} raised.")
 
 
 #: Fires once for each step that becomes held, in the process that held it.
@@ -194,7 +194,8 @@ def _about(journal: Journal, troubles: Sequence[Trouble]) -> tuple[Mapping[str, 
         steps = journal.reads.slim_steps(of_steps, unreadable=[])
         return journal.reads.slim_runs(refs, unreadable=[]), {(s.ref, s.key): s for of_run in steps.values() for s in of_run}
     except Exception:
-        logger.warning("alert_without_names runs=%d: the journal could not be read to say what they are called", len(refs))
+        told = "The journal could not be read for the names of these workflows; the alerts that follow give their runs."
+        logger.warning("alert_without_names runs=%d msg=%r", len(refs), told)
         return {}, {}
 
 

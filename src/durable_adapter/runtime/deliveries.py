@@ -28,7 +28,8 @@ logger = logging.getLogger("durable_adapter")
 def refused(host: Host, name: str, why: str) -> Deferred:
     """Reports a message that does not fit the journal; returns what lets go of it."""
     host.patient.events.note(Event.REFUSED, who=host.row, why=why, name=name, namespace=host.journal.namespace)
-    logger.error("message_refused task=%s The message was not run: %s. See `durable-adapter reconcile`.", name, why)
+    told = f"The message was not run: {why}. See: durable-adapter reconcile"
+    logger.error("message_refused task=%s msg=%r", name, told)
     return Deferred(why)
 
 

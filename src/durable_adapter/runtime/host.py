@@ -118,7 +118,7 @@ class Host:
             try:
                 self._register(instead_of=None, patient=False)
             except (JournalUnreachable, JournalUnmigrated) as error:
-                logger.debug("this process is not registered yet: %s", error)
+                logger.debug("worker_not_registered pid=%d msg=%r", os.getpid(), str(error))
                 return False
         return True
 

@@ -35,19 +35,14 @@ def away(journal: Journal, error: JournalError, running: Sequence[str] | None = 
         running: the attempts that this process runs; None where others run them, as in a worker's parent.
     """
     if not isinstance(error, (JournalUnreachable, JournalUnmigrated)):
-        logger.warning('journal_refused journal=%s msg="%s"', journal.db.safe_url, error)
+        logger.warning("journal_refused journal=%s msg=%r", journal.db.safe_url, str(error))
         return
     now = time.monotonic()
     if _since.setdefault((os.getpid(), journal.db.safe_url), now) is not now:
         return
     in_flight = "unknown" if running is None else str(len(running))
-    logger.warning(
-        'journal_away journal=%s in_flight=%s msg="%s %s Waiting for it."',
-        journal.db.safe_url,
-        in_flight,
-        error,
-        _meanwhile(running),
-    )
+    told = f"{error} {_meanwhile(running)} Waiting for it."
+    logger.warning("journal_away journal=%s in_flight=%s msg=%r", journal.db.safe_url, in_flight, told)
 
 
 def back(journal: Journal) -> None:

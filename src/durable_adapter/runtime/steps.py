@@ -344,7 +344,7 @@ def _later(host: Host, call: Call, token: str | None, error: BaseException, dela
         return None
     if delay > host.near:
         raise Deferred(f"step {call.name} failed and is tried again in {delay:g} s: {why}")
-    logger.info("step %s failed and is tried again in %g s: %s", call.name, delay, why)
+    logger.info("step_tried_again run=%s step=%s in_seconds=%g msg=%r", call.ref, call.key, delay, why)
     host.pause(delay)
     return None
 
@@ -461,13 +461,8 @@ def _refused(host: Host, call: Call, why: str) -> Deferred:
     """Reports that a message is not run; returns what says so to its worker."""
     detail = {"name": call.name, "namespace": host.journal.namespace}  # there may be no run that would say whose it is
     host.patient.events.note(Event.REFUSED, ref=call.ref, key=call.key, who=host.worker, why=why, **detail)
-    logger.error(
-        "message_refused run=%s step=%s task=%s The message was not run: %s. See `durable-adapter reconcile`.",
-        call.ref,
-        call.key,
-        call.name,
-        why,
-    )
+    told = f"The message was not run: {why}. See: durable-adapter reconcile"
+    logger.error("message_refused run=%s step=%s task=%s msg=%r", call.ref, call.key, call.name, told)
     return Deferred(why)
 
 

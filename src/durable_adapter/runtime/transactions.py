@@ -137,13 +137,8 @@ def _losses(host: Host, call: Call, found: StepRow | None, why: str) -> int:
         host.patient.claims.plan_new(row)
         call.row = found = host.patient.claims.get(call.ref, call.key)
     times = host.patient.ends.count_loss(found, why, host.worker) if found is not None else 0
-    logger.warning(
-        "transaction_lost step=%s run=%s times=%d The transaction was lost after the body had run, and nothing of it is left: %s",
-        call.name,
-        call.ref,
-        times,
-        why,
-    )
+    told = f"The database lost the transaction of {call.name} after the body had run, and rolled it back: {why}"
+    logger.warning("transaction_lost run=%s step=%s times=%d msg=%r", call.ref, call.key, times, told)
     if 0 < times < MAX_LOSSES:
         host.pause(PAUSE * 2 ** (times - 1))
     return times
