@@ -67,10 +67,27 @@ def test_what_may_be_missing_is_for_the_provider_first(cli: Cli, journal: Journa
     if unfinished:
         a_run(journal, "charge", "ship")
     told = " ".join(cli(*RESTORED, *(SIGNED if applied else ()), code=0).stdout.split())
-    missing = told.index("What was started in the lost time is missing from the journal, also what had finished")
-    asks = told.index("ask the provider about each first")
-    starts = told.index("Start again only what the provider knows nothing of; what it knows would happen a second time.")
-    assert missing < asks < starts
+    missing = told.index("The journal lacks what was started in the lost time, also what had finished")
+    looks = told.index("Look at the provider first, for each")
+    starts = told.index("Then start only what the provider does not have.")
+    assert missing < looks < starts
+    assert "what the provider has would happen a second time" in told[starts:]
+
+
+@on_sqlite
+def test_the_advice_to_repeat_says_to_look_at_the_provider_first(cli: Cli, journal: Journal) -> None:
+    a_run(journal, "charge", "ship")
+    a_function(journal)
+    told = cli.json(*RESTORED, *SIGNED, code=0)["next"]
+    repeats = [
+        step["when"]
+        for step in told
+        if step["command"] and ("--did-not-happen" in step["command"] or " retry" in step["command"])
+    ]
+    assert len(repeats) == 2
+    assert all(when.startswith("Look at the provider first") for when in repeats)
+    printed = " ".join(cli(*RESTORED, code=0).stdout.split())
+    assert "Look at the provider first" in printed
 
 
 @on_sqlite

@@ -154,12 +154,17 @@ def _next(session: Session, found: Doubtful) -> list[tuple[str, str]]:
     ]
     if held is not None:
         bulk = caller.command("resolve", "--task", held, "--since", "1h", "--did-not-happen")
-        steps.append((f"Once you know that no step of one task happened, all of them at once, such as {held}:", bulk))
+        steps.append(
+            (
+                f"Look at the provider first. If no step of a task happened there, decide all of them at once, such as {held}:",
+                bulk,
+            )
+        )
     if function is not None:
         bulk = caller.command("retry", "--task", function, "--since", "30d")
         steps.append((
-            "Once you know that nothing is missing of what functions called (a call without a record runs again), such as "
-            f"{function}:", bulk,
+            "Look at the provider first, for what functions called: a call without a record runs again. If nothing of it "
+            f"happened there, let the functions run, such as {function}:", bulk,
         ))  # fmt: skip
     steps += _of_the_missing(session)
     return steps
@@ -169,13 +174,13 @@ def _of_the_missing(session: Session) -> list[tuple[str, str]]:
     """What is to be done about runs of which the journal has nothing any more."""
     return [
         (
-            "What was started in the lost time is missing from the journal, also what had finished: nothing here names it. List "
-            "it from your own data, and ask the provider about each first: it may have been charged, shipped and mailed.",
+            "The journal lacks what was started in the lost time, also what had finished, and cannot list it. List it from your "
+            "own data. Look at the provider first, for each: it may have been charged, shipped and mailed.",
             "",
         ),
         (
-            "Start again only what the provider knows nothing of; what it knows would happen a second time. Messages of what is "
-            "missing are refused and reported:",
+            "Then start only what the provider does not have. A start runs from the beginning: what the provider has would "
+            "happen a second time. Messages of what is missing are refused and reported:",
             session.caller.command("reconcile", "--kind", "refused_message"),
         ),
     ]
