@@ -1,7 +1,7 @@
-"""Telling people what needs one of them: one ERROR log line and one call of every receiver for each trouble.
+"""Alerts: one ERROR log line, and one call of every receiver, for each thing that needs a person.
 
-The journal says what it committed; `tell` is the one place from which it is told. A receiver that raises is logged and never
-disturbs the work.
+The journal's observers get what was committed, and `tell` alone passes it on to people. A receiver that raises is logged and
+does not disturb the work.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = logging.getLogger("durable_adapter")
 
 
 def explain(run: WorkflowRow | None, workflow: str) -> str:
-    """The command that shows a workflow, which is a part of every message about it.
+    """Returns the command that shows a workflow; every message about the workflow ends with it.
 
-    This process does not know how the person who reads it reaches the journal: only whose workflow it is.
+    It names the namespace, but no journal: the reader may reach the journal by another URL than this process.
     """
     words = ["durable-adapter", "explain"]
     if run is not None and run.namespace != DEFAULT_NAMESPACE:
@@ -39,7 +39,7 @@ def explain(run: WorkflowRow | None, workflow: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a receiver of `on_held` is told.
+    """A step that became held, as receivers of `on_held` get it.
 
     Attributes:
         workflow: the workflow's id, or its run reference where it has no id of its own.
@@ -58,10 +58,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class NeedsAttention:
-    """What a receiver of `on_attention` is told.
+    """Something that needs a person, as receivers of `on_attention` get it.
 
     Attributes:
-        alert: what it is, as the log line begins: `step_held`, `undo_failed` and so on.
+        alert: the name of the event, with which the log line begins: `step_held`, `undo_failed` and so on.
         workflow: the workflow's id, or its run reference where it has no id of its own.
         run: the run reference.
         name: the workflow's name.
@@ -69,8 +69,8 @@ class NeedsAttention:
         step: the step's name; None where it is the run as a whole.
         key: the step's key in the journal; None likewise.
         why: what is the matter, in words.
-        amount: what is at stake, where an attribute of the workflow says so.
-        reason: why, as one stable word, such as `worker_died`; None where there is none.
+        amount: the amount at stake, where the workflow has such an attribute.
+        reason: the cause as a stable word, such as `worker_died`; None where there is none.
         command: the command that shows it.
     """
 
@@ -103,7 +103,7 @@ class Signal(Generic[Told]):
         self._receivers: list[Callable[[Told], object]] = []
 
     def connect(self, receiver: R) -> R:
-        """Adds a receiver: a function of what the signal tells. One that is there already is not added again."""
+        """Adds a receiver: a function of one argument, which is what the signal sends. A receiver is added once."""
         if receiver not in self._receivers:
             self._receivers.append(receiver)
         return receiver
@@ -116,7 +116,7 @@ class Signal(Generic[Told]):
             self._receivers.remove(receiver)
 
     def send(self, told: Told) -> None:
-        """Tells every receiver; one that raises is logged."""
+        """Calls every receiver. An error of a receiver is logged."""
         for receiver in list(self._receivers):
             try:
                 receiver(told)
@@ -124,12 +124,12 @@ class Signal(Generic[Told]):
                 logger.exception("receiver_failed signal=%s msg=%r", self._name, f"A receiver of durable.{self._name} raised.")
 
 
-#: Fires once for each step that becomes held, in the process that held it.
+#: Sent once for each step that becomes held, in the process that held it.
 on_held: Signal[Held] = Signal("on_held")
-#: Fires once for everything that needs a person, in the process that recorded it, after the commit.
+#: Sent once for each thing that needs a person, in the process that recorded it, after the commit.
 on_attention: Signal[NeedsAttention] = Signal("on_attention")
 
-#: What is a hold, and as such told to `on_held` as well.
+#: The alerts that are sent to `on_held` as well.
 _HOLDS = frozenset({Alert.STEP_HELD, Alert.VALUE_MISSING, Alert.WORKFLOW_DRIFTED})
 #: What a person has to do about each.
 _TO_DO = {
@@ -146,14 +146,14 @@ _TO_DO = {
 
 
 def listen(journal: Journal) -> None:
-    """Lets be told what this process records in a journal; a second call for the same journal changes nothing."""
+    """Makes `tell` an observer of a journal. A second call for the same journal changes nothing."""
     observers = journal.db.observers
     if not any(isinstance(each, partial) and each.func is tell for each in observers):
         observers.append(partial(tell, journal))
 
 
 def tell(journal: Journal, troubles: Sequence[Trouble]) -> None:
-    """Tells people of what needs them: the log, and the receivers. Two reads, however many troubles there are."""
+    """Logs each trouble and calls the receivers. Two reads, whatever the number of troubles."""
     runs, steps = _about(journal, troubles)
     for trouble in troubles:
         _tell_one(trouble, runs.get(trouble.ref), steps.get((trouble.ref, trouble.key or "")))
@@ -186,7 +186,7 @@ def _tell_one(trouble: Trouble, run: WorkflowRow | None, step: StepRow | None) -
 
 
 def _about(journal: Journal, troubles: Sequence[Trouble]) -> tuple[Mapping[str, WorkflowRow], Mapping[tuple[str, str], StepRow]]:
-    """The runs and the steps; empty where the journal does not answer now: it is told all the same."""
+    """Returns the runs and steps that the troubles name. Both are empty where the journal cannot be read."""
     refs = sorted({trouble.ref for trouble in troubles})
     of_steps = sorted({trouble.ref for trouble in troubles if trouble.key is not None})
     try:
@@ -203,7 +203,7 @@ _PLAIN = re.compile(r"[\w.:@/+#-]+", re.ASCII)
 
 
 def _fact(value: str) -> str:
-    """A value of a log line: bare where it is one word, else quoted, so that no value can look like another fact."""
+    """Returns a value of a log line: bare if it is one word, else quoted, so that no value can look like another fact."""
     return value if _PLAIN.fullmatch(value) else json.dumps(value)
 
 
@@ -228,7 +228,7 @@ def hold_for_drift(journal: Journal, engine: Engine | None, row: StepRow, why: s
 
 
 def _told(engine: Engine | None, row: StepRow, why: str, *, held: bool) -> bool:
-    """Tells whoever waits for the step's result of a hold; people are told by the journal's commit."""
+    """Lets the engine tell those who wait for the step's result that it is held. People are told by the journal's observers."""
     if held and engine is not None:
         engine.say_held(row, why)
     return held

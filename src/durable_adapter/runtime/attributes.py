@@ -1,6 +1,6 @@
-"""What support may search for, and how much money is at stake: said where work is started, for whatever is started there.
+"""Attributes of workflows: what support searches by, and the amount at stake. They are given where work is started.
 
-Engine-neutral: a context that every start reads. It is no part of what two starts are compared by.
+Every start reads them from its context, on every engine. Two starts that differ in them alone are the same start.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def attributes(*, amount: str | None = None, **values: Any) -> Iterator[None]:
     """Gives every workflow that is started in the block attributes: lone tasks, chains, jobs, `durable.start()`.
 
     `explain` shows them, and `reconcile` adds up the amount. Within another such block they add to those. A workflow
-    function that declares attributes of its own keeps them beside these. What the body of a task starts later does not
-    carry them: say it there.
+    function that declares attributes of its own keeps them beside these. Work that the body of a task starts later does not
+    get them: give them there again.
 
     Args:
-        amount: the name of the attribute that says how much money is at stake.
+        amount: the name of the attribute that is the amount of money at stake.
         **values: the attributes: texts, numbers, dates and the like.
 
     Raises:

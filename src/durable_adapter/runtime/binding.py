@@ -1,6 +1,6 @@
-"""What every installed binding has: its settings, its journal, this process as the journal sees it, the places it patches.
+"""The state of an installed binding: its settings, its journal, its host, and the places that it patches.
 
-A binding's own room adds which messages there are and where they go. Nothing here knows a queue library.
+A binding's own room adds how messages are read and sent. Nothing here knows a queue library.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .marked import Marked
     from .shield import Shield
 
-#: How soon an unfinished run is looked at, in seconds, where `resend_after` is not set and the engine can say at once whether
-#: a message is anywhere.
+#: Seconds after which an unfinished run is looked at, where `resend_after` is not set and the engine can tell at once whether a
+#: message exists.
 LOOK_AFTER = 60.0
 
 _MISSING = object()
@@ -29,13 +29,13 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One place that is patched, for `doctor --patches` and for the reviewer.
+    """A place that is patched, for `doctor --patches` and for reviewers.
 
     Attributes:
         where: what is patched.
-        why: what for, as the end of a sentence that begins with "durable-adapter".
-        guard: what holds where another version of the engine, or somebody else, has changed the place.
-        undo: puts back what was there.
+        why: the purpose, as the end of a sentence that begins with "durable-adapter".
+        guard: what protects against another version of the engine, or another library, that has changed the place.
+        undo: restores what was there.
     """
 
     where: str
@@ -45,7 +45,7 @@ class Patch:
 
 
 def replace(owner: Any, name: str, value: Any) -> Callable[[], None]:
-    """Sets an attribute; returns what puts back what was there, unless somebody else has replaced it since."""
+    """Sets an attribute. Returns a function that restores it, unless other code has replaced it since."""
     before = owner.__dict__.get(name, _MISSING)
     setattr(owner, name, value)
 
@@ -67,8 +67,8 @@ class BaseBinding:
         settings: as `install()` was given them.
         registry: the engine's marked tasks.
         make_engine: makes the binding as the runtime sees it.
-        parent: the id that this process shares with its children; None where they are of no interest.
-        look_after: how soon an unfinished run is looked at, in seconds, where `resend_after` is not set.
+        parent: the id that this process shares with its children; None where it has none that run steps.
+        look_after: seconds after which an unfinished run is looked at, where `resend_after` is not set.
         shield: keeps the engine's own interruptions out of the journal's writes.
     """
 
@@ -150,7 +150,7 @@ class BaseBinding:
         return journal, host
 
     def close(self) -> None:
-        """Lets go of the journal; it is opened anew when it is next asked for."""
+        """Closes the journal. It is opened again on its next use."""
         if self._opened is not None:
             journal, host = self._opened
             host.stop()
@@ -159,7 +159,7 @@ class BaseBinding:
 
     @property
     def is_off(self) -> bool:
-        """Whether new starts are left alone. What began durable ends durable all the same."""
+        """Whether new starts are left alone. Runs that began durable end durable all the same."""
         return self.settings.mode is Mode.OFF
 
     @property
@@ -173,7 +173,7 @@ class BaseBinding:
         INSTALLED[self.engine.name] = self.engine
 
     def uninstall(self) -> None:
-        """Puts everything back. What somebody else has wrapped meanwhile stays below their wrapper, and does nothing."""
+        """Restores every patched place. A hook that other code has wrapped since stays inside that wrapper, and does nothing."""
         self.installed.remove(self)
         if INSTALLED.get(self.engine.name) is self.engine:
             del INSTALLED[self.engine.name]

@@ -1,4 +1,4 @@
-"""One journaled call, as a binding hands it to the runtime, and the retry requests of an engine that the runtime may refuse."""
+"""A journaled call, as bindings and kinds hand it to the runtime; and the retry requests of engines, which may be refused."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class RetryRequest:
 
     Attributes:
         error: what the attempt raised; None for "not done yet".
-        delay: microseconds that the engine would wait.
+        delay: microseconds that the engine waits first.
         send: performs the publication.
-        sent: whether its message comes by itself when the delay is over; False where that takes somebody of the engine's
-            who may not be there.
+        sent: whether its message comes by itself when the delay is over; False where that needs a process of the engine's that
+            may not run, such as a scheduler.
         arguments: those that the next attempt is to have; None for the same.
     """
 
@@ -35,12 +35,12 @@ class RetryRequest:
 
 
 def awaited(value: Any) -> Any:
-    """What a call returned; a coroutine is run to its end first, so that it is its value that is recorded."""
+    """Returns what a call returned. A coroutine is run to its end first, so that its value is recorded."""
     return asyncio.run(value) if asyncio.iscoroutine(value) else value
 
 
 def refuse_inside_event_loop(name: str, function: Callable[..., Any]) -> None:
-    """Raises where an async function cannot be awaited here, before anything of it is begun.
+    """Refuses an async function that cannot be awaited here, before anything of it begins.
 
     Raises:
         InsideEventLoop: an event loop runs in this thread.
@@ -59,23 +59,23 @@ def refuse_inside_event_loop(name: str, function: Callable[..., Any]) -> None:
 
 
 def no_retry_request(_error: BaseException | None) -> RetryRequest | None:
-    """For engines, and for calls in place, that never publish an attempt again."""
+    """The `retry_request` of calls that are never published again."""
     return None
 
 
 def is_never_final(_error: BaseException) -> bool:
-    """For calls in which no error asks for an end."""
+    """The `final` of calls in which no error means the end of the task."""
     return False
 
 
 def declines_nothing(_attempt: int, _error: BaseException) -> bool:
-    """For calls of which no engine says how often they may be tried."""
+    """The `declines` of calls whose engine sets no limit of attempts."""
     return False
 
 
 @dataclass(slots=True)
 class Call:
-    """Which call is this, and how is it run?
+    """A journaled call: which step it is, and how its body is run.
 
     Attributes:
         ref: the run.
@@ -86,20 +86,20 @@ class Call:
         completes_run: the run is complete only when this step is.
         args: its arguments, as probes and compensations see them.
         kwargs: likewise.
-        body: runs the user's code. It is handed the call rather than keeping it: else the two, and the message that they stand
-            for with all its values, would wait for Python's collector.
+        body: runs the user's code. It gets the call as an argument: a reference of its own would be a cycle, which keeps the
+            message and its values in memory until Python's collector runs.
         again: its message may have been run before: delivered again, or sent again.
-        retry_request: the engine's request to repeat the attempt that just ended, if there is one.
+        retry_request: returns the engine's request to repeat the attempt that just ended, if there is one.
         declines: whether the engine does not try the call again after an attempt, given its number and its error: its limits
-            are reached, or it was told not to. Not so where nobody told it anything.
+            are reached, or it was told not to. False where it has no instructions.
         final: whether an error of the body is the engine's way to say that the task is over, whatever its policy.
-        adopt: makes the run that a message without one belongs to; None where the message carries a run. Handed the call, too.
+        adopt: makes the run of a message that carries none, given the call; None where the message carries one.
         new_row: the row of a call that the plan does not know; None for planned calls.
-        row: the row as already read, if it was.
+        row: the row, where it was read already.
         attempts: how often its body was run here.
-        facts: what the body asked about its workflow, so that it is read once.
-        turn: raises `Deferred` while what a member of a canvas comes after is not done; asked where the row counts something as
-            open. None once it was asked, and for calls that come after nothing.
+        facts: what was read about its workflow for the body, so that it is read once.
+        turn: raises `Deferred` while the steps that a member of a canvas comes after are not done; called where the row's counter
+            of them is not 0. None once it was called, and for calls that come after nothing.
     """
 
     ref: str
@@ -133,7 +133,7 @@ class Call:
         return self.kind.fails_run and self.new_row is None
 
     def expected(self) -> Expected:
-        """What its message says of its row."""
+        """Returns what its row must be for the message to fit."""
         prints: tuple[str | None, str | None] = (None, None)
         if self.is_member:
             behind = member_fingerprint(self.args[1:], self.kwargs, behind=True) if self.args else None
@@ -153,7 +153,7 @@ class Call:
     def may_repeat(self, attempt: int, error: BaseException, *, declined: bool = False) -> bool:
         """Whether our own policy tries the call again after attempt number *attempt*, which ended in *error*.
 
-        What the engine declines, or *declined* when that attempt ended, only a policy that the step itself declares repeats.
+        Where the engine declines, now or when that attempt ended (*declined*), only a retry policy of the step's own counts.
         """
         if self.final(error):
             return False

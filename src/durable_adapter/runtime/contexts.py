@@ -1,4 +1,4 @@
-"""A context in which nothing durable is current: for what is run in the middle of something else and is no part of it."""
+"""A context in which no step, no function and no publication is current, for code that runs inside them but is not a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that is running: what `durable.idempotency_key()`, `durable.session()` and their like answer in its body."""
+"""The running step: it answers `durable.idempotency_key()`, `durable.session()` and the like, when its body calls them."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class RunningStep:
         self.reference: str | None = None
         #: Publications that wait for the step's transaction; None where there is none.
         self.outbox: list[Callable[[], Any]] | None = None if session is None else []
-        #: How many tasks the body has launched: part of their derived ids.
+        #: The number of tasks that the body has launched: part of their derived ids.
         self.launched = 0
-        #: Of its idempotency key; None until it is read, where the claim took a row that nobody had read.
+        #: The generation of its idempotency key; None until it is read, where the row was claimed without being read.
         self.generation = call.row.generation if call.row is not None else None if call.new_row is None else 0
         self._host = host
         self._call = call
         self._session = session
-        #: When this attempt's last heartbeat was written, and what it has said since, as JSON.
+        #: When this attempt's last heartbeat was written, and the details that came since, as JSON.
         self._heard_at = float("-inf")
         self._unsaid: str | None = None
         self._said: Any = _NOTHING
         self._holds = True
 
     def idempotency_key(self) -> str:
-        """The step's key for its provider."""
+        """Returns the step's key for its provider."""
         facts = self._call.facts
         if "workflow" not in facts or self.generation is None:
             *facts["workflow"], now = self._host.patient.reads.identity(self.ref, self.key)
@@ -61,7 +61,7 @@ class RunningStep:
         return idempotency_key(namespace, workflow, number, self.ref, self.key, self.generation)
 
     def session(self) -> Session:
-        """The session of a transactional step."""
+        """Returns the session of a transactional step."""
         if self._session is None:
             raise NotInWorkflow(
                 f"durable.session() needs a step marked transactional=True; {self._call.name} is "
@@ -70,14 +70,14 @@ class RunningStep:
         return self._session()
 
     def set_reference(self, reference: str) -> None:
-        """Keeps the provider's own name for the effect."""
+        """Records the provider's own id of the effect."""
         self.reference = stored_text(str(reference))[:NAME_LENGTH]
         if self._session is not None:
-            return  # written with the step's own row, in its own transaction, which holds that row's lock
+            return  # it is written with the step's end: the step's transaction holds the lock of the row
         self._host.patient.claims.refer(self.ref, self.key, self.token, self.reference or "")
 
     def heartbeat(self, details: Any = None) -> bool:
-        """Says that the body is alive, as `durable.heartbeat()` tells it."""
+        """Records a heartbeat, as `durable.heartbeat()` documents."""
         policy = self._call.policy
         if policy.heartbeat_us is None:
             raise NotInWorkflow(
@@ -91,12 +91,12 @@ class RunningStep:
         return self._holds
 
     def say_the_rest(self) -> None:
-        """Writes what was said last and not written yet: the next attempt reads it."""
+        """Writes the last details that are not written yet, for the next attempt to read."""
         if self._unsaid is not None:
             self._say()
 
     def _say(self) -> None:
-        """One heartbeat. A journal that is away keeps no body waiting: the next one tries again."""
+        """Writes a heartbeat. If the journal is away the body does not wait: the next heartbeat tries again."""
         policy, beat = self._call.policy, self._host.journal.claims.heartbeat
         assert policy.heartbeat_us is not None
         at = monotonic()
@@ -110,7 +110,7 @@ class RunningStep:
         self._heard_at, self._unsaid = at, None
 
     def last_heartbeat(self) -> Any:
-        """What was said last, in this attempt or in one before it."""
+        """Returns the last details, of this attempt or of an earlier one."""
         if self._said is _NOTHING:
             row = self._host.patient.claims.get(self.ref, self.key)
             self._said = json.loads(row.details) if row is not None and row.details is not None else None

@@ -1,6 +1,6 @@
-"""What an engine delivers: which kind of call it is, the run that is made of one that has none, the end of one without a mark.
+"""Deliveries: refusing a message, adopting one that carries no run, waiting for its turn, and the end of an unmarked task.
 
-Every binding reads its own messages; what a message means is the same for all of them, and stands here.
+Each binding reads its own messages. What follows from a message is the same for all bindings, and is here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger("durable_adapter")
 
 
 def refused(host: Host, name: str, why: str) -> Deferred:
-    """Reports a message that does not fit the journal; returns what lets go of it."""
+    """Reports a message that does not fit the journal. Returns what is to be raised instead of running it."""
     host.patient.events.note(Event.REFUSED, who=host.row, why=why, name=name, namespace=host.journal.namespace)
     told = f"The message was not run: {why}. See: durable-adapter reconcile"
     logger.error("message_refused task=%s msg=%r", name, told)
@@ -48,20 +48,21 @@ def adopted(
     again: str | None = None,
     plain_until: float = 0.0,
 ) -> tuple[WorkflowRow, list[StepRow]]:
-    """The run that a message becomes at first touch: its producer has no plugin, or knows of its first tick alone.
+    """Returns the rows of a run for a message that carries none: its producer has no plugin, or it repeats.
 
     Args:
         host: this process.
         marked: the engine's marked tasks.
         members: the message, and what follows it.
-        ref: the reference that follows from the message, the same on every delivery of it.
+        ref: the run's reference, derived from the message: the same for each delivery of it.
         key: the key of its first step.
         code_version: the user's own version of the code.
-        again: that it may have been run before, in words; None where it has not. Then it is in doubt.
-        plain_until: seconds after the journal first recorded its task as enforced for which such a message is run plain.
+        again: why it may have been run before, in words: then it is in doubt. None where it was not.
+        plain_until: for so many seconds after the journal first recorded its task as enforced, a message that may have been run
+            before is run plain.
 
     Raises:
-        BeganPlain: it is to be run plain.
+        BeganPlain: it must be run plain.
     """
     name = members[0].name
     if again is not None and host.beginning.enforced.since(name) + int(plain_until * SECOND) > host.beginning.time():
@@ -89,7 +90,7 @@ def adopted(
 
 
 def come_after(host: Host, ref: str, key: str, is_forgotten: Callable[[StepRow], bool]) -> None:
-    """Makes sure that what a task comes after is done in the journal, where its engine takes what it does not have for done.
+    """Makes sure that the steps which a task comes after are done in the journal. An engine may take a job it has lost for done.
 
     Args:
         host: this process.
@@ -98,7 +99,7 @@ def come_after(host: Host, ref: str, key: str, is_forgotten: Callable[[StepRow],
         is_forgotten: whether the engine has nothing of a step.
 
     Raises:
-        Deferred: it is not; the sweeper sends the task when it is.
+        Deferred: one is not done; the sweeper sends the task later.
     """
     for own, row in unmet(host.beginning, ref, key):
         if not row.kind.marked and row.status is StepStatus.PLANNED:
@@ -113,18 +114,18 @@ def come_after(host: Host, ref: str, key: str, is_forgotten: Callable[[StepRow],
 
 
 def unmarked_ended(host: Host, ref: str, key: str, name: str, *, value: Any = None, error: BaseException | None = None) -> None:
-    """A member without a mark ended: that is recorded, and what its failure decides is begun.
+    """Records the end of an unmarked member, and begins what its failure decides.
 
-    The task is done whether or not the journal is there, so this waits for nothing: what is not recorded is reported as
-    stopped at an unmarked task.
+    It does not wait for a journal that is away, since the task is done in any case. A run whose unmarked member has no recorded
+    end is reported as stopped at an unmarked task.
 
     Args:
         host: this process.
         ref: the run.
         key: the member.
         name: its task.
-        value: what it returned; kept if it can be written down.
-        error: what it raised instead, if it is not tried again.
+        value: what it returned; recorded if it can be.
+        error: what it raised, if it is not tried again.
     """
     try:
         outcome = encode_for(host.journal, value) if error is None else None

@@ -1,4 +1,4 @@
-"""Settling doubt in a worker, on the step's own message: by taking over, by asking the probe, or by holding for a person."""
+"""Settling a step in doubt, in the worker that gets its message: by a new attempt, by its probe, or by holding it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .values import encode_for, read_failure, was_declined, write_failure
 if TYPE_CHECKING:
     from ..journal import Journal
 
-#: How long a probe that raises is asked again, from the moment of the doubt, before a person is asked.
+#: How long after the doubt began a probe that raises is asked again; then the step is held.
 PROBE_PATIENCE = 900 * SECOND
-#: How long a probe that says "did not happen" of an attempt that nobody saw end is asked again, before a person is asked.
+#: How long after the doubt began a probe that says "did not happen" of an attempt that nobody saw end is asked again.
 SILENT_PATIENCE = 900 * SECOND
-#: How long after a probe raised it is asked again.
+#: The delay before a probe that raised is asked again.
 PROBE_AGAIN = 10 * SECOND
-#: How often a step whose worker died may be begun again because its probe says that nothing happened.
+#: How many attempts of a step may die before it is held, although its probe says each time that nothing happened.
 MAX_PROBED = 10
 
 
 def settle_doubt(host: Host, call: Call, row: StepRow) -> None:
-    """Decides what a step in doubt becomes, as far as its declaration allows; the caller then looks afresh.
+    """Settles a step in doubt as far as its declaration allows. The caller then reads its row again.
 
-    A declaration that came with a later deploy says nothing of an attempt that was made before: what counts is what both the
-    attempt's own and today's allow.
+    A declaration that was deployed later does not apply to an attempt that was made before it. What counts is what both that
+    attempt's declaration and today's allow.
 
     Raises:
         Deferred: it is not time yet, or a person must decide.
@@ -52,14 +52,14 @@ def settle_doubt(host: Host, call: Call, row: StepRow) -> None:
 
 
 def hold(host: Host, call: Call, row: StepRow, why: str) -> None:
-    """Holds a step: only a person may decide now."""
+    """Holds a step until a person decides."""
     alerts.hold(host.patient, host.engine, row, why, who=host.worker)
 
 
 def _take_over(host: Host, call: Call, row: StepRow, now: int) -> None:
-    """A new attempt of an idempotent step, inside its window and below its cap.
+    """Begins a new attempt of an idempotent step, inside its window and below its limit of takeovers.
 
-    A worker's silence is enough for it: the provider's key guards it against the attempt that may go on.
+    The old attempt need not be over, only its worker silent: the provider's key makes the two one effect.
     """
     if row.over_at is not None and row.over_at > now and row.over_at != SILENT:
         host.patient.doubts.ask_later(row, row.over_at or now)
@@ -96,7 +96,7 @@ def may_be_repeated(row: StepRow, safety: Safety, window: int, now: int) -> bool
 
 
 def inside_window(row: StepRow, window: int, now: int) -> bool:
-    """Whether the provider still remembers the step's key: its window runs from the key's first use.
+    """Whether the provider still remembers the step's key. The window runs from the first use of the key.
 
     Args:
         row: the step.
@@ -153,9 +153,9 @@ def _ask(host: Host, call: Call, row: StepRow, now: int) -> None:
 
 
 def _ask_of_the_silent(host: Host, call: Call, row: StepRow, now: int) -> None:
-    """ "Did not happen" of an attempt that nobody saw end counts at no time: it is asked again, and held in the end.
+    """Handles a “did not happen” about an attempt that nobody saw end. It never counts: asks again later, and holds in the end.
 
-    Its worker fell silent, and no time-out says how long its body lasts: it may have lost only its database.
+    The worker fell silent and the step has no time-out, so its body may still be running without its database.
     """
     if now - (row.doubt_at or now) <= max(SILENT_PATIENCE, call.policy.settle_us):
         host.patient.doubts.ask_later(row, now + AGAIN)
@@ -170,7 +170,7 @@ def _ask_of_the_silent(host: Host, call: Call, row: StepRow, now: int) -> None:
 
 
 def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
-    """A verdict that counts: another attempt, unless the error or the policy says that there is to be none."""
+    """Acts on a “did not happen” that counts: another attempt, unless the error or the policy forbids one."""
     journal = host.patient
     if row.error is not None:
         error = read_failure(row.error)
@@ -188,12 +188,12 @@ def _did_not_happen(host: Host, call: Call, row: StepRow, why: str) -> None:
 
 
 def attempt_lost(journal: Journal, row: StepRow, token: str, why: str, *, who: str | None) -> bool:
-    """Records that the process ended which said that it runs an attempt: what a claimed attempt may have done is in doubt.
+    """Records that the process which ran an attempt has ended. Puts the step in doubt, if the attempt had claimed it.
 
-    A process names an attempt before it claims it, so a step without that claim did not begin there.
+    A process names an attempt before it claims it. Without that claim the step did not begin there.
 
     Returns:
-        Whether the journal says so now.
+        Whether it was recorded.
     """
     if row.token == token:
         return journal.doubts.raise_doubt(row, token, why, cause=Cause.WORKER_DIED, over=True, who=who)

@@ -1,4 +1,4 @@
-"""What the runtime and the sweeper need to know of a queue library: the protocol that every binding fulfils."""
+"""What the runtime and the sweeper need from a queue library: the protocol that every binding fulfils."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class EngineEnd:
 
     Attributes:
         word: the engine's own word, for people: "revoked", "expired".
-        error: what whoever waits for the task's result is told.
+        error: the error that those who wait for the task's result get.
         at: when it was ended, in microseconds of the journal's clock; None where that is not known.
-        first_only: it is said of a task that has not begun (its message expired), and of none that has.
-        killed: the engine killed the process that had it.
+        first_only: it applies only to a task that has not begun, such as one whose message expired.
+        killed: the engine killed the process that ran it.
     """
 
     word: str
@@ -31,63 +31,63 @@ class EngineEnd:
 
 @dataclass(frozen=True, slots=True)
 class EngineOutcome:
-    """What the engine's own result store says of a task: evidence, when the journal knows nothing of its attempt."""
+    """What the engine's result store has of a task: evidence, where the journal has no end of its attempt."""
 
     succeeded: bool
     value: Any = None
-    #: When it was stored, in microseconds since 1970 (UTC); None where the store does not say.
+    #: When it was stored, in microseconds since 1970 (UTC); None where that is not known.
     at: int | None = None
-    #: How the engine ended the task on purpose, where it did.
+    #: How the engine ended the task, if it did so on purpose.
     ended: EngineEnd | None = None
     #: Why the engine called it failed without running it: proof that its body did not run. None where it may have run.
     refused: str | None = None
 
 
 class Engine(Protocol):
-    """A binding, seen from below."""
+    """A binding, as the runtime and the sweeper use it."""
 
     name: str
-    #: Whether a member's own message hands its result on to the one behind it.
+    #: Whether the engine itself passes a member's result to the member after it.
     hands_results_on: bool
 
     @property
     def cannot_suspend(self) -> str | None:
-        """Why no workflow function can wait on this engine, and the cure, to end a sentence; None where it can."""
+        """Why no workflow function can wait on this engine, and what to do, as the end of a sentence; None where it can."""
 
     def send_step(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool | None:
         """Publishes a step's own message again, under its own id, with what follows it in the plan.
 
         Returns:
-            False where that message was not sent: it waits for another, which was.
+            False where another message was sent instead, for which this one waits.
 
         Raises:
             CannotSendAgain: the journal does not have what its message is made of.
-            MessageExpired: it never began, and its message was to be discarded by now.
+            MessageExpired: it never began, and its message has expired.
         """
 
     def queue_is_empty(self, queue: str | None) -> bool | None:
         """Whether a queue holds no message now; None where the broker cannot say."""
 
     def is_gone(self, step: StepRow) -> bool | None:
-        """Whether the engine certainly has no message of a step, in no queue and with no worker; None where it cannot say."""
+        """Whether the engine certainly has no message of a step, in a queue or with a worker; None where it cannot say."""
 
     def out_of_reach(self, step: StepRow) -> str | None:
-        """Where a step's message is, if nothing in this process can look there or send to it; None where it can."""
+        """Where a step's message is, if this process cannot reach that place; None where it can."""
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
-        """What the result store holds for a step's task; None where it holds nothing or there is no store."""
+        """What the result store has of a step's task; None where it has nothing, or there is no store."""
 
     def compensation(self, policy: StepPolicy) -> dict[str, Any]:
         """What a step's row keeps of its compensation: how it is called, and what makes it safe to repeat."""
 
     def say_held(self, step: StepRow, why: str) -> None:
-        """Lets whoever waits for the step's result know that it is held. Best effort: the journal has the truth."""
+        """Tells those who wait for the step's result that it is held. Best effort: the journal has the truth."""
 
     def knows(self, name: str) -> bool:
         """Whether this process's code has a task of that name."""
 
     def withdraw(self, steps: Sequence[StepRow]) -> None:
-        """Takes back the messages of steps that were cancelled, where they would wait for ever. Best effort."""
+        """Removes the messages of cancelled steps, where they would wait for ever. Best effort."""
 
 
 #: The engines of this process that know where messages go, by name: a function on one may dispatch steps to another.
@@ -95,15 +95,15 @@ INSTALLED: dict[str, Engine] = {}
 
 
 def installed_beside(engine: Engine) -> list[Engine]:
-    """An engine, and every other of this process."""
+    """Returns an engine, and every other of this process."""
     return list({**INSTALLED, engine.name: engine}.values())
 
 
 def message_of(run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> StepRow:
-    """The step whose message lets a step run: its own, or its function's, which is what calls it in place again."""
+    """Returns the step whose message makes a step run: itself; for a step in place, the function that calls it."""
     return next(s for s in steps if s.kind.makes_calls) if in_place(run, step) else step
 
 
 def engine_of(run: WorkflowRow, step: StepRow, known: Mapping[str, Engine]) -> Engine | None:
-    """What sends a step: the engine that it was dispatched to, else its run's; None where that is not known here."""
+    """Returns the engine that sends a step: the one that it was dispatched to, else its run's; None if it is not known here."""
     return known.get(step.engine or run.engine)

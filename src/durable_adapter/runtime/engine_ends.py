@@ -1,8 +1,8 @@
-"""What it means that an engine ended a task on purpose: revoked, expired, rejected, before its body began.
+"""Tasks that an engine ended on purpose (revoked, expired, rejected) before their bodies began.
 
-A step that has begun is not ended by that: it is in doubt when its process dies. One that has not begun is never sent again
-by itself: whoever ended it meant that it is not to run. What comes after it does not run either, and the run is shown with the
-command that starts it.
+A step that has begun is not ended by this: if its process dies, it is in doubt. One that has not begun is not sent again
+automatically, because somebody ended it on purpose. The steps after it do not run either, and the run is shown together with
+the command that lets it go on.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Fate(enum.Enum):
     """What becomes of a step whose task the engine ended."""
 
-    #: It is over: cancelled, or failed where somebody waits for its result; held where it had begun before.
+    #: It ends: cancelled, or failed where a function or a rollback waits for it; held where it was in doubt.
     ENDED = "ended"
-    #: It is to run all the same, and its message is to be sent again.
+    #: It still has to run, and its message is sent again.
     GOES_ON = "goes_on"
     #: It has begun, or is over, or is no step of this journal: nothing changes.
     UNTOUCHED = "untouched"
@@ -44,12 +44,12 @@ def fate_of(step: StepRow, steps: Sequence[StepRow], end: EngineEnd, *, runs: bo
     if step.status not in (StepStatus.PLANNED, StepStatus.WAITING, StepStatus.IN_DOUBT):
         return Fate.UNTOUCHED
     if runs and not end.killed and step.status is StepStatus.PLANNED:
-        return Fate.UNTOUCHED  # a second message of it was ended, and the first is being run
+        return Fate.UNTOUCHED  # its first message is being run; a second one was ended
     called = step.kind.makes_calls and any(not s.kind.makes_calls for s in steps)
     if end.first_only and (step.attempt > 0 or called):
         return Fate.GOES_ON
     if ordered_at is not None and end.at is not None and end.at < ordered_at:
-        return Fate.GOES_ON  # ended before a person ordered that it is to run
+        return Fate.GOES_ON  # it was ended before a person ordered that it run
     return Fate.ENDED
 
 
@@ -58,15 +58,15 @@ def ended_by_engine(
 ) -> Fate:
     """Records that an engine ended a task before it began. At most one commit.
 
-    A step in doubt, whose message was to have it settled, is held: it is not to be repeated, and only a person knows more.
+    A step in doubt is held: its message would have settled the doubt, and only a person can now.
 
     Args:
         journal: the journal.
         ref: the run that the task belongs to.
         task_id: the engine's id of the task.
         end: how it was ended.
-        engine: the engine, which tells those who wait for the step's result that it is held.
-        who: the process that says so.
+        engine: the engine; it tells those who wait for the step's result that it is held.
+        who: the process that reports it.
 
     Returns:
         What becomes of the step. Where it goes on, the caller takes the task off the engine's list of ended ones, and the
@@ -90,7 +90,7 @@ def end_step(
     engine: Engine | None = None,
     who: str | None = None,
 ) -> Fate:
-    """As `ended_by_engine`, for a step that was read."""
+    """Like `ended_by_engine`, for a step that was read already."""
     running = {name.split(" ", 2)[0] + " " + name.split(" ", 2)[2] for w in journal.workers.alive() for name in w.running}
     fate = fate_of(
         step,
@@ -108,7 +108,7 @@ def end_step(
 
 
 def _end(journal: Journal, step: StepRow, end: EngineEnd, who: str | None) -> bool:
-    """Writes the end the way the step's kind is told of: its function gets the error; a rollback goes on without it."""
+    """Records the end. A step that its function or a rollback waits for fails; any other is cancelled."""
     if not step.kind.fails_run:
         failure = write_failure(end.error)
         return journal.ends.fail(step, None, failure, Effect.DID_NOT_HAPPEN, fails_run=False, why=end.word).recorded

@@ -25,7 +25,7 @@ from .kinds.dispatch import join, wait_for
 from .kinds.sleep import Sleep
 from .kinds.step import Step
 from .publication import publishing
-from .steps import _described, _look, _refuse_misfit, follow, memo
+from .steps import described, follow, memo, refuse_misfit, row_of
 from .unreadable import left_alone
 from .values import decode, encode_for, read_failure, write_failure
 from .wake import Wake
@@ -54,9 +54,9 @@ def _run(host: Host, call: Call) -> Any:
     steps = host.beginning.reads.steps(call.ref)
     own = next((s for s in steps if s.key == call.key), None)
     if own is None:
-        own = _look(host, call)  # adopts a message without a run, or refuses one whose run is unknown
+        own = row_of(host, call)  # adopts a message without a run, or refuses one whose run is unknown
         steps = host.beginning.reads.steps(call.ref)
-    _refuse_misfit(host, call, own)
+    refuse_misfit(host, call, own)
     match own.status:
         case StepStatus.SUCCEEDED:
             return memo(host, call, own)
@@ -112,12 +112,12 @@ def _failed(host: Host, call: Call, own: StepRow, error: Exception, run: Functio
     if retry_request is not None:
         _refuse_to_repeat(host, call, run.failed_with(retry_request.error or error), retry_request.error or error)
         failure = write_failure(retry_request.error or error)
-        why = _described(retry_request.error or error)
+        why = described(retry_request.error or error)
         if ends.try_again(own, None, retry_request.delay, failure, why, sent=True):
             retry_request.send()
         return
     failure = write_failure(error)
-    why = _described(error)
+    why = described(error)
     ended = ends.fail(own, None, failure, Effect.DID_NOT_HAPPEN, fails_run=True, why=why)
     follow(host, call, ended)
 
@@ -131,7 +131,7 @@ def _refuse_to_repeat(host: Host, call: Call, key: str | None, error: BaseExcept
     row = host.patient.claims.get(call.ref, key) if key is not None else None
     if row is None or row.status is not StepStatus.FAILED or row.effect is not Effect.UNKNOWN:
         return
-    why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
+    why = f"its attempt ended in {described(error)}; whether its effect happened is unknown"
     if not host.patient.doubts.doubt_failed(row, why, who=host.worker):
         return
     alerts.hold(host.patient, host.engine, row, why, who=host.worker)

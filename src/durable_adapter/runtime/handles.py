@@ -1,4 +1,4 @@
-"""A workflow found again by the id that the business knows: what every binding's own `handle()` is made of."""
+"""Finding a workflow by its id: the common part of every binding's `handle()`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """One run, as it was found, and the journal that has it."""
+    """A run, as it was when it was found, and its journal."""
 
     journal: Journal
     run: WorkflowRow
@@ -26,17 +26,17 @@ class Found:
 
     @property
     def status(self) -> WorkflowStatus:
-        """Where the run stands now: read afresh."""
+        """The run's status now; read from the journal each time."""
         found = self.journal.reads.run(self.run.ref)
         return found.status if found is not None else self.run.status
 
     def steps(self) -> list[StepRow]:
-        """Its steps, by position: read afresh."""
+        """Returns its steps, by position; read from the journal each time."""
         return self.journal.reads.steps(self.run.ref)
 
 
 def find(journal: Journal, workflow_id: str) -> WorkflowRow:
-    """The latest run of a workflow.
+    """Returns the latest run of a workflow.
 
     Raises:
         UnknownWorkflow: the journal has none under that id.

@@ -1,4 +1,4 @@
-"""This process as the journal sees it: its worker row, its beat, the attempts it runs, its patience with an absent database.
+"""This process as the journal sees it: its worker row, its beat, the attempts it runs, and how it waits for an absent journal.
 
 Keeps the liveness half of P3 and P10: a process that is dead in the journal registers anew and begins nothing under the
 old row; one that has missed two of its own beats begins nothing new; while the journal is away nothing begins and
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("durable_adapter")
 T = TypeVar("T")
 
-#: Seconds without a beat after which a sweeper that watched may declare a worker dead.
+#: Seconds without a beat after which a sweeper may declare a worker dead.
 STALE = 60.0
 #: Seconds between two beats: six fit into `STALE`, so that a slow database does not look like a death.
 BEAT = 10.0
@@ -68,10 +68,10 @@ class Host:
     ) -> None:
         self.journal = journal
         alerts.listen(journal)
-        #: The same journal, waiting while it is away: for what was done and must be recorded.
+        #: The same journal; its methods wait while it is away. For recording what was done.
         self.patient = waiting(journal, self.patiently)
-        #: Likewise, for what only begins something: raises `Deferred` while the journal is away and the process is
-        #: told to stop, or switched off: the sweeper sends what is left.
+        #: Likewise, for beginning something: its methods raise `Deferred` where the journal is away and the process is
+        #: shutting down or switched off. The sweeper sends what is left.
         self.beginning = waiting(journal, functools.partial(self.patiently, begins=True))
         self.engine = engine
         self.parent = parent
@@ -86,7 +86,7 @@ class Host:
         self._beaten = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        #: Tells a parent what runs here, where it beats for this process.
+        #: Tells a parent that beats for this process what runs here.
         self._say: Callable[[list[str]], None] | None = None
         #: Set by the binding: keeps the engine's own interruptions out of the journal's writes, and lets them into bodies.
         self.shielded: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
@@ -95,7 +95,7 @@ class Host:
         self.is_stopping: Callable[[], bool] = lambda: False
         #: Set by the binding: whether the plugin is switched off here, so that nothing waits for the journal to begin.
         self.is_off: Callable[[], bool] = lambda: False
-        #: For how many seconds a worker waits itself for a next attempt, and how; the test journal moves its clock instead.
+        #: Seconds up to which a worker itself waits for the next attempt, and how. The test journal moves its clock instead.
         self.near = NEAR
         self.pause: Callable[[float], None] = time.sleep
 
@@ -113,7 +113,7 @@ class Host:
         return self._worker if self._pid == os.getpid() else None
 
     def introduce(self) -> bool:
-        """Registers this process unless the journal is away: for a worker that must not wait for it."""
+        """Registers this process unless the journal is away; for a worker that must not wait for the journal."""
         if self.row is None:
             try:
                 self._register(instead_of=None, patient=False)
@@ -123,7 +123,7 @@ class Host:
         return True
 
     def _register(self, *, instead_of: str | None, patient: bool = True) -> None:
-        """Gives this process a row; of several threads that want one, the first makes it."""
+        """Gives this process a row. Of several threads, the first one does."""
         if self._pid not in (0, os.getpid()):
             self._lock = threading.RLock()  # a thread of the parent may have held the old one when this process was forked
         with self._lock:
@@ -173,7 +173,7 @@ class Host:
                 logger.exception("beat_failed worker=%s msg=%r", self.row, str(error))
 
     def beat(self) -> bool:
-        """Says once that this process lives and which attempts it runs; False when its row is dead."""
+        """Records one beat, with the attempts that run here; False where this process is dead in the journal."""
         at = time.monotonic()
         worker = self._worker
         if worker is None:
@@ -199,7 +199,7 @@ class Host:
         self._say = say
 
     def stop(self) -> None:
-        """Ends the beat, and says that this process ended by itself; not where a body still runs in another thread."""
+        """Ends the beat, and records that this process ended by itself, unless a body still runs in another thread."""
         self._stop.set()
         self._thread = None
         if self._worker is not None and self._pid == os.getpid() and not self.running():
@@ -208,13 +208,13 @@ class Host:
         self._worker = None
 
     def fit_to_begin(self) -> None:
-        """Makes sure that this process may begin something: it missed fewer than two of its beats, and its row is alive."""
+        """Makes sure that this process may begin something: it has missed fewer than two of its beats, or beats now."""
         _ = self.worker
         if time.monotonic() - self._beaten > MISSED * self.beat_every:
             self.prove_alive()
 
     def prove_alive(self) -> None:
-        """Beats now; a process that finds itself dead registers anew."""
+        """Beats now. A process that was declared dead registers anew."""
         seen = self.worker
         if not self.patiently(self.beat, begins=True) and self._worker == seen:
             logger.warning(
@@ -252,8 +252,8 @@ class Host:
     def patiently(self, operation: Callable[[], T], *, begins: bool = False) -> T:
         """Runs a journal operation, waiting for as long as the journal is away.
 
-        The process holds its slot meanwhile: it takes no further message, sends none round in a loop, and begins nothing
-        (P10). An operation that only begins something gives up when the process is told to stop.
+        Meanwhile the process keeps its slot, takes no other message and begins nothing (P10). An operation that only begins
+        something gives up when the process is told to stop.
 
         Raises:
             Deferred: *begins* is set, and the process is shutting down or switched off.

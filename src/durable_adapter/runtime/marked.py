@@ -1,4 +1,4 @@
-"""Which functions of an engine are marked, and how: what a binding's registry fills, and everybody else reads."""
+"""The marked functions of an engine, with their declarations. A binding's registry fills it; everything else reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..declare.policy import StepPolicy, WorkflowPolicy
 from ..declare.registry import DECLARED
 from ..errors import DeclarationError
 
-#: How an unmarked compensation is treated: a protected step.
+#: The declaration of an unmarked compensation: a protected step.
 PROTECTED = StepPolicy()
 
 
@@ -33,7 +33,7 @@ class Marked:
 
     @property
     def has_transactional(self) -> bool:
-        """Whether a step that this process knows is transactional, be it a task or a plain function called in place."""
+        """Whether any step that this process knows, a task or a plain function, is transactional."""
         declared = (entry.step for entry in DECLARED if entry.step is not None)
         return any(policy.transactional for policy in (*self.steps.values(), *declared))
 
@@ -42,13 +42,13 @@ class Marked:
         return name in self.steps or name in self.workflows or name in self.compensations
 
     def policy(self, name: str) -> StepPolicy:
-        """A task's declaration as a step; protected where it only compensates."""
+        """Returns a task's declaration as a step; protected where it is only a compensation."""
         return self.steps.get(name, PROTECTED)
 
     def declared(self, name: str) -> StepPolicy | None:
-        """What the code says of a step, by the name that the step has in the journal; None where it is not known here.
+        """Returns a step's declaration, by its name in the journal; None where this process does not have it.
 
-        A step in place may be a plain function, which no engine knows.
+        A step in place may be a plain function, which is not registered with any engine.
         """
         if name in self.steps:
             return self.steps[name]
@@ -58,21 +58,21 @@ class Marked:
         return None
 
     def function(self, name: str) -> Callable[..., Any] | None:
-        """What a task runs, below any hook; None where this process does not have it."""
+        """Returns the function that a task runs, without our hooks; None where this process does not have it."""
         raise NotImplementedError
 
     def compensation_call(self, given: Any) -> dict[str, Any]:
-        """How a compensation is to be called, where it was declared together with arguments of its own; else nothing."""
+        """Returns how a compensation is called, where it was declared with arguments of its own; else an empty dict."""
         return {}
 
 
 class Named(Marked):
-    """The marked functions of an engine that sends them by their dotted name, as far as this process has seen them.
+    """The marked functions of an engine that sends functions by their dotted names, as far as this process has seen them.
 
-    Whoever publishes often does not import what it sends: a name that is not loaded here is looked at when it is run.
+    A producer often does not import what it sends. A name whose module is not loaded here is looked up when it is run.
     """
 
-    #: Functions that are marked by name, because nobody may edit them.
+    #: Functions that are marked by name, because their modules cannot be edited.
     named: ClassVar[Mapping[str, StepPolicy]] = {}
 
     def __init__(self) -> None:
@@ -81,15 +81,15 @@ class Named(Marked):
 
     @property
     def has_transactional(self) -> bool:
-        """Whether a step that this process knows is transactional, those included that are marked by name."""
+        """Whether any step that this process knows is transactional, including those that are marked by name."""
         return super().has_transactional or any(policy.transactional for policy in self.named.values())
 
     def learn(self, name: str | None, given: Any = None) -> bool:
-        """Learns what a function declares, and says whether it is durable.
+        """Reads the declaration of a function; returns whether it is durable.
 
         Args:
-            name: the dotted name under which it is sent; None for what has none.
-            given: the function itself, where it is at hand; else it is found among what is loaded already.
+            name: the dotted name under which it is sent; None if it has none.
+            given: the function itself, if the caller has it; else it is looked up in the loaded modules.
 
         Raises:
             DeclarationError: it is a method, its compensation cannot be sent, or it was marked by name with parameters that
@@ -108,7 +108,7 @@ class Named(Marked):
         return self.is_marked(name)
 
     def _check_named(self, name: str, function: Any) -> None:
-        """Raises where a function that was marked by its name does not have the parameters which that mark names."""
+        """Refuses a function that was marked by name with parameters that it does not have."""
         policy = self.named.get(name)
         if policy is not None and callable(function):
             policy.check_parameters(f"mark({name!r})", function)
@@ -141,7 +141,7 @@ class Named(Marked):
         self.learn(undo, policy.compensate)
 
     def declared(self, name: str) -> StepPolicy | None:
-        """As above; a function that is sent by its name is imported for this."""
+        """Like `Marked.declared`. A function that is sent by its name is imported for this."""
         self.learn(name)
         found = super().declared(name)
         if found is None and imported(name) is not None:
@@ -150,9 +150,9 @@ class Named(Marked):
         return found
 
     def function(self, name: str) -> Callable[..., Any] | None:
-        """What is run under a name, below its own mark; None where it cannot be imported here.
+        """Returns the function that is run under a name, without our wrapper; None where it cannot be imported here.
 
-        A decorator above the mark is part of it: that has copied the mark, and wraps our wrapper.
+        A decorator above the mark stays: it has copied the mark, and wraps our wrapper.
         """
         found = loaded(name)
         if found is None:
@@ -162,7 +162,7 @@ class Named(Marked):
 
 
 def compensation_name(policy: StepPolicy) -> str | None:
-    """The name of the task that undoes a step: of a task, a signature or a name as given."""
+    """Returns the name of the task that undoes a step, which may be given as a task, a signature or a name."""
     given = policy.compensate
     if given is None or isinstance(given, str):
         return given
@@ -173,15 +173,15 @@ def compensation_name(policy: StepPolicy) -> str | None:
 
 
 def _own_name(target: Any) -> str | None:
-    """The name of a plain function; None of a task, which has one of its engine's, or of a proxy, which is not touched."""
+    """Returns the name of a plain function; None for a task, whose engine names it, and for a proxy, which is not evaluated."""
     return dotted_name(target) if type(target) is FunctionType else None
 
 
 def refuse_a_name_in_a_class(name: str) -> None:
-    """Refuses to mark a method by its name, as far as what is loaded tells.
+    """Refuses to mark a method by its name, if its module is loaded.
 
     Raises:
-        DeclarationError: the name is that of something in a class.
+        DeclarationError: the name is in a class.
     """
     if isclass(loaded(name.rpartition(".")[0])):
         raise no_methods(f"mark({name!r})", name)

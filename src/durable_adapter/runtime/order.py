@@ -1,8 +1,8 @@
-"""What a member of a canvas comes after, told from its rows: the journal knows the order, also when an engine has forgotten it.
+"""The order of a canvas, derived from its rows: which members must be done before another may begin.
 
-Engines send what follows themselves. Those whose canvases grow job by job (RQ's `depends_on`) take what is gone from their
-store for done; after a restore nobody knows how far a chain had come. So a step does not begin before what it comes after has
-succeeded, whoever sends or delivers it; where it may come after a failure, before that has ended.
+Engines send what follows by themselves, but RQ's `depends_on` takes a job that is gone from its store for done, and after a
+restore no engine knows how far a chain had come. So whoever sends or delivers it, a step does not begin before the steps that
+it comes after have succeeded; with `allow_failure`, before they have ended.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..model import ALLOW_FAILURE, ALSO_AFTER, CLAIMABLE, OPEN_STEPS, Shape, Ste
 if TYPE_CHECKING:
     from ..journal import Journal
 
-#: A row of a job that is no member of its run, and stands there because a member comes after it: nobody reports its end.
+#: The option of a row whose job is not a member of its run: it is there because a member comes after it. Nobody reports its end.
 OUTSIDE = "outside"
 
 
 def is_done(step: StepRow, before: StepRow) -> bool:
-    """Whether *before* is what *step*, which comes after it, waits for."""
+    """Whether *step*, which comes after *before*, no longer waits for it."""
     if step.options.get(ALLOW_FAILURE):
         return before.status not in OPEN_STEPS
     return before.status is StepStatus.SUCCEEDED
@@ -50,15 +50,15 @@ def before(step: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
 
 
 def may_begin(step: StepRow, steps: Sequence[StepRow], done: Callable[[StepRow, StepRow], bool] = is_done) -> bool:
-    """Whether everything before a member of a canvas is done, directly or by way of others.
+    """Whether every member that comes before a member of a canvas is done, directly or indirectly.
 
-    An unmarked member whose end was not recorded is, where one behind it was reached all the same: the engine sends
-    nothing behind what has not succeeded.
+    An unmarked member whose end was not recorded counts as done where a later member has begun: the engine sends nothing after a
+    member that has not succeeded.
 
     Args:
         step: the member.
         steps: all of its run.
-        done: whether a step no longer waits for another; for those who know more than the rows.
+        done: whether a step no longer waits for another, for callers that know more than the rows.
     """
     by_key = {s.key: s for s in members_of(steps)}
     seen: set[str] = set()
@@ -85,7 +85,7 @@ def ready(
 ) -> list[tuple[StepRow, int]]:
     """The planned members of a canvas that may begin, each with the time since when, in microseconds.
 
-    A member behind which another has begun was passed: its own end was not recorded.
+    A member is left out where one that comes after it has begun: only its own end was not recorded.
 
     Args:
         run: the run.
@@ -107,7 +107,7 @@ def ready(
 
 
 def elsewhere(journal: Journal, step: StepRow) -> list[StepRow]:
-    """The members of other runs that a step comes after, or of its function; those that were pruned are done."""
+    """Returns the steps of other runs, or of its function, that a step comes after. Those that were pruned count as done."""
     found = (journal.claims.get(ref, key) for ref, key in step.options.get(ALSO_AFTER, ()))
     return [row for row in found if row is not None]
 
@@ -118,20 +118,20 @@ def behind(step: StepRow, members: Sequence[StepRow]) -> list[StepRow]:
 
 
 def concerns_nobody(step: StepRow, members: Sequence[StepRow]) -> bool:
-    """Whether a row stands in a run for something that comes after it, and there is nothing that still does."""
+    """Whether a row is only there because a member comes after it, and no such member is left."""
     return bool(step.options.get(OUTSIDE)) and not behind(step, members)
 
 
 def may_fail(behind: Sequence[StepRow]) -> bool:
-    """Whether all that comes after a step begins also where that fails."""
+    """Whether every member that comes after a step may begin even if the step fails."""
     return bool(behind) and all(s.options.get(ALLOW_FAILURE) for s in behind)
 
 
 def take_turn(journal: Journal, ref: str, key: str) -> None:
-    """Makes sure that a member whose count says that something before it is open may begin all the same.
+    """Makes sure that a member may begin although its counter of open predecessors is not 0.
 
     Raises:
-        Deferred: it may not. What it comes after sends its message in its turn.
+        Deferred: it may not. Its message is sent when they are done.
     """
     steps = journal.reads.outline(ref)
     own = next((s for s in steps if s.key == key), None)
@@ -142,7 +142,7 @@ def take_turn(journal: Journal, ref: str, key: str) -> None:
 
 
 def unmet(journal: Journal, ref: str, key: str) -> list[tuple[StepRow, StepRow]]:
-    """A step that may begin, with each that it still waits for. One read, and one more for each member of another run."""
+    """Returns a claimable step paired with each step that it still waits for. One read, and one more per step of another run."""
     steps = {s.key: s for s in journal.reads.outline(ref)}
     own = steps.get(key)
     if own is None or own.status not in CLAIMABLE:

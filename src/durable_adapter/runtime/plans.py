@@ -1,7 +1,7 @@
-"""What is about to be sent, as the journal keeps it: so that any member of a canvas can be sent again, by anybody.
+"""Plans: the rows and messages of a canvas as the journal keeps them, so that any process can send any member again.
 
-Nothing of an engine's own objects is stored: only plain data through the journal's codec. What cannot be written down is
-refused at the caller, before anything is sent.
+None of an engine's own objects is stored, only plain data, encoded by the journal's codec. What cannot be encoded is refused at
+the caller, before anything is sent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Arguments = tuple[list[Any], dict[str, Any]]
 
 
 def plain(value: Any) -> Any:
-    """A value with an engine's subclasses of dict, list and str replaced by what they are; anything else as it is."""
+    """Returns a value with an engine's subclasses of dict, list and str replaced by these types."""
     if isinstance(value, Mapping):
         return {plain(k): plain(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -56,10 +56,10 @@ class Member:
         args: its own arguments.
         kwargs: likewise.
         task_id: the engine's id of it.
-        immutable: it is not given the result of the member before it.
+        immutable: it does not get the result of the member before it.
         options: what else a later publication of it needs, as plain data.
-        queue: where it goes, if that is known.
-        delay: microseconds by which it is put off.
+        queue: the queue that it is sent to, if that is known.
+        delay: microseconds by which it is delayed.
     """
 
     __slots__ = ("args", "delay", "immutable", "kwargs", "name", "options", "queue", "task_id")
@@ -86,7 +86,7 @@ class Member:
         self.delay = delay
 
     def stored(self) -> dict[str, Any]:
-        """What the journal keeps of it."""
+        """Returns what the journal keeps of it."""
         return {
             "task": self.name,
             "id": self.task_id,
@@ -98,10 +98,10 @@ class Member:
 
 
 def encode_member(member: Member) -> bytes:
-    """A member as bytes, as a step's own message is kept.
+    """Returns a member as bytes: a step's message, as its row has it.
 
     Raises:
-        UnserialisableValue: an argument cannot be written down; names the task and the place.
+        UnserialisableValue: an argument cannot be encoded; names the task and the place.
     """
     try:
         return JSON.encode(member.stored())
@@ -112,7 +112,7 @@ def encode_member(member: Member) -> bytes:
 
 
 def decode_plan(plan: bytes | None) -> list[dict[str, Any]]:
-    """The members of a plan as revision 0001 kept it; members have their messages in their own rows since."""
+    """Returns the members of a plan of revision 0001. Since then members have their messages in their own rows."""
     if not plan:
         return []
     decoded: Any = JSON.decode(plan)
@@ -121,10 +121,10 @@ def decode_plan(plan: bytes | None) -> list[dict[str, Any]]:
 
 
 def stored_member(run: WorkflowRow, step: StepRow) -> dict[str, Any]:
-    """What is kept of a step's message: in its own row, or in the plan of its canvas.
+    """Returns a step's message, from its own row or from the plan of its canvas.
 
     Raises:
-        CannotSendAgain: nothing is.
+        CannotSendAgain: the journal has none.
     """
     if step.message is not None:
         found: Any = JSON.decode(step.message)
@@ -136,7 +136,7 @@ def stored_member(run: WorkflowRow, step: StepRow) -> dict[str, Any]:
 
 
 def plan_fingerprint(marked: Marked, members: Sequence[Member]) -> str:
-    """What two starts of the same work share: names and arguments, without the engine's ids, stamps and times.
+    """Returns the fingerprint of a plan: names and arguments, without the engine's ids, stamps and times.
 
     The first member's arguments are compared by parameter, so that `f(42)` and `f(order_id=42)` are the same start.
     """
@@ -160,7 +160,7 @@ def rows_for(
     code_version: str | None,
     name: str | None = None,
 ) -> tuple[WorkflowRow, list[StepRow]]:
-    """The journal's rows of a run that is about to start."""
+    """Returns the rows of a run that is about to start."""
     first = members[0]
     function = marked.workflows.get(first.name)
     carried = publication().attributes or Attributes()
@@ -195,7 +195,7 @@ def rows_for(
 
 
 def row_for(marked: Marked, ref: str, position: int, member: Member, *, after: Sequence[str]) -> StepRow:
-    """The row of one member of a canvas.
+    """Returns the row of a member of a canvas.
 
     Args:
         marked: the engine's marked tasks.
@@ -235,7 +235,7 @@ def row_for(marked: Marked, ref: str, position: int, member: Member, *, after: S
 
 
 def _check_texts(member: Member, compensation: str | None) -> None:
-    """Refuses what the journal cannot keep or has no room for, while there is a caller to tell."""
+    """Refuses texts that the journal cannot keep or that are too long for it, while there is a caller to tell."""
     for what, given, most in (
         ("name", member.name, NAME_LENGTH),
         ("id", member.task_id, TASK_ID_LENGTH),
@@ -254,7 +254,7 @@ def _check_texts(member: Member, compensation: str | None) -> None:
 
 
 def compensation_options(marked: Marked, policy: StepPolicy) -> dict[str, Any]:
-    """What a step's row keeps of its compensation; nothing where it has none."""
+    """Returns what a step's row keeps of its compensation; an empty dict where it has none."""
     name = compensation_name(policy)
     if name is None and policy.compensate is not None:
         raise DeclarationError(
@@ -268,10 +268,10 @@ def compensation_options(marked: Marked, policy: StepPolicy) -> dict[str, Any]:
 
 
 def recorded(marked: Marked, step: StepRow) -> Any:
-    """What a step returned. Pickle is read only where the step's own code asks for it by name.
+    """Returns what a step returned. Pickle is read only where the step declares it by name.
 
     Raises:
-        ValueUnreadable: it does not, or this process cannot read what was recorded.
+        ValueUnreadable: it is pickle that is not declared, or this process cannot read it.
     """
     pickled = step.outcome is not None and step.outcome.codec.startswith(f"{PickleCodec.id}/")
     try:
@@ -281,10 +281,10 @@ def recorded(marked: Marked, step: StepRow) -> Any:
 
 
 def arguments_of(marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Arguments:
-    """The arguments that a step is called with: as recorded, or as planned behind the result of the step before it.
+    """Returns the arguments that a step is called with: those recorded, or those planned after the result before it.
 
     Raises:
-        CannotSendAgain: the result that it is to be given was not recorded.
+        CannotSendAgain: the result that it gets was not recorded.
         ValueUnreadable: as `recorded`.
     """
     if step.arguments is not None:
@@ -306,7 +306,7 @@ def arguments_of(marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequenc
 
 
 def step_before(step: StepRow, steps: Sequence[StepRow]) -> StepRow | None:
-    """The member that hands its result on to a step; None where there is none, or more than one."""
+    """Returns the member whose result a step gets; None where there is none, or more than one."""
     earlier = before(step, steps)
     return earlier[0] if len(earlier) == 1 else None
 
@@ -314,7 +314,7 @@ def step_before(step: StepRow, steps: Sequence[StepRow]) -> StepRow | None:
 def undo_call(
     marked: Marked, run: WorkflowRow, target: StepRow, steps: Sequence[StepRow]
 ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """How a compensation is called: the result first, then the arguments that the step was given, and its options."""
+    """Returns how a compensation is called: the step's result and then its arguments, and the options of the call."""
     call = target.options.get("undo_call")
     if call is None:
         args, kwargs = arguments_of(marked, run, target, steps)

@@ -1,7 +1,7 @@
-"""What is known of the publication that is under way in this context, beside what is published.
+"""The publication under way in this context: the id under which work is started, its attributes, what was committed for it.
 
-One object travels through publishing, and code that knows more of it puts another in its place for a block: the id under which
-work is started, the attributes that it carries, what has been committed of it. No binding has a variable of its own for that.
+It is one immutable object in one context variable. `publishing` replaces it for a block of code that knows more about it. No
+binding has a variable of its own for this.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ..model import StepRow
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a start carries.
+    """The attributes of a start.
 
     Attributes:
         values: the attributes, as the journal keeps them.
-        amount: the one that says how much money is at stake.
+        amount: the name of the one that is the amount of money at stake.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -33,14 +33,14 @@ class Publication:
     """A publication.
 
     Attributes:
-        workflow_id: the id under which somebody starts what is published.
-        attributes: what is carried by whatever is started.
-        is_repeated: a job of a run that stands in the journal is sent again, past the binding's own hooks.
-        take_back: what takes back what was committed for it, if it fails; None where each message is sent by itself.
-        refused: members that are sent although their run takes no more, to be withdrawn once they are; None likewise.
+        workflow_id: the id under which it is started; None for none.
+        attributes: the attributes of what is started.
+        is_repeated: a job of a recorded run is sent again, without the binding's own hooks.
+        take_back: functions that take back what was committed for it, if it fails; None where each message is sent by itself.
+        refused: members that are sent although their run takes no more, to be withdrawn afterwards; None likewise.
         canvas: the canvas whose members an engine publishes one by one.
-        runs_here: what is published is run at once, in this process.
-        prefix: what the key of the queue begins with to which it is sent; None where that is the engine's own.
+        runs_here: it is run at once, in this process.
+        prefix: the prefix of the queue's key in the store; None for the engine's own.
     """
 
     workflow_id: str | None = None
@@ -64,7 +64,7 @@ def publication() -> Publication:
 
 @contextlib.contextmanager
 def publishing(**known: Any) -> Iterator[None]:
-    """A block in which more is known of the publication that is under way.
+    """Adds to what is known of the publication under way, for a block.
 
     Args:
         **known: attributes of `Publication`; the others stay as they are.
@@ -77,5 +77,5 @@ def publishing(**known: Any) -> Iterator[None]:
 
 
 def nothing_under_way() -> None:
-    """Forgets the publication in this context: what is run in it is no part of that."""
+    """Clears the publication in this context, for code that is not a part of it."""
     _CURRENT.set(_NONE)

@@ -13,19 +13,19 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-#: What a binding's list of patches says of it.
+#: What the lists of patches say of it.
 WHY: Final = "keeps an interruption of the engine's out of the journal's writes"
 GUARD: Final = "only in a process that runs marked tasks, and only before a handler that is there already"
 
 
 class Shield:
-    """Whether this process's main thread is writing to the journal, and whether the signal came meanwhile.
+    """Holds back the engine's signal while the main thread of this process writes to the journal.
 
-    Blocking the signal would not do: the kernel hands it to any other thread, and Python runs the handler here all the same.
+    Blocking the signal is not enough: the kernel delivers it to another thread, and Python still runs the handler in this one.
 
     Args:
         number: the signal; None where this platform does not have it.
-        renewed: the engine sets its handler anew for each task, rather than once a process.
+        renewed: the engine sets its handler for each task, rather than once per process.
     """
 
     def __init__(self, number: Any, *, renewed: bool = False) -> None:
@@ -74,9 +74,9 @@ class Shield:
             self._up = before
 
     def take_down(self) -> None:
-        """Gives the signal back to the handler that was there. One that stands before ours now stays, and calls ours.
+        """Restores the engine's handler. A handler that was set over ours since stays, and goes on calling ours.
 
-        Python sets handlers in the main thread alone: from another one ours stays, and hands every signal on.
+        Python sets handlers only in the main thread. Called in another one, ours stays, and passes every signal on.
         """
         if self._concerns_this_thread() and signal.getsignal(self.number) == self._on_signal:
             signal.signal(self.number, self._handler)
@@ -86,7 +86,7 @@ class Shield:
         return self.number is not None and threading.current_thread() is threading.main_thread()
 
     def _watch(self) -> None:
-        """Puts a handler before the engine's own."""
+        """Sets our handler over the engine's."""
         if self._watched_by == os.getpid() and not self._renewed:
             return
         self._watched_by = os.getpid()
@@ -102,7 +102,7 @@ class Shield:
             self._handler(number, frame)
 
     def _deliver(self) -> None:
-        """Raises in the body what came while its call was being recorded."""
+        """Runs the engine's handler for a signal that was held back."""
         if self._came:
             self._came = False
             self._handler(self.number, None)

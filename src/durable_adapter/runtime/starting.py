@@ -26,7 +26,7 @@ from .publication import publication
 
 
 class AlreadyStarted(BaseException):
-    """Leaves a publication whose workflow id has been started before; never reaches the user."""
+    """Raised to end a publication whose workflow id was started before; never reaches the user."""
 
     def __init__(self, run: WorkflowRow) -> None:
         super().__init__(run.id)
@@ -42,7 +42,7 @@ class Identity:
 
 
 def check_id(workflow_id: Any) -> None:
-    """Raises where a workflow's id cannot be one."""
+    """Refuses what cannot be the id of a workflow."""
     _check_id(workflow_id, f"durable.start({workflow_id!r:.80}, ...)")
 
 
@@ -83,7 +83,7 @@ def identity(*base: object) -> Identity:
 
 
 def template_id(marked: Marked, name: str, args: Any, kwargs: Any) -> str | None:
-    """The workflow id that a function's own template makes of its arguments; None where it has no template."""
+    """Returns the workflow id that a function's template makes of its arguments; None where it has no template."""
     policy = marked.workflows.get(name)
     function = marked.function(name)
     if policy is None or policy.id is None or function is None:
@@ -94,9 +94,9 @@ def template_id(marked: Marked, name: str, args: Any, kwargs: Any) -> str | None
 
 
 def dispatching(marked: Marked, name: str) -> FunctionRun | None:
-    """The workflow function that dispatches what is published here; None where it begins a run of its own.
+    """Returns the workflow function that dispatches what is published here; None where it begins a run of its own.
 
-    A workflow function always does, and so does whatever is started under an id.
+    A workflow function always begins a run of its own, and so does a start under an id.
     """
     return None if publication().workflow_id is not None or name in marked.workflows else current_function()
 
@@ -134,20 +134,19 @@ def start_run(
 ) -> tuple[Start, Any]:
     """Commits a run and sends its first message.
 
-    What an attempt starts inside of a durable call was perhaps started by an earlier attempt of that: then it stands, and
-    nothing is sent.
+    A start inside a durable call may have been made by an earlier attempt of that call: then nothing is sent.
 
     Args:
         host: this process.
         run: the run.
         steps: its planned rows.
         send: publishes the first message.
-        inside: the start is made inside a delivery that is durable itself: there is no caller to tell, so it waits for
-            a journal that is away like that delivery's own writes.
+        inside: the start is made inside a durable call. There is no caller to tell, so it waits for a journal that is away, as
+            that call's own writes do.
         delay: microseconds by which the message is put off.
 
     Returns:
-        What became of it, with what *send* returned: None inside a transactional step, whose messages leave later.
+        What became of the start, and what *send* returned: None inside a transactional step, whose messages leave later.
 
     Raises:
         JournalUnreachable: the journal is away; nothing was sent (P10).
@@ -179,11 +178,11 @@ def start_run(
 
 
 def started_before(host: Host, run: WorkflowRow) -> WorkflowRow:
-    """The run that has the id of *run* already: the first start stands, the second sends nothing (P5).
+    """Returns the run that already has the id of *run*: the first start counts, and the second sends nothing (P5).
 
     Raises:
         SameIdOtherArguments: it was started for other work.
-        AlreadyStarted: it was started for this work, and somebody declared this start.
+        AlreadyStarted: it was started for this work, and this start declares the id.
     """
     reads = host.journal.reads
     existing = reads.latest(run.namespace, run.id) or reads.run(run.ref)
@@ -195,7 +194,7 @@ def started_before(host: Host, run: WorkflowRow) -> WorkflowRow:
 
 
 def found_by_id(host: Host, namespace: str, workflow_id: str, *, off: bool) -> WorkflowRow | None:
-    """The run that has an id already. While the plugin is off, a journal that is away keeps nobody from sending."""
+    """Returns the run that has an id already. While the plugin is off, a journal that is away does not prevent sending."""
     try:
         return host.journal.reads.latest(namespace, workflow_id)
     except JournalError as error:
@@ -207,7 +206,7 @@ def found_by_id(host: Host, namespace: str, workflow_id: str, *, off: bool) -> W
 
 
 def check_same_start(existing: WorkflowRow, workflow_id: str, wanted: str) -> None:
-    """Raises where the same id was started for other work, or so long ago that only its tombstone is left."""
+    """Refuses an id that was started for other work, or so long ago that only its tombstone is left."""
     if existing.fingerprint == wanted and existing.pruned_at is None:
         return
     if existing.fingerprint == wanted:

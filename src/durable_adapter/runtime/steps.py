@@ -42,7 +42,7 @@ from .values import decode, encode_for, member_fingerprint, read_failure, write_
 
 logger = logging.getLogger("durable_adapter")
 
-#: How often a claim that another process's end snatched away is tried before the call is left to the sweeper.
+#: How often a step is looked at and claimed while other processes keep changing its row; then it is left to the sweeper.
 TRIES = 20
 
 
@@ -75,8 +75,8 @@ def _run(host: Host, call: Call) -> Any:
         ended = _try(host, call)
         if ended is not None:
             return ended.value
-        row = call.row = call.row or _look(host, call)
-        _refuse_misfit(host, call, row)
+        row = call.row = call.row or row_of(host, call)
+        refuse_misfit(host, call, row)
         if row.status in CLAIMABLE:
             call.take_turn()
         match row.status:
@@ -95,7 +95,7 @@ def _run(host: Host, call: Call) -> Any:
                 raise Deferred(f"step {row.name} is held: {row.evidence or row.doubt}", held=True)
             case StepStatus.IN_DOUBT:
                 settle_doubt(host, call, row)
-                call.row = _look(host, call)
+                call.row = row_of(host, call)
             case StepStatus.WAITING:
                 _wait_until_due(host, row)
             case StepStatus.PLANNED:
@@ -126,12 +126,12 @@ class Value:
         self.value = value
 
 
-# Each of these returns None where it ran nothing whose outcome counts. `call.row` is then the row as it was just found, or
-# None where it has to be read.
+# Each of these functions returns None where no outcome of its own counts. Then `call.row` is the row as it was just read, or
+# None where it has to be read again.
 
 
 def _try(host: Host, call: Call) -> Value | None:
-    """One attempt, if the step is to be had and may be tried."""
+    """Makes one attempt, if the step can be claimed and may be tried."""
     row, safety = call.row, call.policy.safety
     if row is not None and (row.status not in CLAIMABLE or _is_doubtful(host, call, row)):
         return None
@@ -141,7 +141,7 @@ def _try(host: Host, call: Call) -> Value | None:
 
 
 def _run_claimed(host: Host, call: Call) -> Value | None:
-    """Claim, run, record by token."""
+    """Claims the step, runs it, and records its end under the claim's token."""
     token = new_token()
     claims = host.beginning.claims
     with host.runs(call.ref, call.key, token):
@@ -165,9 +165,10 @@ def _run_claimed(host: Host, call: Call) -> Value | None:
 
 
 def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
-    """Whether a step that is to be tried again may not be, because an earlier attempt may have had its effect.
+    """Puts a step in doubt whose next attempt would not be safe, because an earlier one may have had its effect.
 
-    Then it is in doubt.
+    Returns:
+        Whether it did.
     """
     why = _why_doubtful(host, call, row)
     if why is None:
@@ -178,7 +179,10 @@ def _is_doubtful(host: Host, call: Call, row: StepRow) -> bool:
 
 
 def _why_doubtful(host: Host, call: Call, row: StepRow) -> str | None:
-    """Both that attempt's declaration and today's have to make it safe; and the provider has to know the key still."""
+    """Returns why another attempt would not be safe; None where it is.
+
+    The declaration of the earlier attempt and that of today must both allow it, and the provider must still know the key.
+    """
     safety = call.policy.safety
     if may_be_repeated(row, safety, call.policy.window, host.patient.time() if row.effect is Effect.UNKNOWN else 0):
         return None
@@ -188,7 +192,7 @@ def _why_doubtful(host: Host, call: Call, row: StepRow) -> str | None:
 
 
 def _run_in_transaction(host: Host, call: Call) -> Value | None:
-    """A transactional step: its effect and its record are one commit; an error leaves nothing behind."""
+    """Runs a transactional step: its effect and its record are one commit, and an error rolls both back."""
     ended: Committed | Exception
     try:
         ended = run_transaction(host, call)
@@ -212,14 +216,14 @@ def _run_in_transaction(host: Host, call: Call) -> Value | None:
         try:
             publish()
         except Exception as error:
-            # A durable start is in the journal, and the sweeper sends it. Anything else is lost as it would be plainly.
+            # A durable start is in the journal, and the sweeper sends it. Anything else is lost, as it is without this library.
             logger.exception("publication_failed run=%s step=%s msg=%r", call.ref, call.key, f"After its commit: {error}")
     follow(host, call, ended.ended)
     return Value(ended.value)
 
 
 def _attempt(host: Host, call: Call, token: str) -> Value | None:
-    """One try: run the body, record how it ended, hand back what was recorded."""
+    """Runs the body, records how it ended, and returns what was recorded."""
     call.attempts += 1
     running = RunningStep(host, call, token)
     try:
@@ -232,7 +236,7 @@ def _attempt(host: Host, call: Call, token: str) -> Value | None:
         return _ended_in_error(host, call, token, error)
     retry_request = call.retry_request(None)
     if retry_request is not None:
-        # It asked to be run again, and went on to return: what it returned is no outcome.
+        # It asked to be run again, and then returned: what it returned is not an outcome.
         if retry_request.error is None:
             return _not_done_yet(host, call, token, retry_request, None)
         return _ended_in_error(host, call, token, retry_request.error, retry_request=retry_request)
@@ -255,7 +259,7 @@ def _succeeded(host: Host, call: Call, running: RunningStep, value: Any) -> Valu
 
 
 def record_success(host: Host, call: Call, token: str, outcome: Stored) -> Ended:
-    """Writes a success the way its kind releases what follows."""
+    """Records a success, and releases what follows a step of its kind."""
     ends = host.patient.ends
     if call.kind.undoes:
         undo = _row_for_end(host, call)
@@ -266,9 +270,9 @@ def record_success(host: Host, call: Call, token: str, outcome: Stored) -> Ended
 
 
 def _value_missing(host: Host, call: Call, token: str | None, error: UnserialisableValue) -> Deferred:
-    """The body returned what cannot be written down: the step happened, and that is kept (P10)."""
+    """Holds a step whose value cannot be recorded: that it happened is kept (P10). Returns what is to be raised."""
     reason = f"it happened, but its value cannot be recorded: {error}"
-    row = call.row or (call.new_row() if call.new_row else None) or _look(host, call)
+    row = call.row or (call.new_row() if call.new_row else None) or row_of(host, call)
     hold = alerts.hold_without_value
     held = hold(host.patient, host.engine, row, token, reason, who=host.worker)
     return Deferred(reason, held=held)
@@ -277,14 +281,14 @@ def _value_missing(host: Host, call: Call, token: str | None, error: Unserialisa
 def _ended_in_error(
     host: Host, call: Call, token: str | None, error: BaseException, *, retry_request: RetryRequest | None = None
 ) -> Value | None:
-    """What is known about the effect decides: try again, fail, or doubt. An engine's request to repeat it may be refused.
+    """Decides from what is known about the effect: tries again, fails, or puts in doubt. May refuse the engine's retry request.
 
     Args:
         host: this process.
         call: the call.
         token: its claim's.
         error: what it raised, or what it asked to be run again for.
-        retry_request: the engine's request to repeat it, where the body did not raise but return.
+        retry_request: the engine's request to repeat it, where the body returned instead of raising.
     """
     policy = call.policy
     returned, retry_request = retry_request is not None, retry_request or call.retry_request(error)
@@ -306,14 +310,14 @@ def _ended_in_error(
     effect = Effect.UNKNOWN if unknown else Effect.DID_NOT_HAPPEN
     recorded = _fail(host, call, token, error, effect)
     if recorded is None:
-        return None  # another outcome was recorded first, and everyone gets that one
+        return None  # another outcome was recorded first, and that one counts
     if call.kind.in_place and not call.fails_run:
         raise read_failure(recorded) from error  # a workflow function sees the same error now and on every replay
     raise error
 
 
 def _attempt_number(host: Host, call: Call, token: str | None) -> int:
-    """How many attempts there were, this one included. Read only when one failed."""
+    """Returns the number of attempts, this one included. Read only after a failure."""
     row = host.patient.claims.get(call.ref, call.key)
     call.row = row
     if row is None:
@@ -322,8 +326,8 @@ def _attempt_number(host: Host, call: Call, token: str | None) -> int:
 
 
 def _not_done_yet(host: Host, call: Call, token: str | None, request: RetryRequest, error: BaseException | None) -> Value | None:
-    """The engine wants to run this again and may: the attempt's end is committed first, then its message is sent."""
-    why = _described(request.error) if request.error is not None else "the task asked to be run again"
+    """Lets the engine run this again: commits the attempt's end, then sends the message."""
+    why = described(request.error) if request.error is not None else "the task asked to be run again"
     if not _try_again(host, call, token, request.delay, request.error, why, sent=request.sent, given=request.arguments):
         return None
     try:
@@ -338,8 +342,8 @@ def _not_done_yet(host: Host, call: Call, token: str | None, request: RetryReque
 
 
 def _later(host: Host, call: Call, token: str | None, error: BaseException, delay: float) -> Value | None:
-    """Our own policy tries again: here if that is soon, else the slot is given back and the sweeper sends it."""
-    why = _described(error)
+    """Tries again by the step's own policy: here if that is soon; else gives the slot back, and the sweeper sends it."""
+    why = described(error)
     if not _try_again(host, call, token, int(delay * SECOND), error, why, sent=delay <= host.near):
         return None
     if delay > host.near:
@@ -360,7 +364,7 @@ def _try_again(
     sent: bool,
     given: tuple[list[Any], dict[str, Any]] | None = None,
 ) -> bool:
-    """Commits the end of an attempt that is to be tried again; False where another outcome was recorded first."""
+    """Commits the end of an attempt whose step is tried again; False where another outcome was recorded first."""
     row = _row_for_end(host, call)
     failure = write_failure(error) if error is not None else None
     effect = Effect.UNKNOWN if error is not None and call.policy.effect_unknown(error) else Effect.DID_NOT_HAPPEN
@@ -377,7 +381,7 @@ def _try_again(
 
 
 def _arguments(host: Host, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Stored | None:
-    """A call's arguments, so that it can be sent again whatever became of what came before it."""
+    """Returns a call's arguments as stored, so that it can be sent again without the result of the step before it."""
     try:
         return encode_for(host.patient, [list(args), dict(kwargs)])
     except UnserialisableValue:
@@ -385,9 +389,9 @@ def _arguments(host: Host, args: Sequence[Any], kwargs: Mapping[str, Any]) -> St
 
 
 def _in_doubt(host: Host, call: Call, token: str | None, error: BaseException) -> Value | None:
-    """The effect may have happened, and something would repeat it: the step is in doubt, and its attempt is over."""
+    """Puts a step in doubt whose attempt is over: its effect may have happened, and something would repeat it."""
     row = _row_for_end(host, call)
-    why = f"its attempt ended in {_described(error)}; whether its effect happened is unknown"
+    why = f"its attempt ended in {described(error)}; whether its effect happened is unknown"
     failure = write_failure(error, declined=call.declines(row.attempt if token is not None else row.attempt + 1, error))
     worker = host.worker
     raise_doubt, late = host.patient.doubts.raise_doubt, host.patient.ends.late_failure
@@ -401,7 +405,7 @@ def _fail(host: Host, call: Call, token: str | None, error: BaseException, effec
     """Records that the step failed for good; returns what was recorded, or None where another outcome came first."""
     row = _row_for_end(host, call)
     failure = write_failure(error)
-    why = _described(error)
+    why = described(error)
     fail, fails_run, worker = host.patient.ends.fail, call.fails_run, host.worker
     ended = fail(row, token, failure, effect, fails_run=fails_run, why=why, worker_id=worker)
     follow(host, call, ended)
@@ -413,7 +417,7 @@ def _fail(host: Host, call: Call, token: str | None, error: BaseException, effec
 
 
 def _row_for_end(host: Host, call: Call) -> StepRow:
-    """The row that an end is written to; a call without one, whose transaction left none, gets it now."""
+    """Returns the row that an end is written to. A call whose transaction was rolled back with its row gets a new one."""
     row = call.row
     if row is None:
         row = host.patient.claims.get(call.ref, call.key)
@@ -427,8 +431,8 @@ def _row_for_end(host: Host, call: Call) -> StepRow:
     return row
 
 
-def _look(host: Host, call: Call) -> StepRow:
-    """The row of a step that was not to be had. A message whose run the journal does not know is refused, and reported."""
+def row_of(host: Host, call: Call) -> StepRow:
+    """Returns the row of a step that could not be claimed. Refuses a message whose run the journal does not have."""
     row = host.patient.claims.get(call.ref, call.key)
     if row is not None:
         return row
@@ -436,7 +440,7 @@ def _look(host: Host, call: Call) -> StepRow:
         run, steps = call.adopt(call)
         call.adopt = None
         host.beginning.starts.start(run, steps)
-        return _look(host, call)
+        return row_of(host, call)
     if call.new_row is not None:
         raise Deferred(f"step {call.name} may not begin: its workflow no longer goes forward")
     why = (
@@ -446,7 +450,7 @@ def _look(host: Host, call: Call) -> StepRow:
     raise _refused(host, call, why)
 
 
-def _refuse_misfit(host: Host, call: Call, row: StepRow) -> None:
+def refuse_misfit(host: Host, call: Call, row: StepRow) -> None:
     """Refuses a message that is not for the row that it names, and reports it. The row is as it was.
 
     Raises:
@@ -467,7 +471,7 @@ def _refused(host: Host, call: Call, why: str) -> Deferred:
 
 
 def _suppress(host: Host, row: StepRow) -> None:
-    """Keeps that a delivery came while its step was running, and was left alone: once for each that does."""
+    """Records that a delivery came while its step was running, and was left alone. One event per delivery."""
     why, worker = f"attempt {row.attempt} of it was running", host.worker
     note = host.patient.events.note
     note(Event.SUPPRESSED, ref=row.ref, key=row.key, token=row.token, who=worker, why=why)
@@ -479,18 +483,18 @@ def _wait_until_due(host: Host, row: StepRow) -> None:
     if left > host.near:
         raise Deferred(f"step {row.name} is due in {left:.0f} s", wake_at=row.look_at)
     if left <= 0:
-        host.prove_alive()  # it was to be had and was not: by this process, perhaps, because it counts as dead
+        host.prove_alive()  # it was due and could not be claimed: this process may have been declared dead
         return
     host.pause(left + 0.005)
 
 
 def follow(host: Host, call: Call, ended: Ended) -> None:
-    """Sends at once what an end released: the next compensation, or a function that waited. The sweeper makes good a miss."""
+    """Sends at once what an end released: the next compensation, or a function that waited. The sweeper sends what is missed."""
     released(host, call.ref, call.name, ended)
 
 
 def released(host: Host, ref: str, name: str, ended: Ended) -> None:
-    """As `follow`, for the end of a step that is no call of ours: *ref* is its run, *name* its name."""
+    """Like `follow`, for a step that has no `Call` here: *ref* is its run, *name* its name."""
     if ended.decision is None and not ended.wakes:
         return
     journal = host.journal
@@ -514,7 +518,7 @@ def released(host: Host, ref: str, name: str, ended: Ended) -> None:
         logger.warning("release_not_sent run=%s msg=%r", ref, what, exc_info=True)
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """An error in one line, without its values beyond its own message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

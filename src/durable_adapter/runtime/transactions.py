@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("durable_adapter")
 
-#: How often an attempt is made whose transaction the database loses after the body ran, before a person is asked.
+#: How often an attempt may lose its transaction after the body ran; then the step is held.
 MAX_LOSSES: Final = 5
-#: Seconds before the second of them; each further pause is twice as long.
+#: Seconds before the attempt after the first loss; each further pause is twice as long.
 PAUSE: Final = 0.2
 
 
 class Committed:
-    """A transactional attempt that was committed here, its value, what it released, and what it still has to publish."""
+    """An attempt that was committed here: its value, what it released, and what is still to be published."""
 
     __slots__ = ("ended", "outbox", "value")
 
@@ -45,7 +45,7 @@ class Committed:
 
 
 class NotMine(Exception):
-    """Raised where the row was not to be had: it is finished, or held, or another's. Its transaction is rolled back.
+    """Raised where the row could not be claimed. The transaction is rolled back.
 
     Attributes:
         row: the row, where it was read.
@@ -87,13 +87,13 @@ class TransactionLost(Exception):
 
 
 class TransactionEnded(Exception):
-    """Raised where the body ended the transaction itself: what it wrote after that was committed without the step."""
+    """Raised where the body ended the transaction itself, so that what it wrote after that was committed without the step."""
 
 
 def prepare_transactions(marked: Marked) -> None:
     """Loads the ORM before a worker forks, where a transactional step is declared; its children then share it.
 
-    A worker that forks before it imports its jobs knows of no declaration: then each child loads the ORM with its first
+    A worker that forks before it imports its jobs sees no declaration: then each child loads the ORM with its first
     transactional step.
     """
     if marked.has_transactional:
@@ -101,10 +101,10 @@ def prepare_transactions(marked: Marked) -> None:
 
 
 def run_transaction(host: Host, call: Call) -> Committed:
-    """One attempt at a transactional step. One commit.
+    """Makes one attempt at a transactional step. One commit.
 
-    An attempt whose transaction the database lost after the body ran is made again here, at most `MAX_LOSSES` times. One that
-    does not get as far as its body waits for the journal: a database that reads and does not write is away.
+    An attempt that lost its transaction after the body ran is made again here, up to `MAX_LOSSES` times. One that did not reach
+    its body waits for the journal; a database that can be read and not written counts as away.
 
     Raises:
         NotMine: nothing was run.
@@ -119,7 +119,7 @@ def run_transaction(host: Host, call: Call) -> Committed:
         try:
             return host.patiently(partial(_attempt, host, call), begins=True)
         except TransactionLost as lost:
-            # The commit may have happened although its answer was lost: the row knows, by its token.
+            # The commit may have succeeded although its answer was lost: then the row has this attempt's token.
             found = host.patient.claims.get(call.ref, call.key)
             if found is not None and found.token == lost.token and found.status is StepStatus.SUCCEEDED:
                 return Committed(decode(found.outcome, call.policy), Ended(recorded=True), lost.outbox)
@@ -131,7 +131,7 @@ def run_transaction(host: Host, call: Call) -> Committed:
 
 
 def _losses(host: Host, call: Call, found: StepRow | None, why: str) -> int:
-    """Counts a lost transaction, tells it, and waits a little; returns how many there were."""
+    """Counts a lost transaction, logs it and pauses; returns how many there were."""
     if found is None and call.new_row is not None:
         row = call.new_row()
         host.patient.claims.plan_new(row)
@@ -199,7 +199,7 @@ def _attempt(host: Host, call: Call) -> Committed:
 
 
 def _not_recorded(host: Host, call: Call, connection: Connection, row: StepRow) -> NoReturn:
-    """The end hit no row, or its run no longer goes forward: the transaction is rolled back.
+    """Rolls back a transaction whose end was not recorded: it hit no row, or its run no longer goes forward.
 
     Raises:
         NotMine: the run was given up while the body ran; nothing of it is left.

@@ -1,4 +1,4 @@
-"""What a worker does with a call of which the journal has a row that it cannot read: it leaves the call alone (P11)."""
+"""Rows that this process cannot read: a worker leaves their calls alone (P11)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("durable_adapter")
 
 @contextlib.contextmanager
 def left_alone() -> Iterator[None]:
-    """Turns a row that cannot be read into leaving the call: nothing is begun, and the task has neither failed nor ended.
+    """Defers a call whose row cannot be read: nothing is begun, and the task neither fails nor ends.
 
     Raises:
         Deferred: instead of `UnreadableRow`.

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def encode(value: Any, codec: str | None = None) -> Stored:
-    """A value as the journal keeps it; `codec` is a name that the user gave."""
+    """Returns a value as the journal keeps it. *codec* is a name that the user gave."""
     return encode_stored(value, JSON if codec is None else get_codec(codec, allow_pickle=codec == "pickle"))
 
 
 def encode_for(journal: Journal, value: Any, codec: str | None = None) -> Stored:
-    """A value as this journal keeps it.
+    """Returns a value as this journal keeps it.
 
     Raises:
-        UnserialisableValue: it cannot be written down, or is too large for the journal's database.
+        UnserialisableValue: it cannot be encoded, or is too large for the journal's database.
     """
     stored = encode(value, codec)
     journal.db.check_size(stored.data)
@@ -37,14 +37,14 @@ def encode_for(journal: Journal, value: Any, codec: str | None = None) -> Stored
 
 
 def decode(stored: Stored | None, policy: StepPolicy | None = None) -> Any:
-    """The recorded value. Pickle is read only where the step asks for it by name."""
+    """Returns a recorded value. Pickle is read only where the step declares it by name."""
     if stored is None:
         return None
     return decode_stored(stored.codec, stored.data, allow_pickle=policy is not None and policy.codec == "pickle")
 
 
 def arguments_fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """What two calls with the same arguments share; None where an argument cannot be written down."""
+    """Returns the fingerprint of a call's arguments; None where one cannot be encoded."""
     try:
         return fingerprint([list(args), kwargs])
     except UnserialisableValue:
@@ -52,31 +52,31 @@ def arguments_fingerprint(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str 
 
 
 def write_failure(error: BaseException, *, declined: bool = False) -> bytes:
-    """A recorded error: type, message and a traceback without locals.
+    """Returns an error as it is recorded: its type, its message and a traceback without locals.
 
     Args:
         error: the error.
-        declined: the engine declined to try the attempt again that ended in it.
+        declined: the engine declined to repeat the attempt that ended in it.
     """
     failure = record_failure(error)
     return json.dumps({**failure, "declined": True} if declined else failure).encode()
 
 
 def was_declined(data: bytes) -> bool:
-    """Whether the engine declined to try the attempt again that ended in a recorded error."""
+    """Whether the engine declined to repeat the attempt that ended in a recorded error."""
     return bool(json.loads(data).get("declined"))
 
 
 def member_fingerprint(args: Sequence[Any], kwargs: Mapping[str, Any], *, behind: bool) -> str | None:
-    """What the plan keeps of a member's own arguments, to compare those of a message with.
+    """Returns the fingerprint of a member's own arguments, which is compared with that of a message.
 
-    A queue's serializer may turn a tuple into a list and a key into a text, so these count as equal. What a serializer of the
-    user's own does to a class cannot be known: arguments with such a value are not compared.
+    A queue's serializer may turn a tuple into a list and a key into a text, so these count as equal. How a serializer of the
+    user's own changes other classes is not known: arguments with such a value are not compared.
 
     Args:
         args: the member's own arguments, without the result of the one before it.
         kwargs: likewise.
-        behind: it is given that result.
+        behind: the result is given to it.
 
     Returns:
         64 hex digits; None where an argument cannot be compared.
@@ -93,7 +93,7 @@ class _NotCompared(Exception):
 
 
 def _transported(value: Any) -> Any:
-    """A value in a form that does not depend on how it travelled."""
+    """Returns a value in a form that does not depend on the serializer."""
     match value:
         case None | bool() | int() | float():
             return value.value if isinstance(value, enum.Enum) else value
@@ -115,5 +115,5 @@ def _transported(value: Any) -> Any:
 
 
 def read_failure(data: bytes | None) -> Exception:
-    """The recorded error, as its own type where that is loaded already."""
+    """Returns a recorded error, as its own type where that is loaded already."""
     return restore_failure(json.loads(data) if data else {"type": "", "message": "no error was recorded"})

@@ -1,8 +1,8 @@
-"""A journal whose methods wait out an outage by themselves.
+"""A journal whose methods wait while the database is away.
 
-While the journal is away a worker keeps the slot it has and forgets nothing of what it did (P10). Code that records what was
-done asks `Host.patient`; code that only begins something asks `Host.beginning`, which gives up when the worker is told to
-stop. `Host.journal` does not wait: it is for callers who must hear of an outage at once.
+A worker then keeps its slot, and what it did is recorded later (P10). Code that records what was done uses `Host.patient`. Code
+that only begins something uses `Host.beginning`, which gives up when the worker shuts down. `Host.journal` does not wait, for
+callers that must get the error at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS = frozenset(
 
 
 class _Waiting:
-    """Something whose methods are run by *wait*; any other attribute is handed through."""
+    """A proxy whose methods are run by *wait*. Any other attribute is passed through."""
 
     def __init__(self, inner: Any, wait: Callable[[Callable[[], Any]], Any]) -> None:
         self._inner = inner
