@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from durable_adapter.errors import JournalUnreachable
+from durable_adapter.journal import Journal
 from durable_adapter.runtime import outages
+from durable_adapter.runtime.waiting import PARTS
 
 JOURNAL: Any = SimpleNamespace(db=SimpleNamespace(safe_url="sqlite:////var/journal.db"))
 GONE = JournalUnreachable("the journal cannot be reached: no route")
@@ -44,3 +47,9 @@ def test_a_forked_child_tells_for_itself(caplog: pytest.LogCaptureFixture, monke
     monkeypatch.setattr(os, "getpid", lambda: -1)
     outages.away(JOURNAL, GONE, [])
     assert len(caplog.records) == 2
+
+
+def test_every_part_of_the_journal_waits_out_an_outage(tmp_path: Path) -> None:
+    journal = Journal(f"sqlite:///{tmp_path}/journal.db")
+    parts = {name for name, part in vars(journal).items() if hasattr(part, "__dict__") and not name.startswith("_")}
+    assert parts == PARTS
