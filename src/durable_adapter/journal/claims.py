@@ -1,7 +1,7 @@
-"""Taking a step: the one way in which an attempt begins (P3).
+"""Claiming a step: the only way in which an attempt begins (P3).
 
-A claim takes planned or due waiting rows only and never judges whether another worker lives: only the sweeper turns
-*begun* into *in doubt*. The winner is known by its token, also when the answer to the claim was lost.
+A claim takes planned rows and due waiting rows only. It never decides whether another worker is alive: only the sweeper
+turns *begun* into *in doubt*. The token identifies the winner, also when the answer to the claim was lost.
 """
 
 from __future__ import annotations
@@ -37,29 +37,28 @@ _GOES_FORWARD_LOCKED = _GOES_FORWARD.with_for_update(read=True)
 
 
 def lives(worker_id: Any, *, locked: bool = True) -> Any:
-    """The condition that a worker's row is there, and neither dead nor stopped.
+    """Returns the condition that a worker's row exists and is neither dead nor stopped.
 
-    The row is locked for as long as the claim is not committed, so that a death and a claim have an order: whatever was
-    claimed is there for a sweeper to find once the death is written, and nothing is claimed after it. Not so for a claim
-    whose transaction lasts as long as the body: there is nothing to find of it, and a frozen body must keep no sweeper
-    waiting that wants to write the death.
+    The row stays locked until the claim is committed, so that a claim and a death are ordered: a sweeper that records the
+    death finds every claim, and no claim succeeds after it. A claim whose transaction lasts as long as the body takes no
+    lock: it leaves nothing for a sweeper to find, and a frozen body must not block the sweeper.
     """
     living = sa.select(1).select_from(worker).where(worker.c.id == worker_id, worker.c.alive == 1)
     return sa.exists(living.with_for_update(read=True, key_share=True) if locked else living)
 
 
 def first_use() -> Any:
-    """The moment from which the window of a step's idempotency key runs; a row of revision 0001 knows only when it was made."""
+    """Returns when a step's idempotency key was first used; rows of revision 0001 have only their creation time."""
     return sa.func.coalesce(step.c.first_begun_at, step.c.created_at)
 
 
 def goes_forward(conn: Connection, ref: str, *, locked: bool) -> bool:
-    """Whether a run goes forward. Locked for reading, it does so until the transaction ends."""
+    """Returns whether a run goes forward; with *locked*, that stays so until the transaction ends."""
     return conn.execute(_GOES_FORWARD_LOCKED if locked else _GOES_FORWARD, {"ref": ref}).one_or_none() is not None
 
 
-def _fits() -> list[Any]:
-    """The conditions that a row is what the message says. What a message leaves open counts as fitting."""
+def _matching_conditions() -> list[Any]:
+    """Returns the conditions that a row matches the message. A field that the message leaves out matches."""
     own, without_result = _P("b_print", type_=sa.String), _P("b_print_behind", type_=sa.String)
     name, completes = _P("b_name", type_=sa.String), _P("b_completes", type_=sa.Boolean)
     return [
@@ -70,8 +69,8 @@ def _fits() -> list[Any]:
     ]
 
 
-def _told(expected: Expected | None) -> dict[str, Any]:
-    """What a message says, as parameters of a claim."""
+def _expected_values(expected: Expected | None) -> dict[str, Any]:
+    """Returns a claim's parameters for what the message says."""
     if expected is None:
         return dict.fromkeys(("b_name", "b_kind", "b_kind_too", "b_print", "b_print_behind")) | {"b_completes": False}
     kind, kind_too = expected.kinds
@@ -82,8 +81,8 @@ def _told(expected: Expected | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _seen(row: StepRow | None) -> dict[str, Any]:
-    """What a claim's caller has read of the step, as parameters of the claim."""
+def _seen_values(row: StepRow | None) -> dict[str, Any]:
+    """Returns a claim's parameters for the row that its caller has read."""
     return {"b_seen_generation": row.generation if row else None, "b_seen_attempt": row.attempt if row else None}
 
 
@@ -92,7 +91,7 @@ _UNTIL = ("deadline_at", "look_at")
 
 
 def _typed(db: Database, column: sa.Column[Any]) -> Any:
-    """A parameter for a column. In a SELECT, PostgreSQL takes one without a type for a text."""
+    """Returns a parameter for a column. In a SELECT, PostgreSQL treats an untyped parameter as text."""
     bound: sa.BindParameter[Any] = _P(column.name)
     is_text = isinstance(column.type, (sa.String, sa.types.TypeDecorator))
     return bound if is_text or not db.is_postgresql else sa.cast(bound, column.type)
@@ -100,11 +99,11 @@ def _typed(db: Database, column: sa.Column[Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What became of a claim. True where it is held now.
+    """The result of a claim; true if it is held.
 
     Attributes:
-        held: whether it is.
-        found: the row that was found where it is not, so that nobody reads it again; None where there is none.
+        held: the token now holds the step.
+        found: the step's row, if the claim took nothing at first; None if there is no row.
     """
 
     held: bool
@@ -131,10 +130,10 @@ class Claims:
 
     @staticmethod
     def _beginning(db: Database, alive: Any, *conditions: Any) -> sa.Update:
-        """The claim, as one statement.
+        """Returns the statement of a claim.
 
-        Where an earlier attempt may have had its effect, that and this one must be declared alike, and to be repeatable; and
-        the provider must still know the key.
+        If an earlier attempt may have had its effect, both must be declared with the same repeatable safety, and the
+        provider must still remember the key.
         """
         window = _P("b_window", type_=sa.BigInteger)
         generation, attempt = _P("b_seen_generation", type_=sa.Integer), _P("b_seen_attempt", type_=sa.Integer)
@@ -149,7 +148,7 @@ class Claims:
             ),
         )
         values = {
-            # A row of revision 0001 that was begun does not know when.
+            # A begun row of revision 0001 has no such time.
             "first_begun_at": sa.func.coalesce(step.c.first_begun_at, begun_before, db.now),
             "token": _P("b_token"),
             "worker": _P("b_worker"),
@@ -162,7 +161,7 @@ class Claims:
             "cause": None,
             "doubt": None,
             "doubt_at": None,
-            # What an earlier attempt may have done stays unknown until somebody says.
+            # An earlier attempt's unknown effect stays unknown until a verdict.
             "effect": sa.case((step.c.effect == Effect.UNKNOWN.value, Effect.UNKNOWN.value), else_=sa.null()),
         }
         return moving(
@@ -174,7 +173,7 @@ class Claims:
             harmless,
             sa.or_(generation.is_(None), step.c.generation == generation),
             sa.or_(attempt.is_(None), step.c.attempt == attempt),
-            *_fits(),
+            *_matching_conditions(),
             alive,
             *conditions,
             of=CLAIMABLE,
@@ -182,14 +181,14 @@ class Claims:
 
     @staticmethod
     def _beginning_new(db: Database) -> Any:
-        """The claim of a step without a row, as one statement: it inserts the row where the run goes forward."""
+        """Returns the statement that claims a step without a row: it inserts the row if the run goes forward."""
         timeout = _P("b_timeout", type_=sa.BigInteger)
         given = {name: _typed(db, step.c[name]) for name in STEP_COLUMNS}
         given |= dict.fromkeys(("created_at", "begun_at", "first_begun_at"), db.now)
         given |= dict.fromkeys(_UNTIL, db.now + timeout)
         running = workflow.c.status.in_(literals(FORWARD_WORKFLOWS))
         rows = sa.select(*given.values()).select_from(workflow).where(workflow.c.ref == _P("ref"), running, lives(_P("b_worker")))
-        # SQLAlchemy writes an OF for MySQL too, beside a LOCK IN SHARE MODE that takes none.
+        # SQLAlchemy renders OF for MySQL too, whose LOCK IN SHARE MODE does not accept it.
         rows = rows.with_for_update(read=True, of=workflow if db.is_postgresql else None)
         match db.dialect_name:
             case "postgresql":
@@ -201,7 +200,7 @@ class Claims:
 
     @staticmethod
     def _hearing(db: Database) -> sa.Update:
-        """A heartbeat, as one statement. An attempt that is in doubt already stays so: what it says is kept all the same."""
+        """Returns the statement of a heartbeat. An attempt in doubt stays in doubt; its details are kept."""
         silent = db.now + _P("b_heartbeat", type_=sa.BigInteger)
         timeout = _P("b_timeout", type_=sa.BigInteger)
         timed_out = step.c.begun_at + timeout
@@ -226,18 +225,18 @@ class Claims:
     def heartbeat(
         self, ref: str, key: str, token: str, *, heartbeat: int, timeout: int | None = None, details: str | None = None
     ) -> bool:
-        """An attempt says that it is alive: it is in doubt only after another silence of *heartbeat*. One commit.
+        """Records an attempt's heartbeat: the attempt is in doubt only after *heartbeat* without another one. One commit.
 
         Args:
             ref: the run.
             key: the step.
             token: the claim.
-            heartbeat: microseconds for which it may be silent.
-            timeout: microseconds after its begin at which it is in doubt whatever it says.
-            details: what it says, as JSON; None leaves what was said last.
+            heartbeat: microseconds within which the next heartbeat must come.
+            timeout: microseconds after its begin at which the attempt is in doubt in any case.
+            details: the heartbeat's details as JSON; None keeps the last ones.
 
         Returns:
-            False where the claim no longer holds: it was decided otherwise, or taken over.
+            False if the claim no longer holds: the step was decided otherwise, or taken over.
         """
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_heartbeat": heartbeat, "b_timeout": timeout, "b_details": details,
@@ -245,7 +244,7 @@ class Claims:
         return bool(self._db.execute(self._db.hot(self._hear), values))
 
     def get(self, ref: str, key: str) -> StepRow | None:
-        """One step, or None where the journal has no row for it. Writes nothing."""
+        """Returns one step, or None if it has no row. Writes nothing."""
         rows = self._db.fetch(self._db.hot(self._get), {"ref": ref, "key": key})
         return step_row(rows[0]) if rows else None
 
@@ -269,28 +268,28 @@ class Claims:
             ref: the run.
             key: the step.
             token: the new claim.
-            worker_id: whose it is.
+            worker_id: the claiming worker.
             timeout: microseconds after which the attempt is in doubt.
-            expected: what the message says; the row must say the same. None where there is no message.
-            seen: the row as the caller last read it, on which its decision rests: no attempt has been made since then, and
-                the provider's key is the same. None where nothing was read.
-            safety: what the attempt is declared to be, which decides about it should it be in doubt.
-            window: microseconds for which a provider remembers the key, of an idempotent step that was begun before.
-            in_turn: only if nothing that it comes after is counted as open.
+            expected: what the message says; the row must match it. None if there is no message.
+            seen: the row as the caller last read it. The claim fails if another attempt has been made since, or the
+                idempotency key has changed. None if nothing was read.
+            safety: the attempt's declared safety, which decides what happens if it is in doubt.
+            window: microseconds for which the provider remembers the key of an idempotent step that was begun before.
+            in_turn: claim only if no step that it comes after is open.
 
         Returns:
-            Whether *token* now holds the claim; else what was found in its place, whatever the reason.
+            The claim; if it is not held, with the row that was found, whatever the reason.
         """
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": timeout,
-            "b_safety": safety.value, "b_window": window, **_told(expected), **_seen(seen),
+            "b_safety": safety.value, "b_window": window, **_expected_values(expected), **_seen_values(seen),
         }  # fmt: skip
         if self._db.execute(self._db.hot(self._begin_in_turn if in_turn else self._begin), values):
             return Claim(held=True)
         return self._found(ref, key, token, worker_id)
 
     def _found(self, ref: str, key: str, token: str | None, worker_id: str | None) -> Claim:
-        """What there is where a claim took nothing: it may be mine after all, if its answer was lost, and still counts."""
+        """Returns the result of a claim that took nothing. It is held if its first answer was lost and its worker is alive."""
         found = self.get(ref, key)
         if found is None or token is None or found.token != token or found.status is not StepStatus.BEGUN:
             return Claim(held=False, found=found)
@@ -305,7 +304,7 @@ class Claims:
         self._db.check_size(row.message)
         values = step_values(row)
         values |= {"attempt": 1, "b_timeout": values["deadline_at"], "b_worker": row.worker}
-        with contextlib.suppress(IntegrityError):  # on MySQL, which has no way to insert only what is not there
+        with contextlib.suppress(IntegrityError):  # on MySQL, which has no ON CONFLICT DO NOTHING
             if self._db.execute(self._db.hot(self._begin_new), values):
                 return Claim(held=True)
         return self._found(row.ref, row.key, row.token, row.worker)
@@ -352,19 +351,20 @@ class Claims:
         expected: Expected | None = None,
         in_turn: bool = False,
     ) -> StepRow | None:
-        """Takes a transactional step inside its own transaction: a rival waits here, then finds the memo.
+        """Claims a transactional step inside its own transaction. A concurrent claim waits, then finds the memo.
 
         Args:
             conn: the transaction.
             ref: the run.
             key: the step.
             token: the new claim.
-            worker_id: whose it is.
-            expected: as `begin` has it.
-            in_turn: likewise.
+            worker_id: the claiming worker.
+            expected: see `begin`.
+            in_turn: see `begin`.
 
         Returns:
-            The row as it was before, with the claim written but not committed; None where it is not to be had.
+            The row as it was before; if it could be claimed, with the new token, which is not committed yet. None if there
+            is no row.
         """
         found = conn.execute(self._look_locked, {"ref": ref, "key": key}).one_or_none()
         if found is None:
@@ -374,7 +374,7 @@ class Claims:
             return row
         values = {
             "b_ref": ref, "b_key": key, "b_token": token, "b_worker": worker_id, "b_timeout": None,
-            "b_safety": Safety.TRANSACTIONAL.value, "b_window": None, **_told(expected), **_seen(row),
+            "b_safety": Safety.TRANSACTIONAL.value, "b_window": None, **_expected_values(expected), **_seen_values(row),
         }  # fmt: skip
         taken = self._db.hot(self._begin_in_body).run(conn, values).rowcount
         if taken:
@@ -383,14 +383,14 @@ class Claims:
         return row
 
     def is_claimed(self, conn: Connection, ref: str, key: str, token: str) -> bool:
-        """Whether a claim stands as this transaction sees it, ended or not."""
+        """Returns whether this transaction sees the claim on the row, ended or not."""
         here = sa.select(step.c.key).where(step.c.ref == ref, step.c.key == key, step.c.token == token)
         return conn.execute(here).first() is not None
 
     def refer(self, ref: str, key: str, token: str, reference: str) -> None:
-        """Records the provider's own name for what an attempt did. One commit.
+        """Records the provider's reference for what an attempt did. One commit.
 
-        Changes nothing under another token, nor under one whose step is to be tried again: that attempt was over.
+        Changes nothing if another token holds the step, or the step is to be tried again: that attempt is over.
         """
         mine = sa.and_(step.c.token == token, step.c.status.not_in(literals(CLAIMABLE)))
         self._db.transaction(
@@ -400,13 +400,12 @@ class Claims:
         )
 
     def lock_new(self, conn: Connection, row: StepRow) -> bool:
-        """Inserts a transactional step of a function inside its own transaction: a rival waits for the key.
+        """Inserts a function's transactional step inside its own transaction. A concurrent insert of the key waits.
 
-        The run is not locked for as long as the body takes: `Ends.succeed_locked` does that at the end.
+        The run is not locked while the body runs: `Ends.succeed_locked` locks it at the end.
 
         Returns:
-            False where the row is there already, or the workflow no longer goes forward; the transaction is then of no
-            use and must end.
+            False if the row exists already, or the workflow no longer goes forward. The transaction must then end.
         """
         if not goes_forward(conn, row.ref, locked=False):
             return False

@@ -1,7 +1,7 @@
 """The connection to the journal: one engine a process, autocommit statements, explicit transactions, dialect differences.
 
-Every statement of the hot path is compiled once and runs in autocommit: one round trip. A transaction is spelled out
-(`BEGIN IMMEDIATE` on SQLite). Every operation above is written so that it may be repeated when its answer was lost.
+Every statement of the hot path is compiled once and runs in autocommit: one round trip. A transaction is explicit
+(`BEGIN IMMEDIATE` on SQLite). Every operation may safely be repeated when its answer was lost.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from .troubles import Observer, Trouble, taken, tell
 
 T = TypeVar("T")
 
-#: How often a transaction that the database chose to abort (deadlock, serialisation) is tried again.
+#: Attempts at a transaction that the database aborts (deadlock, serialisation).
 ABORTED_ATTEMPTS: Final = 8
-#: Bytes that every database takes in one value, so that nobody has to ask it: MySQL's smallest usual packet is 4 MB.
+#: Value size in bytes that every database accepts, so that the limit need not be queried (MySQL's usual packet is 4 MB).
 SURELY_TAKEN: Final = 1024 * 1024
-#: Bytes that a value may have where the database itself would take more: PostgreSQL and SQLite end at 1 GB, and the same
-#: value is in memory several times on its way there. A journal is no file store.
+#: Largest value in bytes where the database itself accepts more: PostgreSQL and SQLite allow 1 GB, but several copies of
+#: the value are in memory while it is written.
 LARGEST: Final = 256 * 1024 * 1024
-#: Bytes of a packet that are left for the rest of a statement.
+#: Bytes of a packet that are reserved for the rest of a statement.
 _REST: Final = 64 * 1024
 #: Seconds that a statement on SQLite waits for another writer.
 SQLITE_BUSY: Final = 30.0
@@ -58,33 +58,32 @@ _NOW: Final = {
     "sqlite": "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000",
 }
 _BEGIN: Final = {"postgresql": "BEGIN", "mysql": "START TRANSACTION", "sqlite": "BEGIN IMMEDIATE"}
-#: Seconds for which a sweeper waits for a row that somebody else's transaction keeps; whole, because MySQL knows no others.
+#: Seconds for which a sweeper waits for a row that another transaction has locked; whole seconds, as MySQL requires.
 LOCK_WAIT: Final = 1
-#: How a transaction is told to wait for a lock no longer than that, and how its connection forgets it again.
-_IMPATIENT: Final = {
+#: Statements that set this lock timeout for a transaction, and that reset it for the connection (None: it ends by itself).
+_LOCK_TIMEOUT: Final = {
     "postgresql": (f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'", None),
     "mysql": (
         f"SET @durable_wait = @@SESSION.innodb_lock_wait_timeout, SESSION innodb_lock_wait_timeout = {LOCK_WAIT}",
         "SET SESSION innodb_lock_wait_timeout = @durable_wait",
     ),
-    # All of SQLite is one lock, and its writers do not queue: who is unlucky among many waits a while.
+    # SQLite has one lock for the whole database and no queue: one of many writers can wait longer than the others.
     "sqlite": (f"PRAGMA busy_timeout = {5 * LOCK_WAIT * 1000}", "PRAGMA busy_timeout = {busy}"),
 }
-#: Whether the operations of this context wait for locks no longer than `LOCK_WAIT`.
+#: True where the operations of this context wait for locks no longer than `LOCK_WAIT`.
 _IN_A_HURRY: ContextVar[bool] = ContextVar("durable_in_a_hurry", default=False)
-#: The transaction that the transactions of this context are parts of, with its database.
+#: The open transaction that the transactions of this context join, with its database.
 _JOINED: ContextVar[tuple[Database, Connection] | None] = ContextVar("durable_joined", default=None)
-#: Seconds for which an operation is tried again that the database aborts, or that finds SQLite locked, time after time.
+#: Seconds for which an operation is retried when the database aborts it, or SQLite is locked.
 ABORTED_FOR: Final = 60.0
-#: Seconds of silence after which a connection is asked whether its other end is there, between two such questions, and how
-#: many of them go unanswered before it is given up: a host that died keeps its locks no longer than a minute.
+#: TCP keepalive: idle seconds, interval in seconds, probes. A host that died keeps its locks no longer than a minute.
 KEEPALIVE: Final = (30, 10, 3)
 
 
 class Hot:
-    """A statement compiled once for one dialect and run through the driver, without building it again.
+    """A statement that is compiled once for one dialect and run through the driver.
 
-    Where parameters have names, constants are written into the text: only what differs is handed over with each call.
+    Where parameters have names, constants are written into the text: each call passes only the other values.
     """
 
     __slots__ = ("_constants", "_order", "columns", "sql")
@@ -94,7 +93,7 @@ class Hot:
         assert isinstance(compiled, SQLCompiler)
         constants = {name: bind for name, bind in compiled.binds.items() if not bind.required}
         self.sql = str(compiled)
-        #: What a reading statement's columns are called.
+        #: The names of a SELECT's columns.
         self.columns = tuple(statement.selected_columns.keys()) if isinstance(statement, sa.Select) else ()
         self._order = compiled.positiontup
         if self._order is None:
@@ -115,7 +114,7 @@ class Hot:
         connection.exec_driver_sql(self.sql, given if len(given) > 1 else given[0])
 
     def parameters(self, values: Mapping[str, Any]) -> Any:
-        """The named *values* as the driver takes them."""
+        """Returns the named *values* in the form that the driver takes."""
         if self._order is None:
             return values
         merged = {**self._constants, **values}
@@ -123,23 +122,23 @@ class Hot:
 
 
 class AtHand(NamedTuple):
-    """A connection that is borrowed from the pool and ready for the next statement, with the cursor for it."""
+    """A connection from the pool that is kept ready for the next statement, with its cursor."""
 
     connection: PoolProxiedConnection
     cursor: Any
 
     def give_back(self) -> None:
-        """Lets the pool have it."""
+        """Returns the connection to the pool."""
         self.cursor.close()
         self.connection.close()
 
 
 class Database:
-    """One journal's database: makes connections when first used, and makes new ones after a fork.
+    """One journal's database. It connects when first used, and again after a fork.
 
     Args:
         url: SQLAlchemy URL: `postgresql+psycopg://`, `mysql+pymysql://`, `sqlite:///`.
-        schema: the schema that holds the tables, where it is not the connection's default one.
+        schema: the schema of the tables; default: the connection's.
         pool_size: connections kept open per process.
         connect_args: passed to the driver (for instance `{"prepare_threshold": None}` behind a transaction pooler).
     """
@@ -172,37 +171,37 @@ class Database:
         self._connect_args = dict(connect_args or {})
         self._engine: Engine | None = None
         self._pid = 0
-        #: SQLAlchemy has asked the server what it is: a forked child need not ask again, which is most of a first connection.
+        #: True once SQLAlchemy has queried the server's version; a forked child reuses the answer and connects faster.
         self._has_met_server = False
         self._lock = threading.Lock()
         self._hot: dict[int, Hot] = {}
-        #: One connection is kept in front of the pool: its bookkeeping and a new cursor cost a short statement a quarter more.
-        #: Whoever runs a statement takes it away, and puts it back; it is one of the `pool_size` that stay open.
+        #: One connection is kept outside the pool: the pool and a new cursor make a short statement a quarter slower.
+        #: A thread removes it to run a statement, and puts it back. It counts towards `pool_size`.
         self._at_hand: list[AtHand] = []
-        #: Those of the process that this one was forked from: not to be used here, nor closed.
+        #: The parent process's connections after a fork: neither used nor closed here.
         self._inherited: list[AtHand] = []
-        #: Bytes that a value may have, once somebody had to ask.
+        #: Largest value in bytes, once it was queried.
         self._largest: int | None = None
-        #: Counts commits, when a test asks: called with the number of commits that an operation made.
+        #: Called after each commit; tests count commits with it.
         self.on_commit: Callable[[], None] | None = None
-        #: They are told what needs a person, once it is committed.
+        #: Called with what needs a person's attention, after the commit.
         self.observers: list[Observer] = []
-        #: Prepares each of the driver's connections further; the test journal moves SQLite's clock this way.
+        #: Called with each new driver connection; the test journal replaces SQLite's clock with it.
         self.on_connect: Callable[[Any], None] | None = None
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether this is SQLite, where writers queue for one lock."""
+        """True for SQLite, which has one lock for all writers."""
         return self.dialect_name == "sqlite"
 
     @property
     def is_postgresql(self) -> bool:
-        """Whether this is PostgreSQL."""
+        """True for PostgreSQL."""
         return self.dialect_name == "postgresql"
 
     @property
     def engine(self) -> Engine:
-        """This process's engine; a forked child has connections of its own and leaves its parent's sockets alone."""
+        """This process's engine. A forked child opens its own connections and does not touch its parent's sockets."""
         if self._engine is None or self._pid != os.getpid():
             if self._pid not in (0, os.getpid()):
                 self._lock = threading.Lock()  # a thread of the parent may have held the old one at the fork
@@ -227,16 +226,16 @@ class Database:
         elif self.is_postgresql:
             idle, interval, count = KEEPALIVE
             kept: dict[str, Any] = {"connect_timeout": 10}
-            if self.url.drivername != "postgresql+pg8000":  # libpq's own words
+            if self.url.drivername != "postgresql+pg8000":  # libpq's parameters
                 kept |= {"keepalives": 1, "keepalives_idle": idle, "keepalives_interval": interval, "keepalives_count": count}
             arguments = {**kept, **arguments}
             if self.url.get_driver_name() in ("psycopg", "psycopg2"):
-                options["use_native_hstore"] = False  # it would cost each first connection a round trip; no column has one
+                options["use_native_hstore"] = False  # it costs a round trip, and no column uses it
         else:
             arguments = {"connect_timeout": 10, **arguments}
-        pooled = max(1, self._pool_size - 1)  # beside the one at hand; 0 would be no bound at all
+        pooled = max(1, self._pool_size - 1)  # besides the one in `_at_hand`; 0 would mean no limit
         options |= {"pool_size": pooled, "max_overflow": self._pool_size + 20 - pooled, "pool_timeout": 30}
-        # The text of an error goes into logs and trackers: never with a user's values in it.
+        # Error texts go into logs and error trackers: they must not contain a user's values.
         options["hide_parameters"] = True
         try:
             engine = sa.create_engine(self.url, connect_args=arguments, **options)
@@ -252,14 +251,14 @@ class Database:
         return engine
 
     def _prepare(self, connection: Any, _record: Any) -> None:
-        """Gives a new connection the isolation, time zone and waiting that the journal's statements rely on."""
+        """Sets the isolation level, time zone and keepalive of a new connection."""
         cursor = connection.cursor()
         if self.is_sqlite:
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.execute("PRAGMA synchronous=FULL")
         elif self.is_postgresql:
             given = {"default_transaction_isolation": "read committed"}
-            # The server's side: it ends the transaction of a host that is gone, and with it that one's locks.
+            # On the server's side: it ends the transaction of a host that died, and so releases its locks.
             kept = zip(("idle", "interval", "count"), KEEPALIVE, strict=True)
             given |= {f"tcp_keepalives_{name}": str(number) for name, number in kept}
             if self.schema:
@@ -277,7 +276,7 @@ class Database:
         self._has_met_server = True
 
     def hot(self, statement: Any) -> Hot:
-        """The compiled form of *statement*, which must live as long as this object (a module's or an attribute's)."""
+        """Returns *statement* compiled. It is cached by `id`, so *statement* must live as long as this object."""
         found = self._hot.get(id(statement))
         if found is None:
             found = self._hot[id(statement)] = Hot(statement, self.engine.dialect)
@@ -286,10 +285,9 @@ class Database:
     def execute(self, statement: Hot, values: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> int:
         """Runs one writing statement in autocommit, and returns how many rows it matched.
 
-        *values* may be what tells them: it is asked anew where the statement has to be repeated.
+        *values* may be a function: it is called again each time that the statement is repeated.
         """
-
-        if _IN_A_HURRY.get():  # how long to wait is said to a transaction
+        if _IN_A_HURRY.get():  # the lock timeout is set for a transaction
             return self.transaction(
                 lambda conn: statement.run(conn, values() if callable(values) else values).rowcount,
             )
@@ -302,7 +300,7 @@ class Database:
         return self.repeat(write)
 
     def execute_counting(self, statement: Hot, values: Mapping[str, Any]) -> int:
-        """Runs one writing statement in autocommit, and returns the number that it selects."""
+        """Runs one writing statement in autocommit, and returns the number that it returns."""
         if _IN_A_HURRY.get():
             return self.transaction(lambda conn: int(statement.run(conn, values).scalar_one()))
 
@@ -314,17 +312,17 @@ class Database:
         return self.repeat(write)
 
     def fetch_tuples(self, statement: Hot, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """Runs one reading statement and returns its rows as the driver has them."""
+        """Runs one SELECT and returns its rows as the driver's tuples."""
         return self.repeat(lambda: self._driven(statement, values, _rows))
 
     def fetch(self, statement: Hot, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Runs one reading statement and returns its rows by the names of their columns."""
+        """Runs one SELECT and returns its rows as dictionaries."""
         return [dict(zip(statement.columns, row, strict=True)) for row in self.fetch_tuples(statement, values)]
 
     def _driven(self, statement: Hot, values: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        """Runs one statement in autocommit straight through the driver: SQLAlchemy's own execution costs as much again.
+        """Runs one statement in autocommit directly through the driver; SQLAlchemy's own execution doubles the cost.
 
-        Where somebody listens to the engine (tracing, tests), it takes that way all the same, so that they hear of it.
+        Where the engine has event listeners (tracing, tests), SQLAlchemy runs it, so that they are called.
         """
         with self._apart_from_forks():
             return self._driven_now(statement, values, read)
@@ -343,9 +341,9 @@ class Database:
             lost = engine.dialect.is_disconnect(error, taken.connection if taken is not None else None, None)
             if lost and taken is not None:
                 taken.connection.invalidate(error)
-                self._drop(engine)  # its other connections are as old, and as dead
+                self._drop(engine)  # the other connections were lost with it
             elif taken is not None:
-                taken.connection.close()  # not its cursor: a driver may raise again there, and this error is the one to tell
+                taken.connection.close()  # not its cursor: closing it may raise another error and hide this one
             raise sa.exc.DBAPIError.instance(
                 statement.sql, None, error, driver.Error, connection_invalidated=lost, dialect=engine.dialect
             ) from error
@@ -359,7 +357,7 @@ class Database:
         return found
 
     def _take(self, engine: Engine) -> AtHand:
-        """The connection at hand, or one from the pool."""
+        """Returns the ready connection, or one from the pool."""
         try:
             return self._at_hand.pop()
         except IndexError:
@@ -367,33 +365,33 @@ class Database:
             return AtHand(connection, connection.cursor())
 
     def _close_idle(self) -> None:
-        """Closes the connections that nobody uses. Each thread gets a new one when it needs it."""
+        """Closes the idle connections. Each thread opens a new one when it needs it."""
         if self._engine is not None and self._pid == os.getpid():
             self._drop(self._engine)
 
     def _drop(self, engine: Engine) -> None:
-        """Has all connections made anew; those that are in use, once they are done."""
+        """Closes all connections; those in use are closed when they are returned."""
         while self._at_hand:
             with contextlib.suppress(IndexError):  # another thread took it
                 self._at_hand.pop().connection.invalidate()
         engine.dispose()
 
     def _connect(self) -> Connection:
-        """A connection as SQLAlchemy has it: the one at hand, where there is one, by way of the pool."""
+        """Returns a SQLAlchemy connection. The ready one goes back to the pool first, so that it is reused."""
         engine = self.engine
         if self._at_hand:
             self._release()
         return engine.connect()
 
     def _release(self) -> None:
-        """Lets the pool have what is at hand."""
+        """Returns the ready connection to the pool."""
         with contextlib.suppress(IndexError):  # another thread took it
             self._at_hand.pop().give_back()
 
     def select(
         self, statement: sa.Select[Any] | sa.CompoundSelect[Any], values: Mapping[str, Any] | None = None
     ) -> Sequence[sa.Row[Any]]:
-        """Runs a reading statement that is built where it is used: reports and the sweeper, not the hot path."""
+        """Runs a SELECT that is compiled at each call: for reports and the sweeper, not for the hot path."""
 
         def read() -> Sequence[sa.Row[Any]]:
             with self._connection() as connection:
@@ -402,10 +400,7 @@ class Database:
         return self.repeat(read)
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
-        """Runs *work* in one transaction; all of it happens or nothing. *work* may run again if it was aborted.
-
-        Within `joined`, it is a part of that transaction.
-        """
+        """Runs *work* in one transaction, or in the transaction of `joined`. *work* runs again after an abort."""
         joined = _JOINED.get()
         if joined is not None and joined[0] is self:
             return work(joined[1])
@@ -416,16 +411,15 @@ class Database:
             with self.open_transaction(unanswered) as connection:
                 return work(connection)
 
-        return self._told(self.repeat(run), unanswered)
+        return self._report_unanswered(self.repeat(run), unanswered)
 
-    def _told(self, result: T, unanswered: list[Trouble]) -> T:
-        """Tells of a commit whose answer was lost, and which the next try found done."""
+    def _report_unanswered(self, result: T, unanswered: list[Trouble]) -> T:
+        """Reports the troubles of a commit whose answer was lost, and which the next attempt found done; returns *result*."""
         tell(self.observers, unanswered)
         return result
 
     def joined(self, work: Callable[[Connection], T]) -> T:
-        """Runs *work* in one transaction that every `transaction` which it calls joins."""
-
+        """Runs *work* in one transaction. Every `transaction` inside it joins that transaction."""
         unanswered: list[Trouble] = []
 
         def run() -> T:
@@ -436,17 +430,16 @@ class Database:
                 finally:
                     _JOINED.reset(before)
 
-        return self._told(self.repeat(run), unanswered)
+        return self._report_unanswered(self.repeat(run), unanswered)
 
     @contextlib.contextmanager
     def in_a_hurry(self) -> Iterator[None]:
-        """Within the block, no operation waits for somebody else's lock for longer than `LOCK_WAIT`.
+        """Limits each lock wait in the block to `LOCK_WAIT`; for code that handles many runs.
 
-        For whoever looks after many runs: a transactional step holds the lock on its row for as long as its body takes,
-        and a process that is frozen in one for ever.
+        A transactional step locks its row for as long as its body runs, and a frozen process locks it indefinitely.
 
         Raises:
-            JournalBusy: a lock was not to be had in that time.
+            JournalBusy: a lock was not released in that time.
         """
         before = _IN_A_HURRY.set(True)
         try:
@@ -455,15 +448,15 @@ class Database:
             _IN_A_HURRY.reset(before)
 
     def _apart_from_forks(self) -> contextlib.AbstractContextManager[None]:
-        """SQLite's locks do not survive a fork that happens while they are held."""
+        """Prevents a fork inside the block on SQLite, whose locks do not survive one."""
         return GATE.passed() if self.is_sqlite else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[Connection]:
-        """A connection for one statement. One that was interrupted inside the driver is thrown away.
+        """Yields a connection for one statement. It is discarded if anything but a SQLAlchemy error interrupts it.
 
-        A soft time limit is an exception out of a signal handler: it can leave a statement half answered, and whoever
-        got that connection next would fail, or read what was meant for somebody else.
+        A soft time limit raises in a signal handler and can interrupt the driver in a reply: the connection's next
+        statement could read the rest of that reply.
         """
         with self._apart_from_forks(), self._connect() as connection:
             try:
@@ -476,21 +469,21 @@ class Database:
 
     @property
     def keeps_nothing_after_an_abort(self) -> bool:
-        """Whether what is written after the server aborted a transaction of `open_transaction(users=True)` is rolled back.
+        """True if writes after the server aborted a transaction of `open_transaction(users=True)` are rolled back, too.
 
-        MySQL begins a new transaction by itself there. Elsewhere the body ended the transaction, and what followed was
-        committed statement by statement.
+        MySQL begins a new transaction implicitly there. Elsewhere the body itself ended the transaction, and later
+        statements were committed one by one.
         """
         return self.dialect_name == "mysql"
 
     @contextlib.contextmanager
     def open_transaction(self, unanswered: list[Trouble] | None = None, *, users: bool = False) -> Iterator[Connection]:
-        """One transaction as a block: commits at its end, rolls back when the block raises.
+        """Opens a transaction as a block: commits at its end, rolls back when the block raises.
 
         Args:
-            unanswered: gets the troubles of a commit to which no answer came, for whoever tries again.
-            users: the block runs a user's statements. On MySQL autocommit is off inside it: the server ends a transaction by
-                itself (a deadlock), and the statements of a body that goes on behind that would be committed one by one.
+            unanswered: receives the troubles of a commit whose answer was lost, for the next attempt.
+            users: the block runs a user's statements. On MySQL autocommit is off inside it: after a deadlock the server ends
+                the transaction, and a body that continued would commit its later statements one by one.
         """
         troubles: list[Trouble] = []
         with (
@@ -519,8 +512,8 @@ class Database:
 
     @contextlib.contextmanager
     def _lock_wait(self, connection: Connection) -> Iterator[str | None]:
-        """Bounds a connection's waiting for locks where that is wanted; yields what only its transaction can be told."""
-        hurry, calm = _IMPATIENT[self.dialect_name]
+        """Limits lock waits within `in_a_hurry`; yields the statement to run inside the transaction, if one is needed."""
+        hurry, calm = _LOCK_TIMEOUT[self.dialect_name]
         if not _IN_A_HURRY.get() or calm is None:
             yield hurry if _IN_A_HURRY.get() else None
             return
@@ -537,7 +530,7 @@ class Database:
     @staticmethod
     @contextlib.contextmanager
     def _without_autocommit(connection: Connection, *, off: bool) -> Iterator[None]:
-        """A block on MySQL in which autocommit is off; a connection on which it cannot be put back is thrown away."""
+        """Turns autocommit off in the block (MySQL). The connection is discarded if it cannot be turned on again."""
         if not off:
             yield
             return
@@ -553,7 +546,7 @@ class Database:
 
     @staticmethod
     def _abandon(connection: Connection) -> None:
-        """Rolls back; a connection on which even that fails is thrown away, never put back into the pool."""
+        """Rolls back. A connection on which that fails is discarded, not returned to the pool."""
         try:
             taken(connection)
             connection.exec_driver_sql("ROLLBACK")
@@ -561,11 +554,11 @@ class Database:
             connection.invalidate()
 
     def repeat(self, operation: Callable[[], T]) -> T:
-        """Runs an operation that may safely run twice: again after an abort, and once more on a fresh connection.
+        """Runs an operation that may safely run twice: again after an abort, and once more on a new connection.
 
         Raises:
-            JournalUnreachable: the database did not answer, refused the connection, or aborted the operation every time.
-            JournalBusy: within `in_a_hurry`, a lock was not to be had.
+            JournalUnreachable: the database did not answer, refused the connection, or aborted every attempt.
+            JournalBusy: within `in_a_hurry`, a lock was not released in time.
         """
         reconnected, attempt, since = False, 0, time.monotonic()
         while True:
@@ -577,7 +570,7 @@ class Database:
                 if aborted(error):
                     attempt += 1
                     if _IN_A_HURRY.get() and waited_in_vain(error):
-                        raise JournalBusy(f"somebody else's transaction on {self.safe_url} keeps a row: {error.orig}") from error
+                        raise JournalBusy(f"another transaction on {self.safe_url} keeps a row: {error.orig}") from error
                     if attempt >= ABORTED_ATTEMPTS or time.monotonic() - since > ABORTED_FOR:
                         raise JournalUnreachable(
                             f"the journal {self.safe_url} aborted the same transaction {attempt} times: {error.orig}"
@@ -589,7 +582,7 @@ class Database:
                 if table_missing(error):
                     raise JournalUnmigrated(
                         f"the journal {self.safe_url} lacks tables or columns that this version of durable-adapter needs. "
-                        "Run `durable-adapter migrate`, and look with `durable-adapter doctor`."
+                        "Run `durable-adapter migrate`, then check with `durable-adapter doctor`."
                     ) from error
                 if not unreachable(error):
                     raise
@@ -606,7 +599,7 @@ class Database:
 
     @property
     def safe_url(self) -> str:
-        """The URL without its secrets, fit for logs and messages."""
+        """The URL without its secrets, for logs and messages."""
         return safe_url(self._whole_url)
 
     @property
@@ -615,17 +608,17 @@ class Database:
 
     @property
     def missing_file(self) -> Path | None:
-        """SQLite's file, where there is none, although there is the directory that it would be in."""
+        """The path of SQLite's file, if the file does not exist but its directory does."""
         path = _sqlite_path(self.url) if self.is_sqlite else None
         return path if path is not None and not path.exists() and path.parent.is_dir() else None
 
     def make_file(self) -> None:
-        """Makes SQLite's file, where there is none. Only a migration does: elsewhere a file that is missing is a wrong path.
+        """Creates SQLite's file, if it does not exist. Only a migration does so: otherwise a missing file means a wrong path.
 
-        Its owner alone may read it, and the files that SQLite puts beside it take its mode: it holds arguments and results.
+        Only its owner may read it, because it holds arguments and results. SQLite gives its other files the same mode.
 
         Raises:
-            JournalUnreachable: it cannot be made.
+            JournalUnreachable: the file cannot be created.
         """
         path = self.missing_file
         if path is None:
@@ -638,7 +631,7 @@ class Database:
             raise JournalUnreachable(f"the journal {self.safe_url} cannot be made: {error}") from error
 
     def _reason(self, error: BaseException) -> str:
-        """The first line of what the database says, without the URL's secrets."""
+        """Returns the first line of the database's error, without the URL's secrets."""
         lines = str(getattr(error, "orig", None) or error).strip().splitlines()
         return scrubbed(lines[0] if lines else type(error).__name__, self._whole_url)
 
@@ -656,11 +649,11 @@ class Database:
     def check_size(self, data: bytes | None) -> None:
         """Refuses a value that is too large for this database.
 
-        MySQL and MariaDB end the connection where a statement is larger than a packet, so that nobody could tell such a
-        value from a database that went away; and the driver writes up to two bytes for each of a value.
+        MySQL and MariaDB close the connection when a statement is larger than a packet, which looks like an outage. The
+        driver writes up to two bytes for each byte of a value.
 
         Raises:
-            UnserialisableValue: says how large it is, and how large it may be.
+            UnserialisableValue: the value is too large; the message names its size and the limit.
         """
         if data is None or len(data) <= SURELY_TAKEN:
             return
@@ -672,26 +665,26 @@ class Database:
         if len(data) > self._largest:
             limit = "half of the server's max_allowed_packet" if self.dialect_name == "mysql" else "the journal's limit"
             raise UnserialisableValue(
-                f"it has {len(data)} bytes, and {self._largest} ({limit}) is what a value may have in this journal. Keep it "
-                "somewhere else, and record where."
+                f"it has {len(data)} bytes; this journal's limit for a value is {self._largest} ({limit}). Store it somewhere "
+                "else, and record where."
             )
 
     def time(self) -> int:
-        """The database's clock: microseconds since 1970 in UTC."""
+        """Returns the database's time in microseconds since 1970 (UTC)."""
         return int(self.select(sa.select(self.now))[0][0])
 
     def dispose(self) -> None:
         """Closes this process's connections."""
-        engine, self._engine = self._engine, None  # what is in the middle of a statement is not kept after it
+        engine, self._engine = self._engine, None  # connections in use are closed after their statement
         if engine is not None and self._pid == os.getpid():
             self._drop(engine)
 
 
 def _parsed(url: str | URL) -> URL:
-    """A journal's URL. One that cannot be parsed is told without its password, and without the parser's own error.
+    """Parses a journal's URL. The error shows neither its password nor the parser's own message.
 
     Raises:
-        SettingError: it is no URL, or a character of its password is not escaped.
+        SettingError: it is not a URL, or a character of its password is not escaped.
     """
     shown = safe_url(url if isinstance(url, str) else url.render_as_string(hide_password=False))
     try:
@@ -718,7 +711,7 @@ def _rows(cursor: Any) -> Sequence[tuple[Any, ...]]:
 
 
 def _open_existing(_dialect: Any, _record: Any, args: list[Any], given: dict[str, Any]) -> None:
-    """Has SQLite open a file that is there: by itself it makes an empty one of every path that is mistyped."""
+    """Makes SQLite open existing files only. By default it creates an empty file for a mistyped path."""
     name = str(args[0])
     if not given.get("uri"):
         args[0] = f"{Path(name).absolute().as_uri()}?mode=rw"
@@ -728,12 +721,12 @@ def _open_existing(_dialect: Any, _record: Any, args: list[Any], given: dict[str
 
 
 def _names_a_file(uri: str) -> bool:
-    """Whether a URI of SQLite's names a file, and not a database in memory."""
+    """Returns whether an SQLite URI names a file, not a database in memory."""
     return not any(word in uri for word in (":memory:", "mode=memory", "vfs="))
 
 
 def _sqlite_path(url: URL) -> Path | None:
-    """The file that a URL of SQLite's names."""
+    """Returns the file that an SQLite URL names, None for a database in memory."""
     name = url.database or ""
     if not name.startswith("file:"):
         return Path(name)
@@ -743,7 +736,7 @@ def _sqlite_path(url: URL) -> Path | None:
 
 
 def missing_text(journal: str, path: Path) -> str:
-    """How it is told that a journal's file is not there."""
+    """Returns the message for a journal whose file does not exist."""
     return (
         f"the journal {journal} is not there: the file {path.absolute()} does not exist, and nothing was made. Correct the "
         "path, or make a new journal of it with `durable-adapter migrate`."
@@ -751,13 +744,13 @@ def missing_text(journal: str, path: Path) -> str:
 
 
 def quoted_name(name: str) -> str:
-    """A schema's name as PostgreSQL's search_path wants it."""
+    """Returns a schema's name quoted for PostgreSQL's search_path."""
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
 
 
 def _keep_alive(connection: Any) -> None:
-    """Has the system ask a connection of PyMySQL's now and then whether its other end is there."""
+    """Turns TCP keepalive on for a PyMySQL connection."""
     its = getattr(connection, "_sock", None)
     if its is None or its.family not in (socket.AF_INET, socket.AF_INET6):
         return

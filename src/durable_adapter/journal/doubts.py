@@ -1,7 +1,6 @@
 """Doubt: an attempt began, and whether its effect happened is unknown (P4).
 
-Doubt and hold keep the token: the attempt's own outcome is accepted until a verdict or a new claim commits. A verdict is
-a compare-and-set on status and token, so that of two verdicts, or of a verdict and a late success, one wins.
+Doubt and hold keep the token: the attempt's own outcome is accepted until a verdict or a new claim commits.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from .schema import literals, step
 from .transitions import Transitions, same_token, stands, this
 from .undo import Undo
 
-#: How soon a step in doubt whose attempt is over is looked at.
+#: Delay before a step that has just become in doubt is checked.
 SOON = 0
-#: How long after being looked at a step in doubt is looked at again, while its probe has not decided.
+#: Shortest delay between two checks of a step in doubt whose probe has not decided.
 AGAIN = 30 * SECOND
-#: When an attempt is over of which only its time-out is known: not before its body returns or its process is dead.
-#: The year 9000 rather than no time at all, so that whoever compares it with a clock finds it in the future.
+#: `over_at` of an attempt that timed out: it is over only when its body returns or its process is dead.
+#: The year 9000 instead of NULL, so that comparisons with a clock find it in the future.
 NOT_OVER = 221_845_392_000 * SECOND
-#: When an attempt is over whose worker fell silent, where no time-out says how long a body lasts: nobody knows. Silence is no
-#: end of a body: the process may have lost its database alone. As late as `NOT_OVER`, and told apart from it.
+#: `over_at` of an attempt without a time-out whose worker stopped beating: the end of its body is unknown, because the
+#: process may have lost only its database. A value that differs from `NOT_OVER`.
 SILENT = NOT_OVER + SECOND
 
 
 class Doubts:
-    """The step table's transitions into doubt, into hold and out of them."""
+    """The step table's transitions into doubt and hold."""
 
     def __init__(self, db: Database, events: Events, transitions: Transitions, undo: Undo) -> None:
         self._db = db
@@ -64,20 +63,20 @@ class Doubts:
         error: bytes | None = None,
         who: str | None = None,
     ) -> bool:
-        """Turns *begun* into *in doubt*, or says of a step in doubt that its attempt is over after all. One commit.
+        """Turns *begun* into *in doubt*, or records that the attempt of a step in doubt is over. One commit.
 
         Args:
             row: the step as last read.
             token: the attempt's claim; None for a step that took none, whose row is planned.
-            why: in words, for people.
-            cause: the same, for rules.
-            over: the attempt is certainly over; otherwise it is over when its time-out has passed, and without one it is not
-                known to be over (`SILENT`).
-            error: what the attempt raised, if it did.
-            who: the worker or sweeper that says so.
+            why: the reason, as people read it.
+            cause: the reason, as rules read it.
+            over: the attempt is certainly over; otherwise it is over when its time-out has passed, or at an unknown time if
+                it has none (`SILENT`).
+            error: the error that the attempt raised, if any.
+            who: the worker or sweeper that reports it.
 
         Returns:
-            True when the step is now in doubt, or held, for this reason.
+            True if the step is now in doubt, or held, for this reason.
         """
 
         def write(conn: Connection) -> bool:
@@ -99,7 +98,7 @@ class Doubts:
     ) -> bool:
         now = self._db.now
         timeout = row.options.get("timeout")
-        # An attempt that is not certainly over is so when its time-out, counted from its begin, has passed as well.
+        # An attempt that may still run is over when its time-out, counted from its begin, has passed.
         over_at: Any = SILENT if timeout is None else sa.func.coalesce(step.c.begun_at, now) + int(timeout)
         if over or token is None:
             over_at = now
@@ -144,7 +143,7 @@ class Doubts:
         alert: Alert = Alert.STEP_HELD,
         who: str | None = None,
     ) -> bool:
-        """Turns one of some statuses into *held*. One commit."""
+        """Turns a step in one of the statuses *of* into *held*. One commit."""
 
         def write(conn: Connection) -> bool:
             told: dict[str, Any] = {"event": event, "alert": alert, "token": row.token, "who": who, "why": why}
@@ -156,26 +155,23 @@ class Doubts:
         return self._db.transaction(write)
 
     def hold_unbegun(self, row: StepRow, evidence: str, *, who: str | None = None) -> bool:
-        """Turns *planned* or *waiting* into *held*: what its transaction left behind is for a person to say. One commit."""
+        """Turns *planned* or *waiting* into *held*: a person must say what its lost transaction did. One commit."""
         now = self._db.now
         values = {"doubt": evidence, "doubt_at": now, "over_at": now, "evidence": evidence, "look_at": None}
         values["cause"] = Cause.TRANSACTION_LOST.value
         return self._hold(row, values, of=CLAIMABLE, why=evidence, who=who)
 
     def doubt_failed(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
-        """Turns a failure whose effect is unknown into doubt: something wants to repeat the step after all. One commit."""
+        """Turns a failure whose effect is unknown into doubt, because the step is to be repeated. One commit."""
         unknown = step.c.effect == Effect.UNKNOWN.value
-        return self._doubt_the_ended(row, StepStatus.FAILED, why, Cause.RAISED, who, unknown)
+        return self._doubt_ended(row, StepStatus.FAILED, why, Cause.RAISED, who, unknown)
 
     def doubt_waiting(self, row: StepRow, why: str, *, cause: Cause, who: str | None = None) -> bool:
-        """Turns a wait for a next attempt into doubt: an earlier one may have had its effect, and repeating is not safe now.
+        """Turns *waiting* into *in doubt*: an earlier attempt may have had its effect, and repeating is not safe. One commit."""
+        return self._doubt_ended(row, StepStatus.WAITING, why, cause, who)
 
-        One commit.
-        """
-        return self._doubt_the_ended(row, StepStatus.WAITING, why, cause, who)
-
-    def _doubt_the_ended(self, row: StepRow, of: StepStatus, why: str, cause: Cause, who: str | None, *where: Any) -> bool:
-        """Puts a step in doubt whose attempts have all ended."""
+    def _doubt_ended(self, row: StepRow, of: StepStatus, why: str, cause: Cause, who: str | None, *where: Any) -> bool:
+        """Puts a step whose attempts have all ended in doubt."""
         now = self._db.now
         values: dict[str, Any] = {"doubt": why, "cause": cause.value, "doubt_at": now, "over_at": now, "look_at": now, "sends": 0}
         values |= {"ended_at": None, "attention": None}
@@ -189,14 +185,14 @@ class Doubts:
         return self._db.transaction(write)
 
     def hold_drift(self, row: StepRow, evidence: str) -> bool:
-        """Stops a workflow whose finished step was called with other arguments: its function is held. One commit."""
+        """Holds a function that called a finished step with other arguments. One commit."""
         values: dict[str, Any] = {"doubt": evidence, "cause": Cause.DRIFT.value, "doubt_at": self._db.now, "evidence": evidence}
         values |= {"attention": Attention.DRIFT.value, "look_at": None}
         of = (StepStatus.PLANNED, StepStatus.WAITING, StepStatus.BEGUN)
         return self._hold(row, values, of=of, why=evidence, event=Event.DRIFT, alert=Alert.WORKFLOW_DRIFTED)
 
     def ask_later(self, row: StepRow, at: int, evidence: str | None = None) -> bool:
-        """Sets when a step in doubt is looked at again. One commit."""
+        """Sets the next check of a step in doubt. One commit."""
         values: dict[str, Any] = {"look_at": at if at < NOT_OVER else self._db.now + AGAIN, "sends": 0}
         if evidence:
             values["evidence"] = evidence
@@ -214,8 +210,8 @@ class Doubts:
         """Makes a step in doubt due for a new attempt, because repeating it is safe. One commit.
 
         Returns:
-            False where it was decided otherwise first, or where the run no longer goes forward and nothing of it may
-            begin: what may have happened is then a failure with its effect unknown.
+            False if it was decided otherwise first, or the run no longer goes forward. In a run that no longer goes
+            forward, a step that may have happened becomes a failure with its effect unknown.
         """
 
         def write(conn: Connection) -> bool:
@@ -236,7 +232,7 @@ class Doubts:
         return self._db.transaction(write)
 
     def put_before_people(self, ref: str, key: str, attention: Attention, why: str) -> bool:
-        """Puts a step that is over in front of people; nothing else changes. One commit, and none where it is there."""
+        """Marks an ended step for a person's attention. One commit; none if it is marked already."""
         unmarked = sa.and_(step.c.ref == ref, step.c.key == key, step.c.attention.is_(None))
         if not self._db.select(sa.select(step.c.ref).where(unmarked)):
             return False
@@ -251,25 +247,25 @@ class Doubts:
         return self._db.transaction(write)
 
     def would_doubt(self, namespace: str, since: int, *, until: int | None = None) -> Doubtful:
-        """What `doubt_unfinished` would put in doubt. Writes nothing."""
+        """Returns what `doubt_unfinished` would put in doubt. Writes nothing."""
         found = Doubtful()
         for _ in doubtful(self._db.select, self._db.now, namespace, since, until, found):
             pass
         return found
 
     def doubt_unfinished(self, namespace: str, since: int, *, until: int | None = None, who: str, why: str) -> Doubtful:
-        """Puts everything unfinished in doubt: after a restore, or a fail-over that lost commits. One commit.
+        """Puts everything unfinished in doubt after a restore, or after a fail-over that lost commits. One commit.
 
-        What looks planned may have run, and its record be lost. Steps become in doubt; a workflow function, of whose
-        calls even the rows may be lost, is held until a person lets it go on. Transactional steps are as true as the
-        rest of their database. A run is left alone that has slept since before, until a time that is still to come.
+        A planned step may have run, with its record lost. Steps become in doubt. A workflow function is held until a person
+        lets it go on, because the rows of its calls may be lost. Transactional steps are consistent with the rest of their
+        database. A run that has slept since before the loss, and still sleeps, is left as it is.
 
         Args:
-            namespace: whose runs.
-            since: from when on commits may be lost, in microseconds: earlier is the safe side.
-            until: when the database was there again: runs started later are whole. None where none was.
+            namespace: the namespace of the runs.
+            since: the time after which commits may be lost, in microseconds. An earlier time is safer.
+            until: when the database was available again: runs started later are complete. None if none was.
             who: the person.
-            why: and why.
+            why: the person's reason.
         """
         before: list[Doubtful] = []
 
@@ -278,7 +274,7 @@ class Doubts:
             for refs in doubtful(lambda query: conn.execute(query).all(), self._db.now, namespace, since, until, found):
                 put_in_doubt(conn, refs, why, self._db.now, NOT_OVER)
             if before and not found.runs:
-                return before[-1]  # it had been committed, and only its answer was lost
+                return before[-1]  # the first try was committed; only its answer was lost
             before.append(found)
             detail: dict[str, Any] = {"namespace": namespace, "since": since, "until": until}
             detail |= {"steps": found.steps, "functions": found.functions, "runs": found.runs}

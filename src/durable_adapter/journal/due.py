@@ -1,4 +1,4 @@
-"""What a sweeper looks at: steps and runs whose next look is due, steps of the dead, and when each is looked at again."""
+"""The sweeper's queries: steps and runs whose next check is due, steps of dead workers, and when each is checked again."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from .schema import event, literals, step, worker, workflow
 from .transitions import same_token, this
 from .undo import Undo
 
-#: The longest that such a wait becomes by doubling.
+#: Longest wait between two checks of a step.
 LONGEST = 3600 * SECOND
-#: How often the wait for the next look at a run is doubled at the most: its other steps may need one meanwhile.
+#: Most times that the wait for a run's next check is doubled: its other steps may need a check meanwhile.
 RARELY = 3
 #: Steps whose attempt may be running, as far as the journal knows.
 _RUNNING = sa.or_(
@@ -41,14 +41,14 @@ _RUNNING = sa.or_(
 
 
 class Due:
-    """Takes what is due, so that no other sweeper takes it at the same time, and puts it back."""
+    """Takes due steps and runs, so that no other sweeper takes them at the same time, and gives them back."""
 
     def __init__(self, db: Database, events: Events, undo: Undo, doubts: Doubts, resend_after: int) -> None:
         self._db = db
         self._events = events
         self._undo = undo
         self._doubts = doubts
-        #: Microseconds after which a run in which nothing was seen to begin is looked at.
+        #: Microseconds after which a run in which nothing began is checked.
         self._resend_after = resend_after
 
     def take_steps(
@@ -61,24 +61,24 @@ class Due:
         leave: Collection[str] = (),
         unreadable: list[UnreadableRow] | None = None,
     ) -> list[StepRow]:
-        """Steps whose next look is due, each pushed on to its following look before it is returned. One commit.
+        """Returns the steps whose next check is due, and sets their following check. One commit.
 
-        Waiting steps, steps in doubt, and finished steps whose message a verdict wants sent once more: that request stays until
-        `nothing_to_send`. A waiting step stays due, so that the message that is now sent for it may begin it. Begun steps whose
-        time-out has passed come back in doubt: timed out, not over.
+        These are waiting steps, steps in doubt, and finished steps whose message a verdict requested again; that request
+        stays until `nothing_to_send`. A waiting step stays due, so that the message that is now sent for it may begin it. A
+        begun step whose time-out has passed becomes in doubt: timed out, not over.
 
         Args:
-            now: the time.
-            limit: how many at the most.
-            engines: of these engines only, because whoever asks can send no other's messages; None takes any.
-            namespace: of this one only: another's messages go elsewhere. None takes any.
-            leave: references of runs that are left alone.
-            unreadable: is given those that cannot be read here; they are left as they are.
+            now: database time.
+            limit: the most steps returned.
+            engines: only steps of these engines, whose messages the caller can send; None for all.
+            namespace: only steps of this namespace; None for all.
+            leave: references of runs to skip.
+            unreadable: receives the rows that cannot be read here; they are not changed.
         """
         due_by_look = step.c.look_at <= now
-        due_by_look = sa.and_(due_by_look, *_not_of(leave))
+        due_by_look = sa.and_(due_by_look, *_in_no_run_of(leave))
 
-        # A scalar, looked up for each step that is due: a semi-join would be free to read the whole history instead.
+        # A scalar subquery for each due step: a semi-join could read the whole history instead.
         def of_its_run(column: Any) -> Any:
             return sa.select(column).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
 
@@ -87,7 +87,7 @@ class Due:
         if engines is not None:
             engine = sa.func.coalesce(step.c.engine, of_its_run(workflow.c.engine))
             due_by_look = sa.and_(due_by_look, engine.in_(sorted(engines)))
-        # Of what stays due, what was sent a moment ago is left alone; each further wait is twice as long as the last.
+        # A step that stays due is skipped for a while after its message was sent; each further wait is twice as long.
         doubled = sa.and_(step.c.sent_at <= now - AGAIN, 2 * step.c.sent_at - step.c.look_at <= now)
         untaken = sa.or_(
             step.c.status.not_in(literals(CLAIMABLE)), step.c.sent_at.is_(None), doubled, step.c.sent_at <= now - LONGEST
@@ -121,11 +121,11 @@ class Due:
         return self._db.transaction(write)
 
     def give_back(self, rows: Collection[StepRow], now: int) -> None:
-        """Makes steps due again that `take_steps` returned and that were not looked after. One commit.
+        """Makes steps due again that `take_steps` returned and that were not handled. One commit.
 
         Args:
-            rows: the steps as `take_steps` returned them: one that has changed since then is left as it is.
-            now: the time that it was given.
+            rows: the steps as `take_steps` returned them; one that has changed since then is left as it is.
+            now: the time that was passed to `take_steps`.
         """
 
         def write(conn: Connection) -> None:
@@ -139,15 +139,15 @@ class Due:
         self._db.transaction(write)
 
     def count_send(self, row: StepRow, by: int = 1) -> None:
-        """Counts that the message of a step is about to be sent; -1 takes that back, where it could not be. One commit."""
+        """Counts that a step's message is about to be sent; -1 reverts that if it could not be sent. One commit."""
         counted = sa.update(step).where(_as_read(row)).values(sends=step.c.sends + by)
         self._db.transaction(lambda conn: conn.execute(counted))
 
     def nothing_to_send(self, row: StepRow) -> None:
-        """The message that a verdict on a finished step wanted sent was sent, or never can be. One commit.
+        """Clears a verdict's request to send a finished step's message: it was sent, or never can be. One commit.
 
         Args:
-            row: the step as `take_steps` returned it: a verdict given since then has a request of its own.
+            row: the step as `take_steps` returned it; the request of a later verdict stays.
         """
         if row.status not in (StepStatus.SUCCEEDED, StepStatus.FAILED):
             return
@@ -156,10 +156,10 @@ class Due:
         self._db.transaction(lambda conn: conn.execute(over))
 
     def of_the_dead(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, str | None]]:
-        """Begun steps, and timed-out ones, whose worker is dead or has stopped, with how that is known.
+        """Returns begun and timed-out steps whose worker is dead or has stopped, each with the kind of death.
 
-        That is None where the worker's row is gone. A step that is in doubt for its worker's silence is found once more
-        where that worker's parent sees it end later.
+        The kind is None if the worker's row was deleted. A step that is in doubt because its worker was silent is returned
+        again once the worker's parent has seen it end.
         """
         ended_since = sa.and_(
             step.c.status.in_(literals((StepStatus.IN_DOUBT,))),
@@ -172,7 +172,7 @@ class Due:
             .where(
                 sa.or_(_RUNNING, ended_since),
                 sa.or_(worker.c.dead_at.is_not(None), worker.c.stopped_at.is_not(None), worker.c.id.is_(None)),
-                *_not_of(leave),
+                *_in_no_run_of(leave),
             )
             .limit(limit)
         )
@@ -181,13 +181,13 @@ class Due:
         return [(found, row._mapping["its_death"]) for row, found in readable(step_row, rows)]
 
     def begun_by_the_living(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, int]]:
-        """Begun steps, and timed-out ones, that the last two beats of their living worker do not name.
+        """Returns begun and timed-out steps that the last two beats of their living worker do not name.
 
-        As far as times can tell: after the database's clock went back, an attempt may seem older than beats that were
-        before it. Whoever acts on that waits until the worker has beaten twice more.
+        After the database's clock went back, an attempt may seem older than beats that came before it. The caller must
+        therefore wait for two more beats before it acts.
 
         Returns:
-            Each with its worker's beat counter.
+            Each step with its worker's beat counter.
         """
         name = step.c.ref + " " + sa.func.coalesce(step.c.token, "")
         rows = self._db.select(
@@ -200,7 +200,7 @@ class Due:
                 step.c.begun_at < worker.c.previous_beat_at,
                 ~worker.c.running.contains(name),
                 ~worker.c.previously_running.contains(name),
-                *_not_of(leave),
+                *_in_no_run_of(leave),
             )
             .limit(limit)
         )
@@ -216,18 +216,18 @@ class Due:
         leave: Collection[str] = (),
         unreadable: list[UnreadableRow] | None = None,
     ) -> list[tuple[WorkflowRow, list[StepRow]]]:
-        """Runs whose next look is due, each pushed on to its following look before it is returned. One commit.
+        """Returns the runs whose next check is due, with their steps, and sets their following check. One commit.
 
-        The wait for the following look doubles with each resend that did not help, up to a bound. It is as short as ever
-        again once anything of the run has begun or ended since.
+        The wait doubles with each resend that did not help, up to a limit. It is reset once a step of the run has begun or
+        ended since.
 
         Args:
-            now: the time.
-            limit: how many at the most.
-            engines: of these engines only, because whoever asks can send no other's messages; None takes any.
-            namespace: of this one only: another's messages go elsewhere. None takes any.
-            leave: references of runs that are left alone.
-            unreadable: is given the rows that cannot be read here; their runs are left as they are.
+            now: database time.
+            limit: the most runs returned.
+            engines: only runs of these engines, whose messages the caller can send; None for all.
+            namespace: only runs of this namespace; None for all.
+            leave: references of runs to skip.
+            unreadable: receives the rows that cannot be read here; their runs are not changed.
         """
         due = workflow.c.look_at <= now
         if leave:
@@ -267,7 +267,7 @@ class Due:
 
     @staticmethod
     def _sent_again(conn: Connection, refs: Sequence[str]) -> dict[str, int]:
-        """When a message of each of these runs was sent again for the last time."""
+        """Returns, by run, when a message was last sent again."""
         if not refs:
             return {}
         sent = sa.and_(event.c.ref.in_(list(refs)), event.c.kind == Event.SENT_AGAIN.value)
@@ -280,9 +280,9 @@ class Due:
         Args:
             ref: the run.
             key: the step whose message is sent.
-            why: in words, for people.
-            lost: the step whose message was lost: the one that is sent, or one that follows it. None where no message was,
-                and a person sends it.
+            why: the reason, as people read it.
+            lost: the step whose message was lost: the one that is sent, or one that follows it. None if none was lost and a
+                person ordered it.
         """
         self.count_resends([(ref, key, lost)], why)
 
@@ -303,13 +303,13 @@ class Due:
         self._db.transaction(write)
 
     def look_again_at(self, looks: Mapping[str, int]) -> None:
-        """Sets the next looks of several unfinished runs, by their references. One commit, in one statement."""
+        """Sets the next checks of several unfinished runs, by reference. One commit, one statement."""
         at = sa.case(dict(looks), value=workflow.c.ref)
         here = sa.and_(workflow.c.ref.in_(sorted(looks)), workflow.c.look_at.is_not(None))
         self._db.transaction(lambda conn: conn.execute(sa.update(workflow).where(here).values(look_at=at)))
 
     def look_again(self, ref: str, at: int) -> None:
-        """Sets the next look of an unfinished run. One commit."""
+        """Sets the next check of an unfinished run. One commit."""
         self._db.transaction(
             lambda conn: conn.execute(
                 sa.update(workflow).where(workflow.c.ref == ref, workflow.c.look_at.is_not(None)).values(look_at=at)
@@ -317,12 +317,12 @@ class Due:
         )
 
     def look_now(self, ref: str, *, who: str, why: str) -> bool:
-        """Makes an unfinished run due for the next sweep, by a person's order, and with it what of it waits to be tried.
+        """Makes an unfinished run and its due steps due for the next sweep, by a person's order. One commit.
 
-        One commit. Whether anything is then sent again is the sweeper's to decide.
+        The sweeper decides whether anything is sent again.
 
         Returns:
-            False where the run has ended.
+            False if the run has ended.
         """
 
         def write(conn: Connection) -> bool:
@@ -339,20 +339,20 @@ class Due:
         return self._db.transaction(write)
 
 
-def _not_of(refs: Collection[str]) -> list[sa.ColumnElement[bool]]:
-    """The condition that a step is of none of some runs."""
+def _in_no_run_of(refs: Collection[str]) -> list[sa.ColumnElement[bool]]:
+    """Returns the condition that a step belongs to none of *refs*."""
     return [step.c.ref.not_in(sorted(refs))] if refs else []
 
 
 def _overdue(row: StepRow) -> str:
-    """Why an attempt whose deadline has passed is in doubt."""
+    """Returns why an attempt whose deadline has passed is in doubt."""
     timeout, heartbeat = row.options.get("timeout"), row.options.get("heartbeat")
-    # A statement reads the clock anew for each column: two that are meant to be one differ by microseconds.
+    # A statement reads the clock for each column, so that equal times may differ by microseconds.
     if heartbeat is not None and (timeout is None or (row.deadline_at or 0) < (row.begun_at or 0) + timeout - SECOND // 1000):
         return f"its body has said nothing for {heartbeat / SECOND:g} s"
     return "its time-out has passed"
 
 
 def _as_read(row: StepRow) -> Any:
-    """The condition that a step stands as it was read, under the same claim."""
+    """Returns the condition that a step has the same status and claim as when it was read."""
     return sa.and_(this(row), step.c.status == row.status.value, same_token(row))

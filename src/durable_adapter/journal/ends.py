@@ -1,7 +1,7 @@
-"""How an attempt ends: succeeded, failed, to be tried again. Every write names the token that it belongs to (P2, P3).
+"""The ends of an attempt: succeeded, failed, to be tried again. Every write names its token (P2, P3).
 
-An end and what it releases are one transaction: one autocommit statement where the end releases nothing or goes through
-the run's counter. What a stale token tried to write is kept as an event and shown; it changes no outcome.
+An end and what it releases are one transaction: one autocommit statement where the end releases nothing or only counts
+down the run's counter. A write under a stale token changes no outcome; it is kept as an event.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _UNCLAIMED = OPEN_STEPS - {StepStatus.BEGUN}
 
 
 def new_key(*, unless: Any = None) -> dict[str, Any]:
-    """What changes in the row of a step that is known not to have happened and is tried again: its provider sees a new key.
+    """Returns the columns that give a step a new idempotency key: it did not happen, and is tried again.
 
     Args:
-        unless: a condition on the row under which the key stays, because an earlier attempt may have had its effect under it.
+        unless: a condition on the row. The key stays where it holds and an earlier attempt may have had its effect.
     """
     if unless is None:
         return {"generation": step.c.generation + 1, "first_begun_at": None}
@@ -59,7 +59,7 @@ def new_key(*, unless: Any = None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a recorded end released, beyond the next message that the engine itself sends."""
+    """The result of recording an end: what it released, besides the next message that the engine itself sends."""
 
     recorded: bool
     decision: Decision | None = None
@@ -82,7 +82,7 @@ class Ends:
             "ended_at": db.now,
             "look_at": None,
             "deadline_at": None,
-            "attention": None,  # whatever it was held for is settled
+            "attention": None,  # the end settles it
         }
         untaken = outcome | {
             "token": _P("b_token"),
@@ -101,7 +101,7 @@ class Ends:
             self._succeed_unclaimed_last = self._in_one(self._succeed_unclaimed)
 
     def _in_one(self, ending: sa.Update) -> sa.Update:
-        """The end of a step and of its run as one statement."""
+        """Returns one statement that ends a step and its run."""
         ended = ending.returning(step.c.ref).cte("ended")
         return count_down(self._db, _P("b_ref")).where(sa.exists(sa.select(ended.c.ref)))
 
@@ -116,10 +116,10 @@ class Ends:
             token: the claim; a success under any other token is refused.
             outcome: the encoded value.
             member: it is a member of a canvas; else a function calls it in place, and its end releases nothing.
-            completes_run: the run ends with it, where its row does not say.
+            completes_run: the run ends with it; used where its row does not say so.
 
         Returns:
-            True when the journal now holds this outcome for this claim.
+            True if the journal now holds this outcome for this claim.
         """
         values = {"b_ref": ref, "b_key": key, "b_token": token, "b_outcome": outcome.data, "b_codec": outcome.codec}
         if self._ended(values, member=member, completes_run=completes_run):
@@ -146,7 +146,7 @@ class Ends:
         return self._db.transaction(write)
 
     def succeed_unclaimed(self, ref: str, key: str, token: str, worker_id: str, outcome: Stored, *, completes_run: bool) -> bool:
-        """Records the success of a function or a timer, which take no claim; the first recorded outcome wins. One commit."""
+        """Records the success of a function or a timer, which take no claim. The first recorded outcome wins. One commit."""
         values = {
             "b_ref": ref,
             "b_key": key,
@@ -177,9 +177,9 @@ class Ends:
     def _is_mine(
         self, ref: str, key: str, token: str | None, outcome: Stored | None, status: StepStatus = StepStatus.SUCCEEDED
     ) -> bool:
-        """Whether an end that found nothing to end had been committed already, and only its answer was lost.
+        """Returns whether this end had been committed before, and only the answer was lost.
 
-        A verdict leaves the token as it is, so that the outcome too must be what this end would have written.
+        A verdict keeps the token, so the outcome must be the same as well.
         """
         rows = self._db.select(sa.select(step).where(step.c.ref == ref, step.c.key == key))
         if not rows:
@@ -188,7 +188,7 @@ class Ends:
         return (found.token, found.outcome, found.status) == (token, outcome, status)
 
     def succeed_locked(self, conn: Connection, row: StepRow, outcome: Stored, *, completes_run: bool, new: bool = False) -> Ended:
-        """Records a transactional step's success, and what it releases, in its own transaction; the caller commits.
+        """Records a transactional step's success, and what it releases, in its own transaction. The caller commits.
 
         Args:
             conn: the step's transaction.
@@ -198,8 +198,8 @@ class Ends:
             new: the row was inserted in this transaction, by a function. Its run is locked only now.
 
         Returns:
-            Not recorded where the claim is gone, because the transaction in which it was written is, or where the run of a
-            new row no longer goes forward. The caller must roll back.
+            Not recorded, if the transaction that wrote the claim was lost or the run of a new row no longer goes forward.
+            The caller must then roll back.
         """
         values = {
             "b_ref": row.ref,
@@ -238,7 +238,7 @@ class Ends:
         return Ended(recorded=mine, wakes=mine)
 
     def succeed_undo(self, ref: str, key: str, token: str, target: str, outcome: Stored) -> Ended:
-        """Records that a compensation succeeded, and with it that its target is undone. One commit."""
+        """Records that a compensation succeeded and its target is undone. One commit."""
 
         def write(conn: Connection) -> Ended:
             self._lock(conn, ref, key, target)
@@ -265,7 +265,7 @@ class Ends:
         send: bool = True,
         worker_id: str | None = None,
     ) -> Ended:
-        """Records that a step failed for good, and what that means for its run. One commit.
+        """Records that a step failed for good, and the consequence for its run. One commit.
 
         Args:
             row: the step as last read.
@@ -273,12 +273,12 @@ class Ends:
             error: the recorded failure.
             effect: what is known about the step's effect.
             fails_run: the run fails with this step; False for a step whose error its workflow function may still catch.
-            who: who said so, where a person did.
-            why: and why.
-            send: of a verdict: its own message is sent once more, so that the engine stores the failure. False where a
-                worker has that message in hand.
-            worker_id: who ran the attempt, which is counted now where it took no claim; where its failure comes too late,
-                that is kept and shown.
+            who: the person who gave the verdict, if one did.
+            why: the person's reason.
+            send: for a verdict: send the step's message again, so that the engine stores the failure. False where a worker
+                is processing that message.
+            worker_id: the worker that ran the attempt. An attempt that took no claim is counted now; a failure that comes
+                too late is kept as an event.
         """
 
         def write(conn: Connection) -> Ended:
@@ -287,7 +287,7 @@ class Ends:
             elif fails_run:
                 self._undo.lock(conn, row.ref)
             (claim, of), known = _still(row, token), _all_attempts(effect)
-            if who:  # a verdict is about the step, whatever its attempts knew: a compare-and-set on status and token
+            if who:  # a verdict overrides what attempts knew: a compare-and-set on status and token
                 claim, of, known = same_token(row), frozenset({row.status}) & _UNCLAIMED, sa.literal(effect.value)
             values: dict[str, Any] = {
                 "attention": sa.case((known == Effect.UNKNOWN.value, Attention.EFFECT_UNKNOWN.value), else_=sa.null()),
@@ -317,14 +317,14 @@ class Ends:
         return self._db.transaction(write)
 
     def _tell_unknown(self, conn: Connection, row: StepRow) -> None:
-        """Tells of a failure whose effect may have happened; a compensation's is told with what it does not undo."""
+        """Reports a failed step whose effect may have happened. A compensation is reported with its target instead."""
         failed = self._found(conn, row.ref, row.key) if row.target is None else None
         if failed is not None and failed.effect is Effect.UNKNOWN:
             why = "it failed for good, and its effect may have happened"
             troubles.add(conn, Alert.EFFECT_UNKNOWN, row.ref, row.key, why)
 
     def _failed_before(self, conn: Connection, row: StepRow, token: str | None, error: bytes) -> bool:
-        """Whether this very failure was committed already, and only the answer to it was lost."""
+        """Returns whether this failure had been committed before, and only the answer was lost."""
         found = self._found(conn, row.ref, row.key)
         if found is None or found.token != (row.token if token is None else token):
             return False
@@ -344,28 +344,28 @@ class Ends:
         sent: bool = False,
         worker_id: str | None = None,
     ) -> bool:
-        """Records that an attempt ended without its effect, or safely, and when the next is due. One commit.
+        """Records that an attempt ended and may be repeated, and when the next is due. One commit.
 
         Args:
             row: the step as last read.
             token: the claim under which it ran; None for an attempt that took none.
             delay: microseconds until the next attempt is due.
             error: the recorded failure, if there was one.
-            why: in words, for people.
-            effect: what is known about the attempt's effect, if anything is.
-            arguments: the step's arguments, where its row does not have them yet, or the next attempt has others.
-            print_: the fingerprint of those others; None where they are the same.
-            sent: whoever calls this sends or makes the next attempt itself: the sweeper leaves it alone for a while.
-            worker_id: who ran the attempt: where its end comes too late, that is kept and shown.
+            why: the reason, as people read it.
+            effect: what is known about the attempt's effect, if anything.
+            arguments: the step's arguments, if its row does not have them yet or the next attempt has others.
+            print_: the fingerprint of new arguments; None if they are the same.
+            sent: the caller sends or makes the next attempt itself: the sweeper leaves it alone for a while.
+            worker_id: the worker that ran the attempt; an end that comes too late is kept as an event.
 
         Returns:
-            False where another outcome was recorded first, or where the run no longer goes forward: there is no next
-            attempt then, and the step is closed with the rest of its run.
+            False if another outcome was recorded first, or the run no longer goes forward. There is no next attempt then;
+            the step is closed with its run.
         """
 
         kept = {} if arguments is None else {"arguments": arguments.data, "arguments_codec": arguments.codec}
         kept |= {} if print_ is None else {"fingerprint": print_}
-        # The provider may remember the refusal under the old key. A body that asked to be run again goes on under its own.
+        # The provider may have stored the refusal under the old key. A retry that the body requested keeps its key.
         anew = new_key(unless=step.c.effect == Effect.UNKNOWN.value)
 
         def write(conn: Connection) -> bool:
@@ -399,7 +399,7 @@ class Ends:
         """Counts an attempt whose transaction was lost after its body had run. One commit.
 
         Returns:
-            How often that has happened since a person last decided about the step; 0 where it is not to be tried again.
+            The number of such losses since a person's last decision about the step; 0 if it is not to be tried again.
         """
 
         def write(conn: Connection) -> int:
@@ -416,7 +416,7 @@ class Ends:
         return self._db.transaction(write)
 
     def _late_failure(self, conn: Connection, row: StepRow, token: str | None, worker_id: str | None, why: str | None) -> None:
-        """An attempt ended without success after another outcome was recorded: that changes nothing, and is kept."""
+        """Keeps, as an event, that an attempt failed after another outcome was recorded."""
         found = self._found(conn, row.ref, row.key)
         if worker_id is None or found is None:
             return
@@ -424,28 +424,28 @@ class Ends:
         self._events.write(conn, Event.LATE_FAILURE, ref=row.ref, key=row.key, token=token, who=worker_id, why=why)
 
     def late_failure(self, row: StepRow, token: str | None, worker_id: str, why: str) -> None:
-        """As a failure that comes too late is kept by `fail`, for one that would have put the step in doubt. One commit."""
+        """Keeps a late failure like `fail`, for an attempt that would have put the step in doubt. One commit."""
         self._db.transaction(lambda conn: self._late_failure(conn, row, token, worker_id, why))
 
     def late(
         self, ref: str, key: str, token: str, outcome: Stored, worker_id: str, *, generation: int | None = None
     ) -> StepRow | None:
-        """A success arrived under a token that no longer holds the step: keeps it, and shows it. One commit.
+        """Records a success whose token no longer holds the step. One commit.
 
-        It stops a new attempt that nobody has claimed yet. Where a verdict or another attempt says otherwise, the step
-        is put in front of a person as *may have happened twice*; not where the verdict was that this very attempt had its
-        effect. A compensation's undoes its target.
+        It prevents a new attempt that has not been claimed yet. If a verdict or another attempt says otherwise, the step
+        is reported as *may have happened twice*, unless the verdict was that this attempt had its effect. The late success
+        of a compensation undoes its target.
 
         Args:
             ref: the run.
             key: the step.
             token: the claim that no longer holds.
             outcome: the encoded value.
-            worker_id: who ran the attempt.
-            generation: of the key under which its provider saw it; None where the attempt's row was not read.
+            worker_id: the worker that ran the attempt.
+            generation: the generation of the idempotency key that the provider saw; None if the attempt's row was not read.
 
         Returns:
-            The step as it now stands.
+            The step's current row.
         """
 
         def write(conn: Connection) -> StepRow | None:
@@ -463,13 +463,13 @@ class Ends:
                 codec=outcome.codec,
             )  # fmt: skip
             if known and row.token == token:
-                return row  # a verdict said so before, perhaps with another value: it happened once
-            # The provider takes both for one only where both came under one key.
+                return row  # a verdict confirmed it before, perhaps with another value: it happened once
+            # The provider treats both attempts as one only if both used the same key.
             idempotent = row.safety is Safety.IDEMPOTENT and row.generation == (generation or 0)
             if idempotent and row.status is StepStatus.SUCCEEDED:
-                return row  # the provider took both for one, by their key: everybody gets what was recorded first
+                return row  # the provider saw one key, thus one effect: the first recorded outcome stays
             cancelled = row.status is StepStatus.CANCELLED
-            # A function may have gone on after its step's failure: what it was told stays as it is.
+            # A function may have gone on after its step's failure, which therefore stays.
             given_up = cancelled or (row.status is StepStatus.FAILED and not self._undo.is_forward(conn, ref))
             taken = given_up or row.status in CLAIMABLE
             if taken:
@@ -479,11 +479,11 @@ class Ends:
                     "outcome_codec": outcome.codec,
                     "ended_at": self._db.now,
                     "attention": None,
-                    "look_at": None,  # the worker that is late has the message in hand, and sends what follows
+                    "look_at": None,  # the late worker is processing the message, and sends what follows
                 }
                 self._move(conn, row, StepStatus.SUCCEEDED, values, of=(row.status,))
-            # What was cancelled while it ran, or is to be repeated under the same key, happened once. Anything else was decided
-            # otherwise before: by another attempt, or by a verdict.
+            # A step that was cancelled while it ran, or is to be repeated under the same key, happened once. Any other status
+            # came from another attempt or from a verdict.
             once = cancelled or (idempotent and row.status in CLAIMABLE)
             if not once and row.twice_at is None:
                 conn.execute(sa.update(step).where(this(row)).values(twice_at=self._db.now))
@@ -505,7 +505,7 @@ class Ends:
         return self._db.transaction(write)
 
     def happened_without_value(self, row: StepRow, token: str | None, reason: str, worker_id: str) -> bool:
-        """The step happened, but its value cannot be recorded: holds it as such, so that the fact is not lost (P10)."""
+        """Holds a step that happened but whose value cannot be recorded, so that the fact is not lost (P10)."""
 
         values: dict[str, Any] = {
             "effect": Effect.HAPPENED.value,
@@ -534,15 +534,15 @@ class Ends:
 
 
 def _still(row: StepRow, token: str | None) -> tuple[Any, frozenset[StepStatus]]:
-    """The condition and the statuses in which an attempt may still end: its claim holds, or it took none and nobody has since."""
+    """Returns the condition and the statuses for an attempt's end: its claim holds, or it took none and nobody has since."""
     return (same_token(row), _UNCLAIMED) if token is None else (step.c.token == token, UNSETTLED_STEPS)
 
 
 def _all_attempts(effect: Effect | None) -> Any:
-    """What is known about a step's effect after an attempt of which this is known.
+    """Returns the effect column after an attempt that ended with *effect*.
 
-    That the last attempt did nothing says nothing about an earlier one that may have done it: a refused connection after
-    a time-out, for example. That stays unknown until a verdict.
+    If an earlier attempt may have had its effect (a time-out, and now a refused connection), it stays unknown until a
+    verdict.
     """
     last = sa.literal(None if effect is None else effect.value, sa.String)
     return sa.case((step.c.effect == Effect.UNKNOWN.value, sa.literal(Effect.UNKNOWN.value)), else_=last)

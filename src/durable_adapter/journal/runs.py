@@ -1,4 +1,4 @@
-"""What concerns a run as a whole: suspending, waking, attention, cancelling, reopening."""
+"""The writes to a run as a whole: suspend, wake, mark for attention, cancel, reopen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .transitions import Transitions, moving
 from .turns import is_counted
 from .undo import Undo, happened_after_all, undecided
 
-#: From which statuses a run is reopened by a person: to go forward, or (True) to go on undoing.
+#: The statuses from which a person may reopen a run: to go forward (False), or to continue its rollback (True).
 _REOPENED_FROM = {
     False: FORWARD_WORKFLOWS | {WorkflowStatus.FAILING, WorkflowStatus.FAILED, WorkflowStatus.CANCELLED},
     True: frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED}),
@@ -45,7 +45,7 @@ _REOPENED_FROM = {
 
 
 class Runs:
-    """The workflow table's writes."""
+    """Writes to the workflow table."""
 
     def __init__(
         self,
@@ -71,18 +71,18 @@ class Runs:
         unless_ended: str | None = None,
         sent: Sequence[str] = (),
     ) -> bool:
-        """Commits that a function waits. One commit; locks the run, then looks afresh.
+        """Commits that a function waits. One commit; locks the run, then reads it again.
 
         Args:
             ref: the run.
-            waiting_for: what it waits for, as `explain` shows it; `step:<key>` or `steps` are woken by those ends,
-                `sleep:<key>` by that timer.
+            waiting_for: what it waits for, as `explain` shows it. The end of a step wakes `step:<key>` and `steps`; a timer
+                wakes `sleep:<key>`.
             wake_at: database time at which it is woken at the latest; None for no such time.
-            unless_ended: a step's key, or `*` for every dispatched step: do not suspend if that has ended meanwhile.
+            unless_ended: a step's key, or `*` for every dispatched step: do not suspend if it has ended meanwhile.
             sent: the keys of steps whose messages this wake sent.
 
         Returns:
-            False when what is waited for is there already, so that the function should go on.
+            False if the function need not wait any more.
         """
 
         def write(conn: Connection) -> bool:
@@ -106,7 +106,7 @@ class Runs:
         return self._db.transaction(write)
 
     def _note_sent(self, conn: Connection, ref: str, keys: Sequence[str]) -> None:
-        """Records that messages of planned steps were sent, in the transaction of what the function waits for."""
+        """Records that the messages of planned steps were sent, in the transaction of the suspension."""
         if not keys:
             return
         unsent = sa.and_(step.c.status == StepStatus.PLANNED.value, step.c.sent_at.is_(None))
@@ -115,17 +115,17 @@ class Runs:
         conn.execute(sa.update(step).where(here).values(sent_at=self._db.now))
 
     def sleep(self, timer: StepRow, *, sent: Sequence[str] = ()) -> bool:
-        """Commits a function's timer, and with it that the function waits for nothing else. One commit.
+        """Commits a function's timer and suspends the function on it. One commit.
 
-        It is the timer's own look that wakes the function. The run is looked at once that must have happened, or as
-        usual where a step that it sent may be lost meanwhile.
+        The timer's own next check wakes the function. The run is checked after that, or at the usual interval where
+        another open step may be lost meanwhile.
 
         Args:
             timer: the sleep's row, waiting until its `look_at`.
             sent: the keys of steps whose messages this wake sent.
 
         Returns:
-            False, with nothing changed, where the sleep has a row already or the run no longer goes forward.
+            False, with nothing changed, if the sleep has a row already or the run no longer goes forward.
         """
 
         def write(conn: Connection) -> bool:
@@ -146,7 +146,7 @@ class Runs:
             return False
 
     def _suspend(self, conn: Connection, ref: str, waiting_for: str, wake_at: int | None, *, alone: bool) -> None:
-        """Suspends a run; one with a timer of its own is looked at after that, if there is nothing else to look after."""
+        """Suspends a run. A run whose only open step is a timer is next checked after that timer."""
         look_at: Any = self._db.now + self._resend_after
         if wake_at is not None and waiting_for.startswith(SLEEPS):
             look_at = wake_at + self._resend_after if alone else look_at
@@ -156,10 +156,10 @@ class Runs:
         self._transitions.move_run(conn, ref, WorkflowStatus.SUSPENDED, values)
 
     def woken(self, ref: str, key: str) -> None:
-        """Commits that a function's own retry has begun, so that nothing sends it a second time. One commit.
+        """Commits that a function's own retry has begun, so that its message is not sent again. One commit.
 
-        What a suspended run waits for, and that it is due, stays as it is: a wake that dies before it came any further would
-        take that with it. The next suspension replaces it, and the run's end clears it.
+        `waiting_for` and `look_at` of a suspended run stay, so that they survive the death of this wake. The next
+        suspension replaces them; the run's end clears them.
 
         Args:
             ref: the run.
@@ -169,11 +169,11 @@ class Runs:
         self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(look_at=None)))
 
     def mark(self, ref: str, attention: str | None) -> None:
-        """Puts a run in front of people, or takes it away again. One commit."""
+        """Sets or clears (None) a run's attention. One commit."""
         self.mark_all([ref], attention)
 
     def mark_all(self, refs: Collection[str], attention: str | None) -> None:
-        """Puts several runs in front of people, or takes them away again. One commit; those that are there already stay."""
+        """Sets or clears (None) the attention of several runs. One commit."""
         other = workflow.c.attention.is_not(None) if attention is None else workflow.c.attention.is_distinct_from(attention)
 
         def write(conn: Connection) -> None:
@@ -183,15 +183,15 @@ class Runs:
                 return
             conn.execute(sa.update(workflow).where(workflow.c.ref.in_(found)).values(attention=attention))
             for ref in found if attention == Attention.UNMARKED else ():
-                troubles.add(conn, Alert.STOPPED_AT_UNMARKED, ref, None, "it stands at a task that is not marked durable")
+                troubles.add(conn, Alert.STOPPED_AT_UNMARKED, ref, None, "it stopped at a task that is not marked durable")
 
         self._db.transaction(write)
 
     def cancel(self, ref: str, *, who: str, why: str) -> list[str]:
-        """Cancels what has not begun, and with it the run. One commit. A rollback that was decided goes on.
+        """Cancels a run and its steps that have not begun. One commit. A rollback that was decided goes on.
 
         Returns:
-            The keys of steps that had begun, or whose effect may have happened: a person must still settle those.
+            The keys of steps that had begun, or whose effect may have happened. A person must still settle them.
         """
 
         def write(conn: Connection) -> list[str]:
@@ -205,13 +205,13 @@ class Runs:
         return self._db.transaction(write)
 
     def reopen(self, ref: str, keys: Sequence[str], *, who: str, why: str, now: int) -> bool:
-        """Makes failed steps due again and what was cancelled behind them planned, by a person's order. One commit.
+        """Makes failed steps due again, and plans the cancelled steps behind them again, by a person's order. One commit.
 
-        Failed compensations are reopened by themselves: their run goes on rolling back, and nothing of it goes forward.
+        If failed compensations are named, only they are reopened, and the run continues its rollback.
 
         Returns:
-            False, with nothing changed, where the run succeeded or is being undone, or where compensations and other
-            steps are named together.
+            False, with nothing changed, if the run succeeded or is being undone, or if compensations and other steps are
+            named together.
         """
 
         def write(conn: Connection) -> bool:
@@ -223,20 +223,20 @@ class Runs:
             if len(undoing) not in (0, len(named)) or run.status not in _REOPENED_FROM[bool(undoing)]:
                 return False
             failed = [s for s in named if s.status is StepStatus.FAILED and not happened_after_all(s)]
-            # Of an unmarked one, the member before it sends the message: planned again, like what was cancelled behind it.
+            # The message of an unmarked step is sent by the member before it: it is planned again below.
             failed += [s for s in named if _is_to_begin(s)]
             due: dict[str, Any] = {"look_at": now, "sent_at": None, "sends": 0, "losses": 0, "attention": None, "ended_at": None}
             conn.execute(moving(StepStatus.WAITING, due, step.c.ref == ref, step.c.key.in_([s.key for s in failed])))
             anew = [s.key for s in failed if s.effect is Effect.DID_NOT_HAPPEN and s.attempt]
             conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key.in_(anew)).values(**new_key()))
-            if run.status not in FORWARD_WORKFLOWS:  # else its function was told that it failed, and goes on from that
+            if run.status not in FORWARD_WORKFLOWS:  # else its function has received the failure, and goes on from it
                 done = step.c.key.in_([s.key for s in named if happened_after_all(s)])
                 conn.execute(moving(StepStatus.SUCCEEDED, {}, step.c.ref == ref, done, of=(StepStatus.FAILED,)))
             self._forget_engine_ends(conn, ref)
             if not undoing:
                 self._take_back_cancellation(conn, ref)
             going_on: dict[str, Any] = {}
-            if not undoing:  # else nothing goes forward, and what was cancelled stays counted
+            if not undoing:  # else nothing goes forward, and cancelled steps stay counted
                 going_on = {"error": None, "open_steps": sum(is_counted(s) for s in self._undo.steps(conn, ref))}
             going_on |= {"ended_at": None, "look_at": now, "attention": None}
             if run.status in FORWARD_WORKFLOWS:
@@ -253,7 +253,7 @@ class Runs:
         return self._db.transaction(write)
 
     def complete(self, ref: str) -> bool:
-        """Ends a canvas of which nothing is open any more: its last member ended before one that was tried again. One commit."""
+        """Ends a canvas that has no open step: its last member ended before one that was tried again. One commit."""
 
         def write(conn: Connection) -> bool:
             run = self._undo.lock_run(conn, ref)
@@ -268,12 +268,12 @@ class Runs:
         return self._db.transaction(write)
 
     def _complete(self, conn: Connection, ref: str, *, as_ended: bool = False) -> None:
-        """Ends a run; what a step left out, by ending its chain early, stays left out.
+        """Ends a run. Steps that were skipped, because a step ended its chain early, stay skipped.
 
         Args:
             conn: the caller's transaction.
             ref: the run.
-            as_ended: its engine ended one of its members, so that it is cancelled, and has not succeeded.
+            as_ended: the engine ended one of its members: the run is cancelled, not succeeded.
         """
         status = WorkflowStatus.CANCELLED if as_ended else WorkflowStatus.SUCCEEDED
         self._transitions.move_run(conn, ref, status, {"open_steps": 0})
@@ -281,12 +281,12 @@ class Runs:
 
     @staticmethod
     def _forget_engine_ends(conn: Connection, ref: str) -> None:
-        """What the engine ended is to run after all: its word is no longer true of the step."""
+        """Removes the cause and evidence of steps that the engine ended, and that are to run after all."""
         ended = sa.and_(step.c.ref == ref, step.c.cause == Cause.ENDED_BY_ENGINE.value)
         conn.execute(sa.update(step).where(ended).values(cause=None, evidence=None))
 
     def _take_back_cancellation(self, conn: Connection, ref: str) -> None:
-        """What was cancelled is planned again; a timer runs until the time that it was set to."""
+        """Plans cancelled steps again. A timer keeps the time that it was set to."""
         cancelled = sa.and_(step.c.ref == ref, step.c.status == StepStatus.CANCELLED.value)
         timer = step.c.kind.in_(having("timed"))
         until = sa.func.coalesce(step.c.deadline_at, self._db.now)
@@ -295,7 +295,7 @@ class Runs:
         conn.execute(moving(StepStatus.PLANNED, {"ended_at": None, "look_at": None}, cancelled, ~timer))
 
     def _sleep_on(self, conn: Connection, ref: str, *, named: bool) -> None:
-        """A function that slept when it was cancelled sleeps on, unless one of its steps is tried again."""
+        """Suspends a function that slept when it was cancelled on its timer again, unless one of its steps is tried again."""
         steps = self._undo.steps(conn, ref)
         timer = next((s for s in steps if s.kind.timed and s.status is StepStatus.WAITING), None)
         if timer is not None and not named:
@@ -303,12 +303,12 @@ class Runs:
             self._suspend(conn, ref, f"{SLEEPS}{timer.key}", timer.look_at, alone=alone)
 
     def _go_on(self, conn: Connection, ref: str) -> None:
-        """A run that goes forward again: its last memo hands on to what follows; one with nothing left to do is complete."""
+        """Lets a run go forward: its last finished step sends what follows. A run with nothing left to do is completed."""
         steps = forward(self._undo.steps(conn, ref))
         counting = [s for s in steps if s.completes_run]
         if counting and all(s.status is StepStatus.SUCCEEDED for s in counting):
             if any(s.status is StepStatus.WAITING for s in steps):
-                # One of these is to be tried again although what counts is done: once it is, a sweeper ends the run.
+                # A step that does not complete the run is tried again. Once it has ended, a sweeper ends the run.
                 conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(open_steps=1))
                 return
             self._complete(conn, ref)
@@ -318,12 +318,12 @@ class Runs:
             return
         marked = [s for s in begun if s.kind.member and s.kind.marked]
         if marked and marked[-1] is begun[-1]:
-            # Its own message, sent once more, is a memo hit: it sends what follows.
+            # Its own message, sent again, is a memo hit, which sends what follows.
             here = sa.and_(step.c.ref == ref, step.c.key == marked[-1].key)
             conn.execute(sa.update(step).where(here).values(look_at=self._db.now))
 
     def acknowledge(self, ref: str, *, who: str, why: str) -> None:
-        """A person has seen what there is about a run, also one that is not in the journal. One commit."""
+        """Records that a person has seen a run's trouble; the run need not be in the journal. One commit."""
 
         def write(conn: Connection) -> None:
             conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(attention=None))
@@ -333,5 +333,5 @@ class Runs:
 
 
 def _is_to_begin(row: StepRow) -> bool:
-    """Whether a step's engine ended it before it began, and a person's order makes it due."""
+    """Returns whether the engine ended a marked step before it began, so that a retry makes it due."""
     return row.status is StepStatus.CANCELLED and is_ended_by_engine(row) and row.kind.marked
