@@ -273,8 +273,7 @@ class Both:
         if happened:
             step.goes(S.SUCCEEDED)
             step.outcome, step.effect = Stored("json/1", b"5"), Effect.HAPPENED
-            if not failed:
-                self.model.counts(key)
+            self.model.counts(key)
         else:
             step.effect = DID_NOT
             if not failed:

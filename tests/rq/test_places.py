@@ -22,6 +22,7 @@ from tests.celery.ledger import Ledger
 from tests.journal.making import age
 from tests.rq.shop import functions, saga, steps
 from tests.rq.world import IMPATIENT, SOON, InProcess, Shop
+from tests.rq_versions import WAITING
 from tests.servers.waiting import eventually
 
 
@@ -138,6 +139,7 @@ class TestAnotherDatabase:
         told = Witness(shop.binding).says(shop.steps(job)[0])
         assert told == f"job {job.id} is in database {db_of(other.connection)} of Redis, which was not asked"
 
+    @WAITING
     def test_a_worker_looks_after_its_own(self, shop: Shop, other: Queue, ledger: Ledger, order: str) -> None:
         """Whatever its process has enqueued before."""
         shop.queue.enqueue(steps.mail, f"{order}-first")

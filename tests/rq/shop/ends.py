@@ -11,7 +11,12 @@ from typing import NoReturn
 
 from rq import get_current_job
 from rq.command import send_stop_job_command
-from rq.exceptions import AbandonedJobError, StopRequested
+from rq.exceptions import AbandonedJobError
+
+try:
+    from rq.exceptions import StopRequested
+except ImportError:  # RQ 1.16
+    from rq.worker import StopRequested
 
 import durable_adapter as durable
 from tests.celery.ledger import ledger
