@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 
 import pytest
 from rq import Queue, Retry
@@ -289,6 +290,7 @@ def test_a_job_that_was_never_enqueued_is_not_performed_and_says_so(shop: Shop, 
 
 
 def test_what_is_named_in_a_class_cannot_be_marked(shop: Shop, ledger: Ledger, order: str) -> None:
+    import_module("tests.rq.shop.identity")  # whether a name is that of a method is known once its module is loaded
     name = "tests.rq.shop.identity.Handler.handle"
     with pytest.raises(DeclarationError, match="is a method"):
         durable_rq.mark(name)

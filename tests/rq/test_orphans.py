@@ -19,9 +19,8 @@ import durable_adapter.rq as durable_rq
 from durable_adapter.model import Attention, StepStatus, WorkflowStatus, new_token
 from durable_adapter.reconcile import look_for_trouble
 from durable_adapter.rq import hooks, orphans
-from durable_adapter.rq.notes import HANDED_BACK, once_more
-from durable_adapter.rq.orphans import VERDICTS, OrphanRecovery
-from durable_adapter.rq.rows import ROW
+from durable_adapter.rq.fields import HANDED_BACK, WORKER_ROW, increment
+from durable_adapter.rq.orphans import DEATH_NOTICES, OrphanRecovery
 from durable_adapter.runtime.orphans import HAND_BACK_AFTER, HAND_BACKS
 from durable_adapter.runtime.values import encode
 from tests.celery.ledger import Ledger
@@ -39,13 +38,13 @@ def killed_behind_its_step(shop: Shop, job: Job, *, ago: float = 0) -> None:
     job.save()
     shop.redis.zrem(shop.queue.finished_job_registry.key, job.id)
     shop.redis.zadd(FailedJobRegistry(shop.name, connection=shop.redis).key, {job.id: time.time() + 1000 - ago})
-    Result.create_failure(job, ttl=1000, exc_string=f"{VERDICTS[0]}; waitpid returned 9")
+    Result.create_failure(job, ttl=1000, exc_string=f"{DEATH_NOTICES[0]}; waitpid returned 9")
 
 
 def take_up(shop: Shop, made: OrphanRecovery | None = None) -> OrphanRecovery:
     shop.binding.queues = [shop.name]
     found = made or OrphanRecovery(shop.binding)
-    found.take_up()
+    found.recover()
     return found
 
 
@@ -81,7 +80,7 @@ def test_between_two_tries_it_waits_and_is_not_forgotten(shop: Shop, order: str)
     shop.queue.empty()
     job.save()
     killed_behind_its_step(shop, job, ago=HAND_BACK_AFTER / 2)
-    once_more(job, HANDED_BACK)
+    increment(job, HANDED_BACK)
     take_up(shop, made)
     assert shop.queue.job_ids == []
     shop.redis.hset(job.key, "ended_at", (now() - timedelta(seconds=HAND_BACK_AFTER)).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
@@ -202,7 +201,7 @@ def test_a_round_costs_the_same_however_many_jobs_there_are(shop: Shop, order: s
     jobs = [shop.queue.enqueue(steps.charge, order) for _ in range(many)]
     shop.binding.queues = [shop.name]
     _ = shop.binding.host.worker
-    shop.redis.hset(f"rq:worker:{shop.name}", ROW, shop.binding.host.row or "")
+    shop.redis.hset(f"rq:worker:{shop.name}", WORKER_ROW, shop.binding.host.row or "")
     started = StartedJobRegistry(shop.name, connection=shop.redis)
     for job in jobs:
         shop.redis.hset(job.key, mapping={"status": "started", "worker_name": shop.name})
@@ -214,7 +213,7 @@ def test_a_round_costs_the_same_however_many_jobs_there_are(shop: Shop, order: s
 
     sa.event.listen(shop.journal.db.engine, "before_cursor_execute", count)
     try:
-        OrphanRecovery(shop.binding).take_up()
+        OrphanRecovery(shop.binding).recover()
     finally:
         sa.event.remove(shop.journal.db.engine, "before_cursor_execute", count)
     assert len(reads) <= 2
@@ -233,7 +232,7 @@ def test_a_job_at_its_callbacks_is_left_to_its_worker_as_long_as_that_lives(
     shop.redis.lrem(shop.queue.key, 0, job.id)
     shop.binding.host.introduce()
     row = a_worker(shop.journal, f"w-{order}", engine="rq")
-    shop.redis.hset(f"rq:worker:{order}", ROW, row)
+    shop.redis.hset(f"rq:worker:{order}", WORKER_ROW, row)
     job.worker_name = order
     job._status = JobStatus.STARTED
     job.save()

@@ -17,7 +17,7 @@ from rq.job import Dependency, Job, JobStatus
 
 from durable_adapter.errors import PutAside
 from durable_adapter.model import StepRow, StepStatus, WorkflowStatus
-from durable_adapter.rq.aside import ASIDE
+from durable_adapter.rq.deferring import UNTIL_WOKEN
 from durable_adapter.runtime.values import encode
 from tests.celery.ledger import Ledger
 from tests.rq.shop import functions, saga, steps
@@ -49,7 +49,7 @@ def is_aside(shop: Shop, job: Job) -> bool:
     due = shop.redis.zscore(shop.queue.scheduled_job_registry.key, job.id)
     assert shop.rq_status(job) is JobStatus.SCHEDULED
     assert due is not None
-    assert due - datetime.now(UTC).timestamp() > ASIDE / 2
+    assert due - datetime.now(UTC).timestamp() > UNTIL_WOKEN / 2
     assert shop.queue.failed_job_registry.count == 0
     assert shop.queue.started_job_registry.count == 0
     assert shop.redis.ttl(job.key) == -1

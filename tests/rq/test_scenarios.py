@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
 from durable_adapter.model import StepStatus, WorkflowStatus
-from durable_adapter.rq.notes import PUT_ASIDE, once_more
+from durable_adapter.rq.fields import PUT_ASIDE, increment
 from tests.celery.ledger import Ledger
 from tests.rq.shop import chains, steps
 from tests.rq.world import InProcess, Shop
@@ -230,7 +230,7 @@ def test_a_job_that_was_put_aside_before_it_began_comes_back(shop: Shop, ledger:
     job = shop.queue.enqueue(steps.charge, order)
     shop.queue.remove(job.id)
     shop.queue.schedule_job(job, job.created_at.replace(year=job.created_at.year + 1))
-    once_more(job, PUT_ASIDE)
+    increment(job, PUT_ASIDE)
     shop.sweep_and_work(70)
     assert shop.value(job) == f"ch-{order}"
 

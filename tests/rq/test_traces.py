@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from durable_adapter.model import WorkflowStatus
-from durable_adapter.rq.worker import SAID, Said
+from durable_adapter.rq.worker import RUNNING_FILE, RunningFile
 from tests.celery.ledger import Ledger
 from tests.rq.shop import steps
 from tests.rq.world import SOON, Shop
@@ -29,7 +29,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(directory: Path) -> list[Path]:
-    return sorted(directory.glob(f"{SAID}*"))
+    return sorted(directory.glob(f"{RUNNING_FILE}*"))
 
 
 @pytest.mark.parametrize("worker_class", CLASSES)
@@ -57,14 +57,14 @@ def test_the_file_of_a_worker_that_was_killed_is_cleared_away_by_the_next(
 
 
 def test_the_file_of_a_living_worker_is_left_alone(temporary: Path) -> None:
-    living, handles = Said(), []
+    living, handles = RunningFile(), []
     try:
         for path in said(temporary):
             handle = os.open(path, os.O_RDWR)
             handles.append(handle)
             with pytest.raises(BlockingIOError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        another = Said()
+        another = RunningFile()
         assert len(said(temporary)) == 2
         another.close()
         assert [str(path) for path in said(temporary)] == [living.path]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Binding(BaseBinding):
-    """What `install()` made of this process.
+    """The state of this process's RQ.
 
     Args:
         settings: as `install()` was given them.
@@ -52,7 +52,7 @@ class Binding(BaseBinding):
     ) -> None:
         shield = Shield(signal.SIGALRM, renewed=True)
         super().__init__(settings, Registry(), make_engine, parent=uuid.uuid4().hex, look_after=LOOK_AFTER, shield=shield)
-        #: Where jobs are, and what the keys of the queues begin with; learned from the first queue, worker or job that is seen.
+        #: The Redis that has the jobs, and the prefix of the queues' keys; learned from the first queue, worker or job seen.
         self.connection: Redis | None = None
         self.serializer: Any = None
         self.prefix: str | None = None
@@ -67,7 +67,7 @@ class Binding(BaseBinding):
 
     @property
     def here(self) -> Place:
-        """Where jobs are.
+        """The place of the jobs.
 
         Raises:
             NotInstalled: no queue, worker or job was seen yet.
@@ -77,7 +77,7 @@ class Binding(BaseBinding):
         return Place(self.connection, self.prefix, self.serializer)
 
     def place_of(self, step: StepRow) -> Place | None:
-        """Where a step's job is; None where this process knows no connection to that place.
+        """Returns the place of a step's job; None where this process knows no connection to it.
 
         Raises:
             RedisError: it is not known, and the Redis that is does not answer.
@@ -129,11 +129,11 @@ class Binding(BaseBinding):
             if own is None or cls in self._seen or not self.is_installed:
                 continue
             self._seen.add(cls)
-            if not _hands_on(own):
+            if not _calls_overridden(own):
                 self._hook_class(self, cls)
 
 
-def _hands_on(method: Any) -> bool:
+def _calls_overridden(method: Any) -> bool:
     """Whether a method calls the one that it overrides, as far as its code tells."""
     code = getattr(inspect.unwrap(method), "__code__", None)
     names = {*code.co_names, *code.co_freevars} if code is not None else set()

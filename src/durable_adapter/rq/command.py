@@ -30,7 +30,7 @@ from ..runtime.engine import EngineOutcome
 from ..runtime.marked import loaded
 from . import hooks
 from .binding import Binding
-from .facts import aware, of_member, status_of
+from .facts import aware, job_id_of, status_of, text_of
 from .identity import belongs
 from .installing import made
 from .jobs import fetched, fetched_many
@@ -49,12 +49,12 @@ T = TypeVar("T")
 JOBS = 200
 #: Seconds in which Redis has to accept a connection.
 PATIENCE = 5
-#: What RQ adds to a worker's ttl before its key in Redis expires, in seconds.
+#: Seconds that RQ adds to a worker's ttl before its key in Redis expires.
 GRACE = 60
 
 
 def connect(url: str | None, settings: Mapping[str, Any]) -> Redis:
-    """Where jobs are, as RQ's own commands find it: by URL, or by a settings module.
+    """Returns the connection to the jobs' Redis as RQ's own commands find it: by URL, or by a settings module.
 
     Raises:
         SettingError: the URL or the settings are not accepted.
@@ -112,7 +112,7 @@ def opened(settings: Settings, connection: Redis, serializer: Any) -> Binding:
 
 
 def patches(binding: Binding) -> list[Any]:
-    """What `install()` patches in a process's RQ: as it was installed by the user's code, or as it would be."""
+    """Returns what `install()` patches in a process's RQ: as the user's code installed it, or as it would be."""
     if Binding.installed:
         return list(Binding.installed[-1].patches)
     hooks.install(binding)
@@ -143,7 +143,7 @@ FROM = {Level.STEPS: named(OLDEST), Level.FULL: named(RETURNED_RETRY)}
 
 
 def level(version: str) -> Level:
-    """How much holds on an RQ: this process's, or a worker's."""
+    """Returns how much holds on an RQ: this process's, or a worker's."""
     numbers = numbers_of(version)
     return Level.FULL if numbers >= RETURNED_RETRY else Level.STEPS if numbers >= OLDEST else Level.REFUSED
 
@@ -175,7 +175,7 @@ def parameters(binding: Binding, name: str, args: tuple[Any, ...], kwargs: dict[
 
 
 class Witness:
-    """What Redis can tell of jobs, for findings and stories. Where it does not answer, it tells nothing, and says so once."""
+    """Answers about jobs from Redis, for findings and stories. Where Redis does not answer, `silent` says why."""
 
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
@@ -191,11 +191,11 @@ class Witness:
         return self._asked(lambda: self._binding.engine.queue_is_empty(queue))
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
-        """What RQ's own results hold for a step's job."""
+        """Returns what RQ's own results hold for a step's job."""
         return self._asked(lambda: self._binding.engine.outcome(step))
 
     def says(self, step: StepRow) -> str | None:
-        """What Redis holds of a step's job, as a sentence without its full stop."""
+        """Returns what Redis holds of a step's job, as a sentence without its full stop."""
         return self._asked(lambda: self._says(step)) if step.task_id is not None else None
 
     def _asked(self, question: Callable[[], T]) -> T | None:
@@ -236,19 +236,19 @@ class Witness:
         return f"RQ says that {name} {_became(status)}"
 
     def _deferred(self, job: Job, name: str) -> str:
-        """What a deferred job waits for."""
+        """Returns what a deferred job waits for."""
         if job.dependencies_are_met():
             return f"RQ keeps {name} deferred, although what it depends on is done"
-        told = []
+        parents = []
         for parent_id in job._dependency_ids:
             parent = fetched(parent_id, self._binding.here.connection, self._binding.serializer)
             if parent is None:
-                told.append(f"job {parent_id}, which Redis does not have")
+                parents.append(f"job {parent_id}, which Redis does not have")
                 continue
             status = status_of(parent)
             if status not in (None, JobStatus.FINISHED):
-                told.append(f"job {parent_id}, which {_became(status)}")
-        return f"RQ keeps {name} deferred behind {' and '.join(told) or 'what it depends on'}"
+                parents.append(f"job {parent_id}, which {_became(status)}")
+        return f"RQ keeps {name} deferred behind {' and '.join(parents) or 'what it depends on'}"
 
 
 _ENDED: dict[Any, str] = {
@@ -311,7 +311,7 @@ class SeenQueue:
 
 
 def server(connection: Redis) -> dict[str, Any]:
-    """What the server says of itself: version, what it keeps on disk, and what it throws away when it is full.
+    """Returns the server's version, what it keeps on disk, and what it discards when it is full.
 
     Raises:
         RedisError: it does not answer.
@@ -391,7 +391,7 @@ def _jobs(binding: Binding, queue: Queue) -> Iterator[Job]:
     ids = list(queue.get_job_ids(0, JOBS))
     for registry in (ScheduledJobRegistry, DeferredJobRegistry, StartedJobRegistry):
         found: Any = connection.zrange(registry(queue.name, connection=connection).key, 0, JOBS)
-        ids += [of_member(member.decode() if isinstance(member, bytes) else member) for member in found]
+        ids += [job_id_of(text_of(member)) for member in found]
     for start in range(0, len(ids), JOBS):
         yield from fetched_many(ids[start : start + JOBS], connection, binding.serializer).values()
 

@@ -20,10 +20,10 @@ from ..runtime.engine_ends import ended_by_engine
 from ..runtime.publication import publication
 from .binding import Binding
 from .facts import aware, status_of
+from .fields import is_started_by_us
 from .identity import place_of
 from .jobs import fetched_many
 from .joining import is_pending
-from .rows import is_started_by_us
 from .running import RETURNED
 from .stamps import stamp_of
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from rq import Queue
 
 
-#: Of a job with one of these RQ deletes what it ran.
+#: The statuses with which a job that RQ deletes has run.
 _RAN = (JobStatus.FINISHED, JobStatus.FAILED)
 #: RQ's own frames where a job's function cannot be had: the call of its body would stand between them.
 _NO_FUNCTION = re.compile(r'in _execute\n(?:    .*\n)*  File "[^"]*", line \d+, in func\n')
 
 
 def end_of(job: Job, status: JobStatus | None, connection: Redis) -> EngineEnd | None:
-    """How RQ ended a job on purpose, as far as its hash says; None where it did not, or where somebody else may have begun it."""
+    """Returns how RQ ended a job on purpose, by its hash; None where it did not, or where somebody else may have begun it."""
     if status is JobStatus.CANCELED:
         at: Any = connection.zscore(CanceledJobRegistry(job.origin, connection=connection).key, job.id)
         word = "it was cancelled in RQ"
@@ -71,7 +71,7 @@ def refused(job: Job) -> str | None:
     return f"its worker could not import its function, or read the job ({said.strip().splitlines()[-1][:200]})"
 
 
-def look_for_expiry(step: StepRow, steps: Sequence[StepRow], options: Mapping[str, Any], now: int) -> int | None:
+def seconds_to_live(step: StepRow, steps: Sequence[StepRow], options: Mapping[str, Any], now: int) -> int | None:
     """The seconds that are left of a job's time to live, counted from when it was to be sent; None where it has none.
 
     Args:
@@ -98,18 +98,18 @@ def delete(binding: Binding, go_on: Callable[..., Any], job: Job, args: Any, kwa
     """`Job.delete`: the journal is told first. What RQ itself deletes has run: before 3.0 its status does not say so yet."""
     has_run = job._status in _RAN or RETURNED in job.__dict__
     if not publication().is_repeated and not is_pending(job) and stamp_of(job) is not None and not has_run:
-        _tell(binding, [job])
+        _record_deleted(binding, [job])
     return go_on(*args, **kwargs)
 
 
 def empty(binding: Binding, go_on: Callable[..., Any], queue: Queue, args: Any, kwargs: Any) -> Any:
     """`Queue.empty`, which deletes the jobs in a queue inside of Redis: the journal is told first."""
     jobs = fetched_many(queue.get_job_ids(), queue.connection, queue.serializer)
-    _tell(binding, (job for job in jobs.values() if stamp_of(job) is not None and status_of(job) not in _RAN))
+    _record_deleted(binding, (job for job in jobs.values() if stamp_of(job) is not None and status_of(job) not in _RAN))
     return go_on(*args, **kwargs)
 
 
-def _tell(binding: Binding, jobs: Iterable[Job]) -> None:
+def _record_deleted(binding: Binding, jobs: Iterable[Job]) -> None:
     """Records that jobs were deleted. What has begun, or is over, stays as it is."""
     word = "its job was deleted in RQ"
     for job in jobs:

@@ -16,14 +16,13 @@ from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
 from ..runtime.publication import publishing
 from .binding import Binding
-from .ended import end_of, is_readable, look_for_expiry, refused
-from .facts import is_of_before, status_of
+from .ended import end_of, is_readable, refused, seconds_to_live
+from .facts import is_of_earlier_job, status_of
+from .fields import PUT_ASIDE, count, is_gone, rows_of_starts
 from .identity import MADE, OVER, belongs, place_of
 from .jobs import DB, fetched, made_again, serializer_kept
-from .notes import PUT_ASIDE, count
 from .orphans import hand_back
 from .place import Place, cancel
-from .rows import is_gone, rows_of_starts
 from .stamps import stamp_of
 from .versions import cannot_suspend
 
@@ -52,7 +51,7 @@ class RQEngine:
         step = message_of(run, step, steps)
         place = self._binding.place_of(step)
         if place is None:  # it is left to a process that knows its place, and looked at soon by whoever comes
-            logger.debug("job_elsewhere job=%s reason=other_redis_database", step.task_id)
+            logger.debug("job_elsewhere job=%s db=%s", step.task_id, step.options.get(DB))
             self._binding.journal.due.look_again(run.ref, self._binding.journal.time() + SECOND)
             return False
         job = place.job_of(step)
@@ -81,7 +80,7 @@ class RQEngine:
         return True
 
     def _job_of(self, step: StepRow) -> Job | None:
-        """What Redis has under the id of a step's job; None also where its place is not known."""
+        """Returns what Redis has under the id of a step's job; None also where its place is not known."""
         place = self._binding.place_of(step)
         return place.job_of(step) if place is not None else None
 
@@ -102,7 +101,7 @@ class RQEngine:
         """The seconds that are left of the time to live of a job that is made again; None where it has none."""
         if step.kind.undoes:
             return None
-        return look_for_expiry(step, steps, stored_member(run, step)["options"], self._binding.journal.time())
+        return seconds_to_live(step, steps, stored_member(run, step)["options"], self._binding.journal.time())
 
     def _made(self, place: Place, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> Job:
         if step.kind.undoes:
@@ -207,7 +206,7 @@ class RQEngine:
         return None if self._binding.place_of(step) is not None else f"database {step.options.get(DB)} of Redis"
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
-        """What RQ's own results hold for a step's job: of one that RQ takes for over, and of no other under its id."""
+        """Returns the result that RQ holds for a step's job: only of one that has ended for RQ, and of no other under its id."""
         place = self._binding.place_of(step)
         job = place.job_of(step) if place is not None else None
         if place is None or job is None or not belongs(job, step):
@@ -223,7 +222,7 @@ class RQEngine:
         except Exception as error:
             logger.debug("result_unknown job=%s msg=%r", step.task_id, str(error))
             return None
-        if result is None or result.type not in (Result.Type.SUCCESSFUL, Result.Type.FAILED) or is_of_before(result, job):
+        if result is None or result.type not in (Result.Type.SUCCESSFUL, Result.Type.FAILED) or is_of_earlier_job(result, job):
             return None
         if result.type is Result.Type.FAILED:
             return EngineOutcome(succeeded=False, refused=refused(job))
@@ -241,11 +240,11 @@ class RQEngine:
                 cancel(job)
 
     def compensation(self, policy: StepPolicy) -> dict[str, Any]:
-        """What a step's row keeps of its compensation."""
+        """Returns what a step's row keeps of its compensation."""
         return compensation_options(self._binding.registry, policy)
 
     def say_held(self, step: StepRow, why: str) -> None:
-        """Nothing: the job stays among the scheduled ones, and RQ has no state that says why."""
+        """Does nothing: the job stays among the scheduled ones, and RQ has no state that says why."""
 
     def knows(self, name: str) -> bool:
         """Whether this process can import a function of that name."""

@@ -1,4 +1,4 @@
-"""What RQ says of a job, in the words of the newest: an older one leaves some of it out, or says it in another way.
+"""Facts about a job, in the form of the newest RQ: older ones leave some of them out, or write them in another way.
 
 Whatever of a job is not spelled the same on every RQ is read here, and nowhere else.
 """
@@ -6,7 +6,7 @@ Whatever of a job is not spelled the same on every RQ is read here, and nowhere 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from rq.exceptions import InvalidJobOperation
 from rq.job import JobStatus
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def status_of(job: Job, *, refresh: bool = False) -> JobStatus | None:
-    """What RQ says of a job; None where Redis does not say. RQ 1.16 says it in a plain string."""
+    """Returns the status of a job; None where Redis has none. RQ 1.16 gives a plain string."""
     try:
         found = job.get_status(refresh=refresh)
     except InvalidJobOperation:
@@ -38,24 +38,24 @@ def has_spent_its_retries(job: Job) -> bool:
 
 
 def repeats_left(job: Job) -> int | None:
-    """How often a job is repeated after this tick; None where it never is. Before RQ 2.3 there is no such thing."""
+    """Returns how often a job is repeated after this tick; None where it never is, as always before RQ 2.3."""
     found: int | None = vars(job).get("repeats_left")
     return found
 
 
 def times_tried(job: Job) -> int | None:
-    """How often a job was run again, as far as RQ counts that: since 2.1."""
+    """Returns how often a job was run again, as far as RQ counts that: since 2.1."""
     found: int | None = vars(job).get("number_of_retries")
     return found
 
 
-def last_words(job: Job) -> str:
-    """With what a job failed last. Before RQ 2.2 an abandoned one has no result, and its hash says it."""
+def failure_text(job: Job) -> str:
+    """Returns the text of a job's last failure. Before RQ 2.2 an abandoned job has it in its hash, not in a result."""
     last = job.latest_result()
     return (last.exc_string if last is not None else job._exc_info) or ""
 
 
-def is_of_before(result: Result, job: Job) -> bool:
+def is_of_earlier_job(result: Result, job: Job) -> bool:
     """Whether a result is that of an earlier job under the same id: RQ keeps them together, and they outlive their jobs.
 
     The two clocks may differ a little.
@@ -63,13 +63,18 @@ def is_of_before(result: Result, job: Job) -> bool:
     return aware(result.created_at) <= aware(job.created_at) - timedelta(minutes=1)
 
 
-def of_member(member: str) -> str:
+def text_of(value: Any) -> str:
+    """Returns a value of Redis as text, whether or not the connection decodes it."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def job_id_of(member: str) -> str:
     """The id of the job that a member of the registry of started jobs stands for."""
     return member.partition(":")[0] if since(EXECUTIONS) else member
 
 
 def made_at(job: Job) -> str:
-    """When a job was made, as its row in the journal keeps it."""
+    """Returns when a job was made, as its row in the journal keeps it."""
     return aware(job.created_at).isoformat()
 
 

@@ -20,7 +20,7 @@ from .binding import Binding
 from .identity import place_of
 from .installing import installed
 from .jobs import serializer_kept
-from .joining import again, standing_for
+from .joining import first_job_of, mark_sent_before
 from .stamps import stamp_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def start(workflow_id: str, queue: Queue, func: Any, *args: Any, **kwargs: Any) 
                     "catch this inside of the transaction: it is the roll-back that takes the job back."
                 )
             return sent  # type: ignore[no-any-return]
-    return again(standing_for(here, existing, queue.serializer, queue.connection))
+    return mark_sent_before(first_job_of(here, existing, queue.serializer, queue.connection))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Handle(Found):
         """Its first job, as Redis has it; where Redis has none, one that knows its id alone."""
         first = next((s for s in self.steps() if s.position == 0), None)
         default = self.binding.serializer
-        return standing_for(self.binding, self.run, serializer_kept(first.options, default) if first is not None else default)
+        return first_job_of(self.binding, self.run, serializer_kept(first.options, default) if first is not None else default)
 
 
 def handle(workflow_id: str) -> Handle:

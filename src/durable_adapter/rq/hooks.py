@@ -1,6 +1,6 @@
-"""Every place in RQ that is hooked, each by one short function.
+"""Every place in RQ that is hooked.
 
-`PATCHES` is all of it: `install()` goes through the list, each patch says what it is for and how it is undone, and
+`METHODS` and the two other patches of `install()` are all of it: each says what it is for and how it is undone, and
 `doctor --patches` shows that. Nothing else in this room changes anything of RQ's.
 """
 
@@ -18,112 +18,26 @@ from ..runtime import shield
 from ..runtime.binding import Patch, replace
 from . import ended, publishing, running
 from .binding import Binding
-from .versions import GROUPS, since
+from .versions import groups
 
-
-def create(binding: Binding) -> Patch:
-    """`Job.create`, which every new job passes."""
-    return _method(binding, Job, "create", "stamps a marked job with its run", publishing.create)
-
-
-def to_dict(binding: Binding) -> Patch:
-    """`Job.to_dict`, which stands before anything of a job is written."""
-    return _method(binding, Job, "to_dict", "commits a start before its job is written to Redis", publishing.to_dict)
-
-
-def execute(binding: Binding) -> Patch:
-    """`Job._execute`: below RQ's callbacks, retries, time-outs and results, which stay RQ's own."""
-    why = "hands each delivery of a marked job to the runtime"
-    return _method(binding, Job, "_execute", why, running.execute, concerns=running.concerns)
-
-
-def restore(binding: Binding) -> Patch:
-    """`Job.restore`, which reads a job from its hash."""
-    return _method(binding, Job, "restore", "reads a job's stamp from its hash", running.restore)
-
-
-def prepare(binding: Binding) -> Patch:
-    """`Job.prepare_for_execution`, which says that a job is started."""
-    why = "sees that a job was started before, and says who starts it"
-    return _method(binding, Job, "prepare_for_execution", why, running.prepare)
-
-
-def return_value(binding: Binding) -> Patch:
-    """`Job.return_value`."""
-    why = "suspends a workflow function instead of answering None"
-    return _method(binding, Job, "return_value", why, running.return_value)
-
-
-def delete(binding: Binding) -> Patch:
-    """`Job.delete`."""
-    return _method(binding, Job, "delete", "says in the journal that a job was deleted before it began", ended.delete)
-
-
-def empty(binding: Binding) -> Patch:
-    """`Queue.empty`, which deletes the jobs in a queue."""
-    return _method(binding, Queue, "empty", "says in the journal that jobs were deleted before they began", ended.empty)
-
-
-def enqueue(binding: Binding) -> Patch:
-    """`Queue.enqueue`."""
-    why = "warns of a chain that falls apart in a queue that puts jobs off"
-    return _method(binding, Queue, "enqueue", why, publishing.enqueue)
-
-
-def enqueue_job(binding: Binding) -> Patch:
-    """`Queue.enqueue_job`: what `enqueue`, `enqueue_call` and `@job` come to."""
-    return _method(binding, Queue, "enqueue_job", "takes a start back whose job could not be sent", publishing.enqueue_job)
-
-
-def schedule_job(binding: Binding) -> Patch:
-    """`Queue.schedule_job`: what `enqueue_in` and `enqueue_at` come to."""
-    why = "takes a start back whose job could not be scheduled"
-    return _method(binding, Queue, "schedule_job", why, publishing.schedule_job)
-
-
-def enqueue_many(binding: Binding) -> Patch:
-    """`Queue.enqueue_many`."""
-    return _method(binding, Queue, "enqueue_many", _SEVERAL, publishing.enqueue_many)
-
-
-def enqueue_group(binding: Binding) -> Patch | None:
-    """`Group.enqueue_many`, where this RQ has groups."""
-    if not since(GROUPS):
-        return None
-    from rq.group import Group
-
-    return _method(binding, Group, "enqueue_many", _SEVERAL, publishing.enqueue_group)
-
-
-def time_limit(binding: Binding) -> Patch:
-    """The handler of the time limit's signal, set when a marked job is run."""
-    return Patch("signal.SIGALRM", shield.WHY, shield.GUARD, binding.shield.take_down)
-
-
-def fork(binding: Binding) -> Patch | None:
-    """What is registered to be called after a fork, when a journal on SQLite is first used."""
-    return Patch(forking.WHERE, forking.WHY, forking.GUARD) if binding.journal.db.is_sqlite else None
-
-
-_SEVERAL = "takes starts back whose jobs could not be sent"
-
-#: What is patched, in this order.
-PATCHES: tuple[Callable[[Binding], Patch | None], ...] = (
-    create,
-    to_dict,
-    execute,
-    restore,
-    prepare,
-    return_value,
-    delete,
-    empty,
-    enqueue,
-    enqueue_job,
-    schedule_job,
-    enqueue_many,
-    enqueue_group,
-    time_limit,
-    fork,
+#: The methods that are patched, in this order: the class, the method's name, what its hook is for, the hook.
+METHODS: tuple[tuple[type[Any], str, str, Callable[..., Any]], ...] = (
+    # Every new job passes `create`; `to_dict` stands before anything of a job is written.
+    (Job, "create", "stamps a marked job with its run", publishing.create),
+    (Job, "to_dict", "commits a start before its job is written to Redis", publishing.to_dict),
+    # Below RQ's callbacks, retries, time-outs and results, which stay RQ's own.
+    (Job, "_execute", "hands each delivery of a marked job to the runtime", running.execute),
+    (Job, "restore", "reads a job's stamp from its hash", running.restore),
+    (Job, "prepare_for_execution", "sees that a job was started before, and says who starts it", running.prepare),
+    (Job, "return_value", "suspends a workflow function instead of answering None", running.return_value),
+    (Job, "delete", "says in the journal that a job was deleted before it began", ended.delete),
+    (Queue, "empty", "says in the journal that jobs were deleted before they began", ended.empty),
+    (Queue, "enqueue", "warns of a chain that falls apart in a queue that puts jobs off", publishing.enqueue),
+    # What `enqueue`, `enqueue_call` and `@job`, and then what `enqueue_in` and `enqueue_at` come to.
+    (Queue, "enqueue_job", "takes a start back whose job could not be sent", publishing.enqueue_job),
+    (Queue, "schedule_job", "takes a start back whose job could not be scheduled", publishing.schedule_job),
+    (Queue, "enqueue_many", "takes starts back whose jobs could not be sent", publishing.enqueue_many),
+    *((group, "enqueue_many", "takes starts back whose jobs could not be sent", publishing.enqueue_group) for group in groups()),
 )
 
 
@@ -131,10 +45,13 @@ def install(binding: Binding) -> None:
     """Hooks RQ's own classes."""
     binding.register()
     binding.wrapping.wrap()
-    for patch in PATCHES:
-        made = patch(binding)
-        if made is not None:
-            binding.patches.append(made)
+    for owner, name, why, hook in METHODS:
+        concerns = running.concerns if hook is running.execute else None
+        binding.patches.append(_method(binding, owner, name, why, hook, concerns=concerns))
+    # The handler of the time limit's signal is set when a marked job is run.
+    binding.patches.append(Patch("signal.SIGALRM", shield.WHY, shield.GUARD, binding.shield.take_down))
+    if binding.journal.db.is_sqlite:  # registered when a journal on SQLite is first used
+        binding.patches.append(Patch(forking.WHERE, forking.WHY, forking.GUARD))
 
 
 def hook_class(binding: Binding, job_class: type[Job]) -> None:
@@ -143,7 +60,7 @@ def hook_class(binding: Binding, job_class: type[Job]) -> None:
     binding.patches.append(_method(binding, job_class, "_execute", why, running.execute_whole, concerns=running.concerns))
 
 
-class Chosen:
+class ConditionalMethod:
     """A method that is ours for some objects, and for all others the original itself: it leaves no trace in their errors."""
 
     def __init__(self, original: Any, ours: Any, concerns: Callable[[Any], bool]) -> None:
@@ -181,6 +98,6 @@ def _method(
 
     replacement: Any = classmethod(hooked) if is_classmethod else hooked
     if concerns is not None:
-        replacement = Chosen(function, hooked, lambda it: binding.is_installed and concerns(binding, it))
+        replacement = ConditionalMethod(function, hooked, lambda it: binding.is_installed and concerns(binding, it))
     where = f"{owner.__module__}.{owner.__name__}.{name}"
     return Patch(where, why, "hands its arguments on as they come", replace(owner, name, replacement))

@@ -13,7 +13,7 @@ from . import ticks
 from .facts import aware, made_at, repeats_left
 from .stamps import stamp_of
 
-#: What a step's row keeps of its job: when that was made. RQ writes it with every job, and never changes it.
+#: Option of a step's row: when its job was made. RQ writes that with every job, and never changes it.
 MADE = "made"
 #: Statuses of a job that nobody will run, unless somebody sends it again.
 OVER = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import NotInstalled
 from ..settings import Settings, load
 from . import hooks
 from .binding import Binding
@@ -58,12 +57,12 @@ def made(settings: Settings) -> Binding:
     return Binding(settings, RQEngine, hooks.hook_class)
 
 
-#: What a parent that spawned this process was installed with; read once.
+#: Settings of the parent that spawned this process; read once.
 _HANDED_DOWN: dict[str, Any] = {}
 
 
 def _handed_down() -> dict[str, Any]:
-    """What a parent that spawned this process was installed with: of it nothing is left for what this process starts."""
+    """Returns the settings of the parent that spawned this process, and takes them out of the environment of its children."""
     given = os.environ.pop(SPAWNED, None)
     if given:
         import json
@@ -74,8 +73,7 @@ def _handed_down() -> dict[str, Any]:
 
 def uninstall() -> None:
     """Puts everything back that `install()` changed; nothing where it was not installed."""
-    for existing in list(Binding.installed):
-        existing.uninstall()
+    Binding.uninstall_all()
 
 
 def installed() -> Binding:
@@ -84,9 +82,7 @@ def installed() -> Binding:
     Raises:
         NotInstalled: `install()` was not called.
     """
-    if not Binding.installed:
-        raise NotInstalled(
-            "durable-adapter is not installed in this process's RQ: call durable_adapter.rq.install(journal=...) before jobs "
-            "are enqueued, and start workers with -w durable_adapter.rq.Worker"
-        )
-    return Binding.installed[-1]
+    return Binding.latest(
+        "durable-adapter is not installed in this process's RQ: call durable_adapter.rq.install(journal=...) before jobs "
+        "are enqueued, and start workers with -w durable_adapter.rq.Worker"
+    )

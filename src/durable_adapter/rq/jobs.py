@@ -56,18 +56,18 @@ KEPT = (
     "_stopped_callback_timeout",
 )
 
-#: What a step's row keeps of its job's place: the number of the database,
+#: Options of a step's row for its job's place: the number of the database,
 DB = "db"
-#: and what its queue's key begins with, unless that is RQ's own.
+#: and the prefix of its queue's key, unless that is RQ's own.
 PREFIX = "queue_prefix"
 #: The attribute of a job object that names the prefix of the queue that it is sent to. Never written to Redis.
 _PREFIX = "_durable_queue_prefix"
-#: What a step's row keeps of the serializer with which its job is written, unless that is RQ's own.
+#: Option of a step's row for the serializer with which its job is written, unless that is RQ's own.
 SERIALIZER = "serializer"
 
 
 def kept_of(job: Job) -> dict[str, Any]:
-    """What a step's row keeps of its job, so that the job is known again."""
+    """Returns what a step's row keeps of its job, so that the job is known again."""
     return {MADE: made_at(job), **kept_of_serializer(job), **kept_of_place(job)}
 
 
@@ -77,7 +77,7 @@ def db_of(connection: Redis) -> int:
 
 
 def prefix_of(queue: Queue) -> str | None:
-    """What a queue's key begins with; None where that is RQ's own."""
+    """Returns the prefix of a queue's key; None where that is RQ's own."""
     own = queue.redis_queue_namespace_prefix
     return own if own != Queue.redis_queue_namespace_prefix else None
 
@@ -88,7 +88,7 @@ def note_queue(job: Job, prefix: str | None) -> None:
 
 
 def kept_of_place(job: Job) -> dict[str, Any]:
-    """What a step's row keeps of its job's place."""
+    """Returns what a step's row keeps of its job's place."""
     prefix = job.__dict__.get(_PREFIX)
     return {DB: db_of(job.connection), **({PREFIX: prefix} if prefix is not None else {})}
 
@@ -99,7 +99,7 @@ def place_kept(options: Mapping[str, Any]) -> tuple[int | None, str | None]:
 
 
 def kept_of_serializer(job: Job) -> dict[str, Any]:
-    """What a step's row keeps of a job's serializer; nothing where that is RQ's own, or has no name that leads back to it."""
+    """Returns what a step's row keeps of a job's serializer; nothing where it is RQ's own, or cannot be found by a name."""
     own = job.serializer
     if own is resolve_serializer(None):
         return {}

@@ -1,4 +1,4 @@
-"""What a job begins or joins: its rows are committed, then it is sent.
+"""Starting and joining runs: the rows of a job are committed, then it is sent.
 
 A job that depends on a durable one joins its run. What was started before under the same id, or sent by an earlier attempt of
 the same body, is not sent twice: whoever sends it gets the job that stands for it.
@@ -92,7 +92,8 @@ def is_pending(job: Job) -> bool:
     return PENDING in job.__dict__
 
 
-def outbox_here() -> list[Callable[[], Any]] | None:
+def current_outbox() -> list[Callable[[], Any]] | None:
+    """The publications that wait for the transaction of the step that runs here; None where none does."""
     step = current_step()
     return step.outbox if step is not None else None
 
@@ -119,16 +120,16 @@ def publish(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any
     if started:
         _note(lambda: binding.journal.starts.forget(run.ref))
         return result
-    return again(standing_for(binding, started_before(binding.host, run), job.serializer, job.connection))
+    return mark_sent_before(first_job_of(binding, started_before(binding.host, run), job.serializer, job.connection))
 
 
-def standing_for(binding: Binding, run: WorkflowRow, serializer: Any, connection: Redis | None = None) -> Job:
+def first_job_of(binding: Binding, run: WorkflowRow, serializer: Any, connection: Redis | None = None) -> Job:
     """The first job of a run that was started before; where Redis has none, one that knows its id and its run alone."""
     first = members_of(binding.journal.reads.outline(run.ref))[0]
-    return _standing_for(first, serializer, connection or binding.here.connection)
+    return _job_of_step(first, serializer, connection or binding.here.connection)
 
 
-def _standing_for(step: StepRow, serializer: Any, connection: Redis) -> Job:
+def _job_of_step(step: StepRow, serializer: Any, connection: Redis) -> Job:
     job_id, name, ref = step.task_id or "", step.name, step.ref
     job = fetched(job_id, connection, serializer)
     if job is None or place_of(job)[0] != ref:  # a fixed id: Redis has it for another run
@@ -138,8 +139,8 @@ def _standing_for(step: StepRow, serializer: Any, connection: Redis) -> Job:
     return job
 
 
-def again(job: Job) -> Job:
-    """A job that was sent before, handed out once more to who sends it once more.
+def mark_sent_before(job: Job) -> Job:
+    """Marks a job that was sent before, for whoever sends it once more; returns it.
 
     What is made to depend on it is what was made to depend on it then: that is not sent twice either.
     """
@@ -148,14 +149,14 @@ def again(job: Job) -> Job:
 
 
 def _sent_by_an_earlier_attempt(binding: Binding, job: Job, row: StepRow, send: Callable[[], Any]) -> Job:
-    """What a step's body sends is sent once, however often the body runs. Only what Redis does not have is sent again."""
+    """Sends a job of a step's body once, however often the body runs. Only a job that Redis does not have is sent again."""
     there = fetched(job.id, job.connection, job.serializer)
     if there is None or not belongs(there, row):
         step = binding.host.patient.claims.get(row.ref, row.key)
         if step is not None and step.status is StepStatus.PLANNED:
-            return again(send())
+            return mark_sent_before(send())
         there = job
-    return again(there)
+    return mark_sent_before(there)
 
 
 def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any]) -> Any:
@@ -167,7 +168,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
     _keep(row, job)
     beside = [_outside_row(row.ref, other) for other in pending.outside]
     parents = [*(pending.parents or []), *(other.key for other in beside)]
-    if pending.inside and _stands(binding, row):
+    if pending.inside and _has_joined(binding, row):
         stamps.add_key(job, row.key)
         for met in pending.again:
             met.add(row.key)
@@ -180,7 +181,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
     if step is not None and outbox is not None:
         joined = members.join(row, parents, step.session().connection(), beside=beside)
         if joined is None:
-            stamps.take_off(job)
+            stamps.remove(job)
         else:
             stamps.add_key(job, row.key)
         outbox.append(send)
@@ -189,7 +190,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
         return job
     status = members.join(row, parents, beside=beside)
     if status is None:  # the run was pruned: RQ knows a parent of which the journal knows nothing any more
-        stamps.take_off(job)
+        stamps.remove(job)
         return send()
     stamps.add_key(job, row.key)
 
@@ -213,7 +214,7 @@ def _join(binding: Binding, job: Job, pending: Pending, send: Callable[[], Any])
 
 
 def _order_of(pending: Pending) -> dict[str, Any]:
-    """What a job's row keeps of the members of other runs that it comes after."""
+    """Returns what a job's row keeps of the members of other runs that it comes after."""
     order: dict[str, Any] = {ALSO_AFTER: pending.others} if pending.others else {}
     if pending.allow_failure and (pending.others or pending.outside):
         order[ALLOW_FAILURE] = True
@@ -228,9 +229,9 @@ def _keep(row: StepRow, job: Job) -> None:
         row.options["undo_options"] = {**row.options["undo_options"], **kept}
 
 
-def _stands(binding: Binding, row: StepRow) -> bool:
+def _has_joined(binding: Binding, row: StepRow) -> bool:
     """Whether a member that a step's body sends has joined its run already, in an earlier attempt of that step."""
-    if outbox_here() is not None:
+    if current_outbox() is not None:
         return False  # whatever an earlier attempt of a transactional step wrote was rolled back with it
     found = binding.host.patient.reads.of_task(row.ref, row.task_id or "")
     if found is not None:
@@ -251,12 +252,12 @@ def _sent_before(binding: Binding, row: StepRow, parents: list[str], met: list[s
             continue
         for keys in met:
             keys.add(step.key)
-        return again(_standing_for(step, job.serializer, job.connection))
+        return mark_sent_before(_job_of_step(step, job.serializer, job.connection))
     return None
 
 
 def _without_id(step: StepRow) -> tuple[Any, Any]:
-    """What a job is called with."""
+    """Returns the arguments of a member, without the id of its job."""
     member: Any = JSON.decode(step.message or b"null")
     return member["args"], member["kwargs"]
 

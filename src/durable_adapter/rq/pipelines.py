@@ -32,7 +32,7 @@ def follow(pipeline: Any, take_back: Sequence[Callable[[], None]]) -> None:
 
 
 class Waiting:
-    """What waits for one pipeline; its `execute` and `reset` go through here. The pipeline itself is not kept alive."""
+    """The starts that wait for one pipeline; its `execute` and `reset` go through here. The pipeline itself is not kept alive."""
 
     def __init__(self, pipeline: Any) -> None:
         self.take_back: list[Callable[[], None]] = []
@@ -67,4 +67,4 @@ class Waiting:
             try:
                 undo()
             except JournalError as error:
-                logger.error('start_not_taken_back msg="Its pipeline was not executed: %s"', error)
+                logger.error("start_not_taken_back msg=%r", f"Its pipeline was not executed: {error}")

@@ -26,7 +26,7 @@ from rq.registry import (
 
 from ..model import StepRow
 from . import stamps, ticks
-from .facts import of_member
+from .facts import job_id_of, text_of
 from .jobs import fetched, serializer_kept
 from .versions import GROUPS, READY_REGISTRY, since
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from rq.job import Job
 
-#: Where a job may stand besides in its queue, and among the started.
+#: The registries in which a job may stand besides its queue and the started ones.
 REGISTRIES: tuple[type[BaseRegistry], ...] = (
     ScheduledJobRegistry,
     FinishedJobRegistry,
@@ -66,7 +66,7 @@ class Place:
         return made
 
     def job_of(self, step: StepRow) -> Job | None:
-        """What Redis has under the id of a step's job: that job, or another that was enqueued under its id since."""
+        """Returns what Redis has under the id of a step's job: that job, or another that was enqueued under its id since."""
         return fetched(step.task_id, self.connection, serializer_kept(step.options, self.serializer))
 
     def is_listed(self, job: Job) -> bool:
@@ -80,8 +80,8 @@ class Place:
     def executions(self, job: Job) -> list[str]:
         """The members of the registry of started jobs that belong to a job: its id, or its id with an execution's."""
         started = StartedJobRegistry(job.origin, connection=self.connection)
-        members = [m.decode() if isinstance(m, bytes) else str(m) for m in self.connection.zrange(started.key, 0, -1)]
-        return [member for member in members if of_member(member) == job.id]
+        members = [text_of(m) for m in self.connection.zrange(started.key, 0, -1)]
+        return [member for member in members if job_id_of(member) == job.id]
 
     def awaits_its_limit(self, job: Job) -> bool:
         """Whether a job stands where it waits for its rate limit."""

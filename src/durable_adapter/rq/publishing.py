@@ -1,4 +1,4 @@
-"""What happens when a job is made and sent: a start is committed before its job is written to Redis.
+"""Making and sending a job: a start is committed before its job is written to Redis.
 
 `Job.create` is the one place that every new job passes, and `Job.to_dict` the one before anything of it is written. `joining`
 says what is committed of a job.
@@ -24,7 +24,7 @@ from .binding import Binding
 from .facts import status_of
 from .identity import place_of
 from .jobs import fetched, note_queue, prefix_of
-from .joining import AGAIN, PENDING, Pending, dispatch, is_pending, outbox_here, publish
+from .joining import AGAIN, PENDING, Pending, current_outbox, dispatch, is_pending, publish
 from .pipelines import follow
 from .stamps import stamp_of
 
@@ -48,7 +48,7 @@ def create(binding: Binding, make: Callable[..., Job], job_class: type[Job], arg
     if publication().is_repeated or binding.is_off:
         return job
     binding.seen(job.connection, job.serializer)
-    stamps.take_off(job)  # somebody has handed on the `meta` of another job
+    stamps.remove(job)  # somebody has handed on the `meta` of another job
     given = args[0] if args else kwargs.get("func")
     marked = binding.registry.learn(job.func_name, given)
     function = dispatching(binding.registry, job.func_name or "")
@@ -136,7 +136,7 @@ def forget_if_sent(job: Job) -> None:
     """Of a job that was only saved here, and that somebody else has sent meanwhile, what its hash says counts."""
     if is_pending(job) and job._status not in _NOT_SENT:
         del job.__dict__[PENDING]
-        stamps.take_off(job)
+        stamps.remove(job)
 
 
 def to_dict(binding: Binding, write: Callable[..., Any], job: Job, args: Any, kwargs: Any) -> Any:
@@ -150,7 +150,7 @@ def to_dict(binding: Binding, write: Callable[..., Any], job: Job, args: Any, kw
                 f"a workflow function sends {job.func_name} in a way that cannot be repeated: use queue.enqueue(), "
                 "enqueue_in() or enqueue_at(), one job at a time"
             )
-        if current_step() is not None and outbox_here() is not None:
+        if current_step() is not None and current_outbox() is not None:
             raise UnsupportedCanvas(
                 f"a transactional step sends {job.func_name} in a way that cannot wait for its commit: use queue.enqueue()"
             )
@@ -201,19 +201,19 @@ def _before_it_runs_here(job: Job) -> None:
     pending: Pending | None = job.__dict__.get(PENDING)
     if pending is None or not pending.marked:
         return
-    if FUNCTION.get() is not None and (current_step() is None or outbox_here() is not None):
+    if FUNCTION.get() is not None and (current_step() is None or current_outbox() is not None):
         raise UnsupportedCanvas(
             f"a workflow function enqueues {job.func_name} on a synchronous queue (is_async=False), which would run it at once, "
             "inside of the function. Call it instead of enqueueing it, or use a queue that has workers. Nothing was sent."
         )
-    if current_step() is not None and outbox_here() is None:
+    if current_step() is not None and current_outbox() is None:
         _part_of_its_caller(job)
 
 
 def _part_of_its_caller(job: Job) -> None:
     """Makes a job that was to begin or join a run a plain one."""
     del job.__dict__[PENDING]
-    stamps.take_off(job)
+    stamps.remove(job)
 
 
 def enqueue(binding: Binding, send: Callable[..., Job | None], queue: Queue, args: Any, kwargs: dict[str, Any]) -> Job | None:
@@ -227,14 +227,12 @@ def enqueue(binding: Binding, send: Callable[..., Job | None], queue: Queue, arg
         func = args[0] if args else given.get("f")
         name = func if isinstance(func, str) else f"{getattr(func, '__module__', '')}.{getattr(func, '__qualname__', func)}"
         if not binding.is_off and binding.registry.learn(name, func):
-            logger.warning(
-                'chain_broken name=%s msg="%s was enqueued with depends_on=None, in a queue that puts jobs off (%s): until they '
+            why = (
+                f"{name} was enqueued with depends_on=None, in a queue that puts jobs off ({type(queue).__name__}): until they "
                 "are sent, there is no job to depend on, so this one waits for nothing and is a run of its own. With django-rq, "
-                'enqueue the whole chain in transaction.on_commit()"',
-                name,
-                name,
-                type(queue).__name__,
+                "enqueue the whole chain in transaction.on_commit()"
             )
+            logger.warning("chain_broken name=%s msg=%r", name, why)
     return sent
 
 
@@ -269,7 +267,7 @@ def enqueue_group(binding: Binding, send: Callable[..., Any], _group: Group, arg
 @contextlib.contextmanager
 def _waiting_for(pipeline: Any) -> Iterator[None]:
     """A publication into a pipeline of the caller's: what it commits is taken back if that is never executed."""
-    if pipeline is None or publication().take_back is not None or outbox_here() is not None:
+    if pipeline is None or publication().take_back is not None or current_outbox() is not None:
         yield
         return
     with _taken_back_on_failure() as committed:
@@ -309,7 +307,7 @@ def _sent(binding: Binding, queue: Queue, job: Job, send: Callable[[], Job]) -> 
     binding.seen(queue.connection, queue.serializer)
     pending: Pending | None = job.__dict__.pop(PENDING, None)
     if pending is None:
-        outbox = outbox_here()
+        outbox = current_outbox()
         if outbox is not None and not publication().is_repeated:
             outbox.append(send)
             return job

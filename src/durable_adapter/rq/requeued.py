@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("durable_adapter")
 
 
-def say_if_requeued(binding: Binding, job: Job, call: Call) -> None:
+def warn_if_requeued(binding: Binding, job: Job, call: Call) -> None:
     """Says that nothing was run, and how it would be, where a delivery only met the recorded failure of its step."""
     if call.attempts:
         return
@@ -35,10 +35,11 @@ def say_if_requeued(binding: Binding, job: Job, call: Call) -> None:
     except JournalError:
         return  # what was raised says what is the matter
     logger.warning(
-        "step_not_run_again workflow=%s step=%s job=%s reason=failed_for_good msg=%s",
+        "step_not_run_again workflow=%s step=%s job=%s reason=%s msg=%s",
         _word(run, row),
         row.key,
         job.id,
+        "failed_for_good",
         '"It failed for good before, so that a requeue runs nothing: the recorded error was raised again. To see what a new '
         f'attempt would do: {_command(run, row)}"',
     )

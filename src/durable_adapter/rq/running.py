@@ -1,4 +1,4 @@
-"""What happens when a job runs: the delivery is named, and handed to the runtime.
+"""Running a job: the delivery is named, and handed to the runtime.
 
 The hook sits on `Job._execute`: below RQ's callbacks, retries, time-outs and results, which stay RQ's own.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,16 +23,15 @@ from ..runtime.deliveries import BeganPlain, adopted, awaited, come_after, refus
 from ..runtime.functions import FunctionRun, run_function
 from ..runtime.steps import run_step
 from . import stamps, ticks
-from .aside import ASIDE, OFTEN, aside
 from .binding import Binding
-from .facts import has_retry, has_spent_its_retries, is_of_before, repeats_left, times_tried
+from .deferring import MANY_RETRIES, defer
+from .facts import has_retry, has_spent_its_retries, is_of_earlier_job, repeats_left, times_tried
+from .fields import ASKED, PUT_ASIDE, count, increment, note_start
 from .identity import base_of, place_of
 from .jobs import kept_of, member_of, note_queue
 from .joining import is_pending
-from .notes import ASKED, PUT_ASIDE, count, once_more
 from .publishing import forget_if_sent
-from .requeued import say_if_requeued
-from .rows import note_start
+from .requeued import warn_if_requeued
 from .stamps import is_unmarked, stamp_of
 from .versions import COUNTED_RETRY, RETURNED_RETRY, since
 
@@ -60,9 +58,9 @@ class Delivery:
     """One job while it runs."""
 
     job: Job
-    #: What the body returned instead of a result: its own request to be run again.
+    #: The body's own request to be run again, returned instead of a result.
     asked: Retry | None = None
-    #: How often it has asked before.
+    #: The number of such requests before this one.
     times: int = 0
 
     def retry_request(self, error: BaseException | None) -> RetryRequest | None:
@@ -78,10 +76,10 @@ class Delivery:
         return self._carried_out(error, self.job.get_retry_interval())
 
     def granted(self) -> Retry:
-        """What RQ is told of the body's own request: it counts our putting aside along with what the body asked for."""
+        """Returns the `Retry` that grants the body's own request: RQ counts our deferrals along with what the body asked for."""
         assert self.asked is not None
-        once_more(self.job, ASKED)
-        granted = Retry(max=OFTEN, interval=Retry.get_interval(self.times, self.asked.intervals))
+        increment(self.job, ASKED)
+        granted = Retry(max=MANY_RETRIES, interval=Retry.get_interval(self.times, self.asked.intervals))
         if getattr(self.asked, "enqueue_at_front", False):  # new in RQ 2.8
             granted.enqueue_at_front = True
         return granted
@@ -123,7 +121,7 @@ def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool)
     try:
         stamp = stamps.checked_stamp_of(job)
     except UnknownStamp as unknown:
-        return _put_aside(binding, job, refused(binding.host, job.func_name or "", str(unknown)))
+        return defer(binding, job, refused(binding.host, job.func_name or "", str(unknown)))
     name = job.func_name or ""
     if STEP.get() is not None or FUNCTION.get() is not None:
         return run()  # a synchronous queue runs a job inside of another one: it is part of that
@@ -134,7 +132,7 @@ def _execute(binding: Binding, run: Callable[[], Any], job: Job, *, whole: bool)
     if stamp is not None and (missing is not None or not (marked or stamps.is_call(stamp))):
         if is_unmarked(job) or not _is_a_step(binding, job):
             return _unmarked(binding, run, job, stamp)
-        return _left_to_others(binding, job, missing)
+        return _leave_to_another_worker(binding, job, missing)
     return _delivered(binding, run, job, name, stamp, whole=whole)
 
 
@@ -155,18 +153,18 @@ def _is_a_step(binding: Binding, job: Job) -> bool:
     return row is not None and row.kind.marked
 
 
-def _left_to_others(binding: Binding, job: Job, missing: Exception | None) -> Any:
+def _leave_to_another_worker(binding: Binding, job: Job, missing: Exception | None) -> Any:
     """Runs nothing, and lets the sweeper send the job again until a worker gets it that knows its function, and its mark."""
     why = f"job {job.id} was sent as the durable step {job.func_name}, and this worker "
     if missing is not None:
         why += f"cannot import that ({type(missing).__name__}: {missing}): deploy it where workers serve {job.origin!r}"
     else:
         why += "does not know its mark: call durable_adapter.rq.mark(...) where workers import it too"
-    logger.error('job_not_run job=%s msg="%s. It was not run"', job.id, why)
+    logger.error("job_not_run job=%s msg=%r", job.id, f"{why}. It was not run")
     ref, _ = place_of(job)
     with contextlib.suppress(Deferred):
         binding.host.beginning.members.not_begun(job.id, why, ref=ref, in_hand=True)
-    return _put_aside(binding, job, Deferred(why))
+    return defer(binding, job, Deferred(why))
 
 
 def _delivered(
@@ -229,9 +227,9 @@ def _delivered(
     except Deferred as left:
         if delivery.asked is not None:
             return delivery.granted()
-        return _put_aside(binding, job, left)
+        return defer(binding, job, left)
     except Exception:
-        say_if_requeued(binding, job, call)
+        warn_if_requeued(binding, job, call)
         raise
     else:
         job.__dict__[RETURNED] = True
@@ -282,7 +280,7 @@ def _may_have_run(job: Job) -> bool:
         last = job.latest_result()
     except Exception:
         return True
-    if last is not None and not is_of_before(last, job):
+    if last is not None and not is_of_earlier_job(last, job):
         over = (Result.Type.SUCCESSFUL, Result.Type.FAILED) if ticks.is_periodic(job) else (Result.Type.SUCCESSFUL,)
         return last.type not in over
     return repeats_left(job) is None and bool(job.__dict__.get(_STARTED_BEFORE))
@@ -306,27 +304,6 @@ def _adopted(binding: Binding, job: Job, call: Call) -> tuple[WorkflowRow, list[
     note_queue(job, binding.prefix)
     steps[0].options |= kept_of(job)
     return run, steps
-
-
-def _put_aside(binding: Binding, job: Job, left: Deferred) -> Any:
-    """Gives the worker back: RQ keeps the job among the scheduled ones, and our sweeper wakes it.
-
-    Raises:
-        PutAside: it is by raising that this RQ puts a job aside.
-        UnsupportedCanvas: there is no worker to give back.
-    """
-    if getattr(job, "worker_name", None) == "sync":
-        raise UnsupportedCanvas(
-            f"job {job.id} ({job.func_name}) has to wait, and its queue is synchronous (is_async=False), so that there is no "
-            f"worker to come back to it: {left}"
-        ) from left
-    logger.info("job_deferred job=%s name=%s msg=%r", job.id, job.func_name, str(left))
-    once_more(job, PUT_ASIDE)
-    seconds: float = ASIDE
-    if left.wake_at is not None:
-        now = binding.host.patient.time()
-        seconds = max(1.0, (left.wake_at - now) / SECOND)
-    return aside(job, math.ceil(seconds), str(left))
 
 
 def _unmarked(binding: Binding, run: Callable[[], Any], job: Job, stamp: tuple[str, str | None] | None) -> Any:

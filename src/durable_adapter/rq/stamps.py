@@ -1,4 +1,4 @@
-"""Where a job carries the run and the key that it stands for: in a field of its own hash, which no body writes.
+"""The stamp of a job, which names its run and key: in a field of its own hash, which no body writes.
 
 The same stamp stands in `meta`, where dashboards show it. A body may assign `job.meta`, and RQ writes a hash that Redis has
 lost without its `meta`: so the field decides, and `meta` counts only in jobs that have no such field. RQ leaves fields that
@@ -16,13 +16,14 @@ from rq.utils import utcformat
 
 from ..errors import UnknownStamp
 from ..model import STAMP, is_member_key, make_stamp, read_stamp
+from .facts import text_of
 
 if TYPE_CHECKING:
     from rq.job import Job
 
 #: The field of a job's hash. Frozen.
 FIELD = "durable_run"
-#: What a member that is not marked carries in `meta` besides its stamp: a worker need not ask the journal what it is.
+#: Entry in `meta` of a member that is not marked, besides its stamp: a worker need not ask the journal what it is.
 UNMARKED = "durable_unmarked"
 #: The field of RQ's own that says when a job was made.
 _MADE = "created_at"
@@ -38,7 +39,7 @@ def put(job: Job, stamp: str, *, unmarked: bool = False) -> None:
     job.meta = {**without_stamp(job.meta), STAMP: stamp, **({UNMARKED: True} if unmarked else {})}
 
 
-def take_off(job: Job) -> None:
+def remove(job: Job) -> None:
     """Makes a job one that stands for nothing."""
     job.__dict__.pop(_STAMP, None)
     if job.meta:
@@ -86,16 +87,16 @@ def without_stamp(meta: Any) -> dict[str, Any]:
 
 def write(job: Job, fields: dict[str, Any]) -> None:
     """Adds a job's stamp to the fields of its hash that are about to be written."""
-    said = _said(job, fields[_MADE])
-    if said is not None:
-        fields[FIELD] = said
+    text = _as_field(job, fields[_MADE])
+    if text is not None:
+        fields[FIELD] = text
 
 
 def save(job: Job, pipeline: Any) -> None:
     """Writes a job's stamp alone: for who sends a job again from a process in which `write` is not hooked in."""
-    said = _said(job, utcformat(job.created_at))
-    if said is not None:
-        pipeline.hset(job.key, FIELD, said)
+    text = _as_field(job, utcformat(job.created_at))
+    if text is not None:
+        pipeline.hset(job.key, FIELD, text)
 
 
 def read(job: Job, fields: Mapping[Any, Any]) -> None:
@@ -112,9 +113,9 @@ def read(job: Job, fields: Mapping[Any, Any]) -> None:
     if given is None:
         return
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        said = json.loads(given)
-        if said["made"] == made:
-            job.__dict__[_STAMP] = (said["stamp"], bool(said.get("unmarked")))
+        text = json.loads(given)
+        if text["made"] == made:
+            job.__dict__[_STAMP] = (text["stamp"], bool(text.get("unmarked")))
         else:  # and so is the `meta` that RQ leaves in the hash as well, where the next job of the id has none
             job.__dict__[_STAMP] = (None, False)
 
@@ -132,7 +133,7 @@ def left_out(job: Job) -> Iterator[None]:
             job.__dict__[_STAMP] = stamp
 
 
-def _said(job: Job, made: str) -> str | None:
+def _as_field(job: Job, made: str) -> str | None:
     stamp, unmarked = _given(job)
     if stamp_of(job) is None:
         return None
@@ -149,4 +150,4 @@ def _given(job: Job) -> tuple[Any, bool]:
 
 def _text(fields: Mapping[Any, Any], name: str) -> str | None:
     found = fields.get(name.encode(), fields.get(name))
-    return found.decode() if isinstance(found, bytes) else found
+    return text_of(found) if found is not None else None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The field of a job's hash.
 FIELD = "durable_tick"
-#: What rq-scheduler writes into `meta` of a job that it sends again.
+#: Entries that rq-scheduler writes into `meta` of a job that it sends again.
 _PERIODIC = ("interval", "cron_string")
 #: The attribute of a job object that holds what was noted for the delivery that is under way.
 _NOTED = "_durable_tick"

@@ -5,6 +5,8 @@ Imports nothing of RQ but its number, so that it can be asked before anything is
 
 from __future__ import annotations
 
+from typing import Any
+
 from rq.version import VERSION as VERSION
 
 from ..errors import InstallConflict
@@ -45,6 +47,15 @@ SPAWN_OWN_CLASS: Version = (3, 0)
 def since(version: Version) -> bool:
     """Whether this process's RQ is of that version or newer."""
     return version <= FOUND
+
+
+def groups() -> tuple[type[Any], ...]:
+    """`rq.group.Group`, where this RQ has it."""
+    if not since(GROUPS):
+        return ()
+    from rq.group import Group
+
+    return (Group,)
 
 
 def named(version: Version) -> str:

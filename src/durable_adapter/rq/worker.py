@@ -29,10 +29,10 @@ from ..runtime import outages
 from ..runtime.doubt import attempt_lost
 from ..runtime.transactions import prepare_transactions
 from .binding import Binding
+from .fields import note_gone
 from .identity import place_of
 from .installing import install
 from .orphans import OrphanRecovery
-from .rows import note_gone
 from .stamps import stamp_of
 from .versions import AWARE_TIMES, since
 
@@ -40,8 +40,8 @@ logger = logging.getLogger("durable_adapter")
 
 #: The environment variables by which a horse knows its parent's row, and the file in which it says what it runs.
 ROW, RUNNING = "DURABLE_RQ_ROW", "DURABLE_RQ_RUNNING"
-#: How the names of those files begin.
-SAID = "durable-adapter-rq-"
+#: Prefix of the names of those files.
+RUNNING_FILE = "durable-adapter-rq-"
 #: Stands for the claim of a horse that died before it had said that it makes one.
 UNCLAIMED = "-"
 #: Seconds for which a worker that starts waits for its own row: a journal that does not answer keeps no job waiting.
@@ -49,7 +49,7 @@ INTRODUCED_WITHIN = 2.0
 
 
 class Running:
-    """What a horse runs, in a file that its parent reads: names of attempts, replaced in one write."""
+    """The attempts that a horse runs, by name, in a file that its parent reads; replaced in one write."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class Running:
             file.truncate()
 
     def read(self) -> list[str]:
-        """What was said last. A write that was torn by a death is read as nothing: then no claim was made either."""
+        """Returns what was written last. A write cut off by a death is read as nothing: then no claim was made either."""
         try:
             with open(self.path, "rb") as file:
                 found: list[str] = json.loads(file.read() or b"[]")
@@ -70,7 +70,7 @@ class Running:
         return found
 
 
-class Said:
+class RunningFile:
     """The file of a worker's horses, locked while the worker or a forked horse of it lives, so that the next clears it away."""
 
     def __init__(self) -> None:
@@ -89,13 +89,13 @@ class Said:
 
     @staticmethod
     def _locked(directory: str) -> tuple[int, str]:
-        handle, made = tempfile.mkstemp(prefix=f".{SAID}", dir=directory)
+        handle, made = tempfile.mkstemp(prefix=f".{RUNNING_FILE}", dir=directory)
         fcntl.flock(handle, fcntl.LOCK_EX)
         return handle, made
 
     @staticmethod
     def _clear(directory: str) -> None:
-        for path in glob.glob(os.path.join(directory, f"{SAID}*")):
+        for path in glob.glob(os.path.join(directory, f"{RUNNING_FILE}*")):
             with contextlib.suppress(OSError):
                 handle = os.open(path, os.O_RDWR)
                 try:
@@ -113,7 +113,7 @@ class Said:
 
 
 class Durable:
-    """What our workers add to RQ's: mixed in before one of RQ's own classes."""
+    """The part of our workers that is mixed in before one of RQ's own classes."""
 
     _durable_thread: SweeperThread | None = None
     _durable_running: Running | None = None
@@ -160,12 +160,12 @@ class Durable:
         return result
 
     def _durable_watch(self, binding: Binding) -> bool:
-        """What the sweeper's thread does some times a second; returns whether a sweep is wanted at once."""
+        """Called by the sweeper's thread several times a second; returns whether a sweep is wanted at once."""
         wanted = self._durable_record_lost(binding)
-        self._durable_take_up(binding)
+        self._durable_recover_orphans(binding)
         return wanted
 
-    def _durable_take_up(self, binding: Binding) -> None:
+    def _durable_recover_orphans(self, binding: Binding) -> None:
         """Takes up what RQ keeps of jobs that nobody runs any more, as often as this worker sweeps."""
         orphans = self._durable_orphans
         if orphans is None or time.monotonic() < self._durable_looks_at or not binding.host.introduce():
@@ -175,7 +175,7 @@ class Durable:
             binding.host.fit_to_begin()  # a worker that was frozen and declared dead gets another row
             orphans.note_row(self.key)  # type: ignore[attr-defined]
             if binding.settings.sweeper:
-                orphans.take_up()
+                orphans.recover()
         except JournalError as error:
             outages.away(binding.journal, error)
         except (RedisError, Deferred) as error:
@@ -208,15 +208,15 @@ class Durable:
 
 
 class Horses(Durable):
-    """What our workers add where each job runs in a process of its own."""
+    """The part of our workers that is mixed in where each job runs in a process of its own."""
 
-    _durable_said: Said | None = None
+    _durable_running_file: RunningFile | None = None
     _durable_row: str | None = None
     _durable_died_idle = False
 
     def _durable_begin(self, binding: Binding) -> None:
-        self._durable_said = Said()
-        path = self._durable_said.path
+        self._durable_running_file = RunningFile()
+        path = self._durable_running_file.path
         self._durable_running = Running(path)
         own = binding.host.running
         binding.host.running = lambda: sorted({*own(), *Running(path).read()})  # type: ignore[method-assign]
@@ -232,8 +232,8 @@ class Horses(Durable):
                 return super().work(*args, **kwargs)
             finally:
                 self._durable_binding().host.__dict__.pop("running", None)
-                if self._durable_said is not None:
-                    self._durable_said.close()
+                if self._durable_running_file is not None:
+                    self._durable_running_file.close()
 
     def main_work_horse(self, job: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:
         """The horse's own beginning: it works under its parent's row, and says what it runs."""
@@ -246,7 +246,7 @@ class Horses(Durable):
         row = self._durable_row = os.environ.pop(ROW, None)
         running = Running(os.environ.pop(RUNNING))
         binding.hook(self.job_class)  # type: ignore[attr-defined]
-        orphan = Orphan(binding, os.getppid())
+        orphan = OrphanHeartbeat(binding, os.getppid())
 
         def say(names: list[str]) -> None:
             running.write(names)
@@ -269,8 +269,8 @@ class Horses(Durable):
         """A horse begins with nothing said, under the row that its parent has now."""
         binding = self._durable_binding()
         row, running = binding.host.row, self._durable_running
-        if self._durable_said is not None and running is not None:
-            self._durable_said.keep()
+        if self._durable_running_file is not None and running is not None:
+            self._durable_running_file.keep()
             running.write([])
             os.environ[RUNNING] = running.path
         if row is not None:
@@ -286,7 +286,7 @@ class Horses(Durable):
         return super().handle_work_horse_killed(*args, **kwargs)  # type: ignore[misc]
 
     def monitor_work_horse(self, *args: Any, **kwargs: Any) -> Any:
-        """However a horse ended, what it said that it runs is over."""
+        """Records that what a horse said that it runs is over, however it ended."""
         job = args[0] if args else kwargs["job"]
         if not since(AWARE_TIMES) and stamp_of(job) is not None:
             job.ended_at = None  # that of an earlier attempt, with which RQ cannot reckon
@@ -305,7 +305,7 @@ class Horses(Durable):
         try:
             ref, key = place_of(job)
         except RedisError as error:
-            logger.warning('unbegun_not_recorded job=%s msg="It is left to the sweeper: %s"', job.id, error)
+            logger.warning("unbegun_not_recorded job=%s msg=%r", job.id, f"It is left to the sweeper: {error}")
             return
         self._durable_write_deaths([(f"{ref} {UNCLAIMED} {key}", "its horse died before the step began")])
 
@@ -336,7 +336,7 @@ class Horses(Durable):
             logger.debug("death_not_recorded_yet msg=%r", str(error))
 
 
-class Orphan:
+class OrphanHeartbeat:
     """Beats for a horse whose parent is gone, from the first attempt on: while the parent lives it beats for its horse."""
 
     def __init__(self, binding: Binding, parent: int) -> None:
@@ -360,7 +360,7 @@ class Orphan:
             except JournalError as error:
                 outages.away(self._host.journal, error, self._host.running())
             except Exception:
-                logger.warning("beat_failed worker=%s reason=orphaned_horse", self._host.row, exc_info=True)
+                logger.warning("beat_failed worker=%s", self._host.row, exc_info=True)
             stop.wait(self._host.beat_every)
 
 

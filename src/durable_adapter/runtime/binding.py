@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..errors import InstallConflict
+from ..errors import InstallConflict, NotInstalled
 from ..journal import Journal
 from ..model import Mode
 from ..settings import NAMES, Settings
@@ -166,6 +166,24 @@ class BaseBinding:
     def is_installed(self) -> bool:
         """Whether the hooks do anything."""
         return self in self.installed
+
+    @classmethod
+    def latest(cls, missing: str) -> Self:
+        """The binding of this process; *missing* says what to do where there is none.
+
+        Raises:
+            NotInstalled: `install()` was not called.
+        """
+        if not cls.installed:
+            raise NotInstalled(missing)
+        found: Self = cls.installed[-1]
+        return found
+
+    @classmethod
+    def uninstall_all(cls) -> None:
+        """Takes every binding of this kind out of the process."""
+        for existing in list(cls.installed):
+            existing.uninstall()
 
     def register(self) -> None:
         """Makes this one of the process's bindings."""

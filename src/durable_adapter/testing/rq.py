@@ -25,35 +25,26 @@ from ..rq import install, uninstall
 from ..rq.binding import Binding
 from ..rq.engine import RQEngine
 from ..rq.facts import times_tried
+from ..rq.fields import PUT_ASIDE, count
 from ..rq.jobs import fetched
-from ..rq.notes import PUT_ASIDE, count
 from ..rq.stamps import stamp_of
-from ..rq.versions import GROUPS, since
+from ..rq.versions import groups
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from .harness import Harness, Patches
 
-
-def _groups() -> list[type[Any]]:
-    if not since(GROUPS):
-        return []
-    from rq.group import Group
-
-    return [Group]
-
-
-#: What has a connection of its own.
-CONNECTED: tuple[type[Any], ...] = (Queue, Job, BaseRegistry, *_groups())
-#: What RQ is told of a horse that was killed.
+#: Classes whose objects have a connection of their own.
+CONNECTED: tuple[type[Any], ...] = (Queue, Job, BaseRegistry, *groups())
+#: The failure that RQ records of a horse that was killed.
 KILLED = "Work-horse terminated unexpectedly: it was killed by the test"
-#: By which methods jobs are sent.
+#: Methods by which jobs are sent.
 SENDING: tuple[tuple[type[Any], str], ...] = (
     (Queue, "enqueue_job"),
     (Queue, "schedule_job"),
     (Queue, "enqueue_many"),
-    *((group, "enqueue_many") for group in _groups()),
+    *((group, "enqueue_many") for group in groups()),
 )
 
 
@@ -89,7 +80,7 @@ class Worker(SimpleWorker):
 
     death_penalty_class = Unlimited
 
-    #: What RQ does about a job whose horse was killed.
+    #: Does what RQ does about a job whose horse was killed.
     record_death: Callable[[], Any] | None = None
 
     def procline(self, message: str) -> None:
@@ -122,7 +113,7 @@ class InProcess:
         self.binding = binding
         self.connection = connection
         self.engine = RQEngine(binding)
-        #: When jobs that RQ's scheduler would send are due, by the clock of the test: by queue, id and RQ's own time.
+        #: Due times, by the clock of the test, of jobs that RQ's scheduler would send: by queue, id and RQ's own time.
         self._due: dict[tuple[str, str, float], int] = {}
         self._worker: Worker | None = None
 
@@ -140,7 +131,7 @@ class InProcess:
             put.attribute(owner, name, self._sending(getattr(owner, name)))
 
     def _sending(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        """What the test itself sends is run at once, before its call returns."""
+        """Runs what the test itself sends at once, before its call returns."""
 
         @functools.wraps(send)
         def sent(*args: Any, **kwargs: Any) -> Any:
@@ -189,7 +180,7 @@ class InProcess:
         return list(self._scheduled().values())
 
     def _work(self, queue: Queue) -> None:
-        """What a worker does with the next job of a queue."""
+        """Runs the next job of a queue as a worker does."""
         worker = Worker([queue], connection=self.connection, serializer=self.binding.serializer)
         taken = Queue.dequeue_any([queue], None, connection=self.connection, serializer=self.binding.serializer)
         if taken is not None:

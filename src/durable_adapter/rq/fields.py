@@ -1,7 +1,11 @@
-"""Which worker's row in the journal stands behind what RQ has: of a job the one that started it, of a worker its own.
+"""Fields of our own in the hashes that RQ keeps of jobs and workers, which RQ neither reads nor overwrites.
 
-RQ knows workers by their names, and a worker that is started anew may have the name of one that died. So a job of ours says
-in its own hash which row started it. The name counts only where that is not said.
+They say which worker's row in the journal stands behind a start: RQ knows workers by their names, and a worker that is started
+anew may have the name of one that died. The name counts only where no field says it.
+
+They also count what was done with a job. Each count is that of one run: the hash of a fixed id, and that of a periodic job, is
+used again, and RQ leaves in it what the next job does not set. RQ's own `number_of_retries` counts something else in each of
+its versions.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rq import Worker
 
-from .facts import aware
+from .facts import aware, text_of
+from .identity import place_of
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -21,11 +26,17 @@ if TYPE_CHECKING:
     from ..model import WorkerRow
 
 #: The field of RQ's own hash of a worker that names the worker's row in the journal.
-ROW = "durable_row"
+WORKER_ROW = "durable_row"
 #: The field of a job's hash that names the row of the worker that started it, and when: it counts for that start alone.
 STARTED_BY = "durable_started_by"
 #: The field that says that the process which was started so is gone, although RQ was not told.
 GONE = "durable_gone"
+#: Counts the deliveries that were deferred: our sweeper, or a worker's round, puts the job into its queue again.
+PUT_ASIDE = "durable_put_aside"
+#: Counts the `Retry` objects that its body returned.
+ASKED = "durable_asked"
+#: Counts how often RQ got the job once more although its step had succeeded.
+HANDED_BACK = "durable_handed_back"
 
 
 def note_start(job: Job, row: str, pipeline: Any) -> None:
@@ -72,13 +83,13 @@ def _refs_of_names(named: dict[str, str], connection: Redis) -> dict[str, str]:
         return {}
     with connection.pipeline(transaction=False) as pipe:
         for name in names:
-            pipe.hget(f"{Worker.redis_worker_namespace_prefix}{name}", ROW)
+            pipe.hget(f"{Worker.redis_worker_namespace_prefix}{name}", WORKER_ROW)
         rows = dict(zip(names, pipe.execute(), strict=True))
-    return {job_id: _text(rows[name]) for job_id, name in named.items() if rows[name] is not None}
+    return {job_id: text_of(rows[name]) for job_id, name in named.items() if rows[name] is not None}
 
 
 def _row_of(job: Job, said: Any) -> str | None:
-    start, _, row = _text(said).partition(" ") if said is not None else ("", "", "")
+    start, _, row = text_of(said).partition(" ") if said is not None else ("", "", "")
     return row if row and start == _start(job) else None
 
 
@@ -87,5 +98,28 @@ def _start(job: Job) -> str:
     return started.isoformat() if started is not None else ""
 
 
-def _text(found: Any) -> str:
-    return found.decode() if isinstance(found, bytes) else str(found)
+def count(job: Job, what: str) -> int:
+    """Returns one count of the run that a job stands for."""
+    return _read(job.connection.hget(job.key, what), place_of(job)[0])
+
+
+def increment(job: Job, what: str) -> None:
+    """Adds one to a count. Whoever has the job counts: two never have it at once."""
+    ref = place_of(job)[0]
+    job.connection.hset(job.key, what, f"{ref} {_read(job.connection.hget(job.key, what), ref) + 1}")
+
+
+def counts(jobs: list[Job], what: str) -> dict[str, int]:
+    """Returns one count of each of several jobs, by their ids. One round trip."""
+    if not jobs:
+        return {}
+    with jobs[0].connection.pipeline(transaction=False) as pipe:
+        for job in jobs:
+            pipe.hget(job.key, what)
+        found = pipe.execute()
+    return {job.id: _read(value, place_of(job)[0]) for job, value in zip(jobs, found, strict=True)}
+
+
+def _read(value: Any, ref: str) -> int:
+    noted, _, number = text_of(value or "").partition(" ")
+    return int(number) if noted == ref and number.isdigit() else 0
