@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from .current import FUNCTION
 from .declare.policy import StepPolicy
-from .errors import DeclarationError, Deferred, NotFinished, NotInstalled, UnsupportedCanvas
+from .errors import DeclarationError, Deferred, NotFinished, UnsupportedCanvas
 from .model import StepRow, StepStatus, WorkflowRow, forward, new_ref
 from .recovery import Sweeper
 from .runtime.alerts import explain
@@ -74,7 +74,7 @@ class Handle(Found):
     """One workflow that was started here, or found again by its id."""
 
     def result(self) -> Any:
-        """What the function returned, or the last call of a chain.
+        """Returns what the function returned, or the last call of a chain.
 
         Raises:
             NotFinished: it waits: for time to pass, for a person, or for `work()`.
@@ -88,8 +88,8 @@ class Handle(Found):
             return recorded(installed().registry, last)
         if last.status is StepStatus.FAILED:
             raise read_failure(last.error)
-        told = ", ".join(f"{s.name} {s.status}" for s in members)
-        raise NotFinished(f"workflow {self.id} is {self.status} ({told}): see `{explain(None, self.id)}`")
+        statuses = ", ".join(f"{s.name} {s.status}" for s in members)
+        raise NotFinished(f"workflow {self.id} is {self.status} ({statuses}): see `{explain(None, self.id)}`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +112,12 @@ class Dispatched:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """What ran while the plugin is off: as if it were not there."""
+    """The value of what ran while the plugin is off."""
 
     value: Any
 
     def result(self) -> Any:
-        """What the last call returned."""
+        """Returns what the last call returned."""
         return self.value
 
 
@@ -145,30 +145,30 @@ class InlineEngine:
         return all((ref, key) != (step.ref, step.key) for ref, key, _ in self._binding.waiting)
 
     def out_of_reach(self, step: StepRow) -> str | None:
-        """None: what runs here is sent here."""
+        """Returns None: what runs here is sent here."""
         return None
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
-        """Nothing: there is no result store but the journal."""
+        """Returns None: there is no result store but the journal."""
         return None
 
     def compensation(self, policy: StepPolicy) -> dict[str, Any]:
-        """What a step's row keeps of its compensation."""
+        """Returns what a step's row keeps of its compensation."""
         return compensation_options(self._binding.registry, policy)
 
     def say_held(self, step: StepRow, why: str) -> None:
-        """Nothing: whoever asks, asks the journal."""
+        """Does nothing: the journal says it."""
 
     def knows(self, name: str) -> bool:
         """Whether this process can import a function of that name."""
         return self._binding.registry.function(name) is not None
 
     def withdraw(self, steps: Sequence[StepRow]) -> None:
-        """Nothing: what is cancelled is left alone when its turn comes."""
+        """Does nothing: a cancelled step is not run when its turn comes."""
 
 
 class Local(threading.local):
-    """What one thread has to run, and whether it is running something."""
+    """The steps that one thread has to run, and whether it is running something."""
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, str, bool]] = deque()
@@ -176,7 +176,7 @@ class Local(threading.local):
 
 
 class Binding(BaseBinding):
-    """What `install()` made of this process."""
+    """The state of this process."""
 
     installed: ClassVar[list[Binding]] = []
     registry: Named
@@ -199,7 +199,7 @@ class Binding(BaseBinding):
 
     @property
     def waiting(self) -> deque[tuple[str, str, bool]]:
-        """What this thread still has to run."""
+        """The steps that this thread still has to run."""
         return self._local.waiting
 
     def register(self) -> None:
@@ -345,8 +345,8 @@ class Binding(BaseBinding):
             return
         function = self.registry.function(step.name)
         if function is None:
-            message = 'step_not_run run=%s step=%s msg="There is no such function here. Import it, then call work()"'
-            logger.error(message, ref, step.name)
+            why = "There is no such function here. Import it, then call work()"
+            logger.error("step_not_run run=%s step=%s msg=%r", ref, step.name, why)
             return
         try:
             self._run(run, step, steps, function, again=again)
@@ -439,8 +439,7 @@ def install(journal: str | None = None, **options: Any) -> Binding:
 
 def uninstall() -> None:
     """Takes the binding out; nothing where it was not installed."""
-    for existing in list(Binding.installed):
-        existing.uninstall()
+    Binding.uninstall_all()
 
 
 def installed() -> Binding:
@@ -449,12 +448,10 @@ def installed() -> Binding:
     Raises:
         NotInstalled: `install()` was not called.
     """
-    if not Binding.installed:
-        raise NotInstalled(
-            "durable-adapter is not installed in this process: call durable_adapter.inline.install(journal=...) before the first "
-            "start"
-        )
-    return Binding.installed[-1]
+    return Binding.latest(
+        "durable-adapter is not installed in this process: call durable_adapter.inline.install(journal=...) before "
+        "the first start"
+    )
 
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Planned:

@@ -16,7 +16,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, TimeLimitExceeded, WorkerLostError
 from celery.states import SUCCESS
 
-from durable_adapter.celery.endings import REACHED, after_run, before_run, told
+from durable_adapter.celery.endings import REACHED, after_run, as_celery_error, before_run
 from durable_adapter.errors import StepFailed
 from durable_adapter.model import STAMP, Attention, Cause, Effect, StepStatus, WorkflowRow, WorkflowStatus, make_stamp
 from tests.celery.ledger import Ledger
@@ -142,12 +142,12 @@ def test_only_what_celery_would_not_take_for_an_end_is_told_otherwise() -> None:
     requeues: Any = SimpleNamespace(reject_on_worker_lost=True, acks_on_timeout=False)
     fails: Any = SimpleNamespace(reject_on_worker_lost=False, acks_on_timeout=True)
     for error in (WorkerLostError("gone"), TimeLimitExceeded(1)):
-        assert isinstance(told(requeues, error), StepFailed)
-        assert told(fails, error) is error
+        assert isinstance(as_celery_error(requeues, error), StepFailed)
+        assert as_celery_error(fails, error) is error
     for error in (Reject("again", requeue=True), MemoryError("full")):
-        assert isinstance(told(fails, error), StepFailed)
+        assert isinstance(as_celery_error(fails, error), StepFailed)
     for error in (Reject("no", requeue=False), Ignore(), ValueError("declined")):
-        assert told(requeues, error) is error
+        assert as_celery_error(requeues, error) is error
 
 
 @pytest.mark.parametrize(

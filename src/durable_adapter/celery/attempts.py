@@ -59,7 +59,7 @@ class ActiveTask:
     send: Callable[[], Any] | None = None
     #: The arguments that it would have.
     arguments: tuple[list[Any], dict[str, Any]] | None = None
-    #: What `retry(exc=...)` was given, where the attempt called it.
+    #: The error that `retry(exc=...)` was given, where the attempt called it.
     given: BaseException | None = None
     #: Called before the caught publication is sent: stores what the body returned after `retry(throw=False)`.
     before_sending: Callable[[], None] | None = None
@@ -91,7 +91,7 @@ class ActiveTask:
 
 
 class Limits:
-    """How often Celery tries one call of a task.
+    """The limits that Celery sets to the retries of one call of a task.
 
     Args:
         task: the task.
@@ -103,7 +103,7 @@ class Limits:
         self.task = task
         #: Whether `retry()` was called in this call's body and refused to try again.
         self.declined = False
-        #: What `retry(max_retries=...)` was given in this call's body.
+        #: The number that `retry(max_retries=...)` was given in this call's body.
         self.most: int | None = None
 
     def declines(self, attempt: int, error: BaseException) -> bool:

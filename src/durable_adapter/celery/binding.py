@@ -48,7 +48,7 @@ class InProcess(Protocol):
 
 
 class Binding(BaseBinding):
-    """What `install()` made of one app.
+    """The state of one installed app.
 
     Args:
         app: the app.

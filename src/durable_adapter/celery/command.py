@@ -39,7 +39,7 @@ def find(name: str) -> Celery:
 
 
 def binding(app: Celery) -> Binding | None:
-    """What `install()` made of an app, with all of its task modules imported; None where it was not installed.
+    """Returns the binding of an app, with all of its task modules imported; None where it was not installed.
 
     Raises:
         SettingError: a task module cannot be imported.

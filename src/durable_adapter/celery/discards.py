@@ -68,7 +68,7 @@ class Ended:
 
 
 class Discards:
-    """What one app's worker threw away and has not recorded yet."""
+    """The messages that one app's worker discarded and has not recorded yet."""
 
     def __init__(self, binding: BaseBinding) -> None:
         self._binding = binding
@@ -125,10 +125,11 @@ class Discards:
                 return
             except Exception as error:
                 logger.exception(
-                    'end_not_written task=%s workflow=%s msg="How its task ended could not be recorded (%s). It is left alone"',
+                    "end_not_written task=%s run=%s error=%s msg=%r",
                     noted.task_id,
                     noted.ref,
                     type(error).__name__,
+                    "How its task ended could not be recorded. It is left alone",
                 )
             self._waiting.popleft()
 
@@ -140,11 +141,8 @@ def _record_end(binding: BaseBinding, ended: Ended) -> None:
     # Its message was thrown away because of this worker's list. It is due at once, for a worker that takes it.
     state.revoked.discard(ended.task_id)
     binding.journal.engine_ends.send_again(ended.ref, ended.task_id)
-    logger.warning(
-        'step_sent_again task=%s msg="Its message was thrown away (%s), and it is to run all the same"',
-        ended.task_id,
-        ended.word,
-    )
+    why = f"Its message was discarded ({ended.word}), and it is to run all the same"
+    logger.warning("step_sent_again task=%s msg=%r", ended.task_id, why)
 
 
 def _record_not_taken(binding: BaseBinding, message: NotTaken) -> None:
@@ -160,7 +158,7 @@ def _record_not_taken(binding: BaseBinding, message: NotTaken) -> None:
     else:
         recorded, what = journal.engine_ends.not_taken(message.ref, message.task_id, message.why, who=who), "It is sent again"
     if recorded:
-        logger.error('message_not_taken workflow=%s task=%s msg="%s. %s"', message.ref, message.task_id, message.why, what)
+        logger.error("message_not_taken run=%s task=%s msg=%r", message.ref, message.task_id, f"{message.why}. {what}")
 
 
 def _record(binding: BaseBinding, ended: Ended) -> Fate:

@@ -45,8 +45,8 @@ def is_final(error: BaseException) -> bool:
     return isinstance(error, (Ignore, Reject, Retry))
 
 
-def seen(chain: Sequence[Any] | None) -> str | None:
-    """What follows a task, as text: to see afterwards whether its body changed it."""
+def chain_text(chain: Sequence[Any] | None) -> str | None:
+    """Returns what follows a task as text, to see afterwards whether its body changed it."""
     return dumps(chain) if chain else None
 
 
@@ -60,7 +60,7 @@ def chain_changed(binding: Binding, request: Context, call: Call, before: Sequen
         f"{call.name} changed self.request.chain: what follows a durable step is what was published with it. Set it to None to "
         "stop there; to run something else, start that from the body"
     )
-    logger.error('chain_changed task=%s name=%s msg="%s. Nothing of it was sent"', request.id, call.name, why)
+    logger.error("chain_changed task=%s name=%s msg=%r", request.id, call.name, f"{why}. Nothing of it was sent")
     first = tail_members(binding.app, before)[0]
     host = binding.host
     steps = host.patient.reads.steps(call.ref)
@@ -69,7 +69,7 @@ def chain_changed(binding: Binding, request: Context, call: Call, before: Sequen
         host.patient.engine_ends.end(row, why)
 
 
-def told(task: Task, error: Exception) -> Exception:
+def as_celery_error(task: Task, error: Exception) -> Exception:
     """A recorded error as Celery is told of it, when its body is not run again.
 
     Some errors are none to Celery: it puts the message back into the queue, or ends the worker, and would do so for ever.
@@ -153,11 +153,11 @@ def after_run(binding: Binding, sender: Any = None, state: Any = None, retval: A
     try:
         _record(binding, sender, place[0], str(request.id), state, retval)
     except JournalError as error:
-        logger.warning("end_not_recorded task=%s reason=body_not_called msg=%r", request.id, str(error))
+        logger.warning("end_not_recorded task=%s reason=%s msg=%r", request.id, "body_not_called", str(error))
 
 
 def _hand_over(binding: Binding, ref: str, follows: Any) -> None:
-    """What follows is a group or a chord, which Celery has sent now: nobody hears of its end, so that the run ends here."""
+    """Ends the run where a group or a chord follows: Celery has sent it now, and reports no end of it."""
     if follows.get("task") not in NO_MESSAGE:
         return
     following = tail_members(binding.app, [follows])[0]
@@ -166,7 +166,7 @@ def _hand_over(binding: Binding, ref: str, follows: Any) -> None:
         if row is not None and not row.kind.marked:
             binding.journal.members.record_unmarked(ref, row.key, None, failed=None)
     except JournalError as error:
-        logger.warning("end_not_recorded task=%s reason=handed_to_celery msg=%r", following.task_id, str(error))
+        logger.warning("end_not_recorded task=%s reason=%s msg=%r", following.task_id, "handed_to_celery", str(error))
 
 
 def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, retval: Any) -> None:
@@ -176,7 +176,7 @@ def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, re
     if run is None or step is None or step.status not in (StepStatus.PLANNED, StepStatus.WAITING):
         return
     if state == SUCCESS:
-        _answered(binding, step, retval)
+        _record_answer(binding, step, retval)
         return
     error = retval if isinstance(retval, BaseException) else RuntimeError(str(retval))
     why = f"{task.name} raised {type(error).__name__} before its body was called"
@@ -187,7 +187,7 @@ def _record(binding: Binding, task: Task, ref: str, task_id: str, state: str, re
         end_step(journal, run, step, steps, EngineEnd(why, error), who=binding.host.row)
 
 
-def _answered(binding: Binding, step: StepRow, value: Any) -> None:
+def _record_answer(binding: Binding, step: StepRow, value: Any) -> None:
     """A task answered without its body: what follows it is sent by Celery, so that its answer is the step's."""
     try:
         stored = encode_for(binding.journal, value)

@@ -78,14 +78,14 @@ class CeleryEngine:
         return None
 
     def out_of_reach(self, step: StepRow) -> str | None:
-        """None: an app has one broker."""
+        """Returns None: an app has one broker."""
         return None
 
     def withdraw(self, steps: Sequence[StepRow]) -> None:
-        """Nothing: what follows in a chain is sent by the member before it, and not where that failed."""
+        """Does nothing: what follows in a chain is sent by the member before it, and not where that failed."""
 
     def outcome(self, step: StepRow) -> EngineOutcome | None:
-        """What the result backend holds for a step's task."""
+        """Returns what the result backend holds for a step's task."""
         task_id = step.task_id
         if task_id is None:
             return None
@@ -108,7 +108,7 @@ class CeleryEngine:
         return EngineOutcome(succeeded=True, value=result, at=at)
 
     def compensation(self, policy: StepPolicy) -> dict[str, Any]:
-        """What a step's row keeps of its compensation."""
+        """Returns what a step's row keeps of its compensation."""
         self._binding.registry.check_compensation(policy)
         return compensation_options(self._binding.registry, policy)
 
@@ -120,7 +120,7 @@ class CeleryEngine:
         try:
             self._binding.app.backend.store_result(step.task_id, {"why": why}, HELD)
         except Exception:
-            logger.warning("result_not_stored task=%s state=HELD", step.task_id, exc_info=True)
+            logger.warning("result_not_stored task=%s state=%s", step.task_id, HELD, exc_info=True)
 
     def knows(self, name: str) -> bool:
         """Whether this app has a task of that name."""
@@ -145,7 +145,7 @@ def _refused(name: str, error: Any, traceback: Any) -> str | None:
 
 
 def _stored_at(done: Any) -> int | None:
-    """When a result was stored. A backend that has no zones stores UTC."""
+    """Returns when a result was stored. A backend without time zones stores UTC."""
     try:
         moment = done if isinstance(done, datetime) else datetime.fromisoformat(done)
     except (TypeError, ValueError):

@@ -32,12 +32,12 @@ from .running import run_wrapper
 if TYPE_CHECKING:
     from celery.app.task import Task
 
-#: What the pickled copy of an app carries, in its configuration: the settings, and who its parent is in the journal.
+#: The key in the configuration of an app's pickled copy that carries the settings, and who its parent is in the journal.
 CARRIED = "durable_adapter_spawned"
-#: How Celery finds what hooks such a copy: the way in which it also finds its own support of Django.
+#: The name by which Celery finds what hooks such a copy, as it finds its own support of Django.
 _FIXUP = f"{__package__}.installing:hook_copy"
 
-#: What of Celery's own classes is patched, with our patch and what it replaced; all bindings of the process share it.
+#: The patches of Celery's own classes, each with what it replaced; all bindings of the process share them.
 SHARED: dict[tuple[Any, str], tuple[Any, Any]] = {}
 
 
@@ -168,7 +168,7 @@ def soft_limit(_binding: Binding) -> Patch | None:
 
 
 def fork(binding: Binding) -> Patch | None:
-    """What is registered to be called after a fork, when a journal on SQLite is first used."""
+    """The function that is called after a fork: registered when a journal on SQLite is first used."""
     if not (binding.settings.journal or "").startswith("sqlite"):
         return None
     return Patch(forking.WHERE, forking.WHY, forking.GUARD)
@@ -179,11 +179,11 @@ def task_run(binding: Binding, task: Task) -> Patch:
     wrapper = run_wrapper(binding, task, task.run)
     wrapper.__dict__[HOOK] = (id(binding), id(wrapper))
     put_back = replace(task, "run", wrapper)
-    _trace_anew(task)
+    _rebuild_tracer(task)
 
     def undo() -> None:
         put_back()
-        _trace_anew(task)
+        _rebuild_tracer(task)
 
     return Patch(
         f"{task.name}.run",
@@ -193,7 +193,7 @@ def task_run(binding: Binding, task: Task) -> Patch:
     )
 
 
-def _trace_anew(task: Task) -> None:
+def _rebuild_tracer(task: Task) -> None:
     if getattr(task, "__trace__", None) is not None:
         task.__trace__ = trace.build_tracer(task.name, task, task.app.loader, app=task.app)
 
@@ -217,7 +217,7 @@ def task_add_to_chord(binding: Binding, task: Task) -> Patch:
 _REFUSES = "refuses `{}` in the body of a durable attempt, before anything is sent"
 _ELSEWHERE = "anywhere else the arguments are handed on as they come"
 
-#: What is patched once an app, in this order, and once a marked task.
+#: The patches that are made once per app, in this order, and once per marked task.
 APP: tuple[Callable[[Binding], Patch | None], ...] = (
     send_task,
     async_result,

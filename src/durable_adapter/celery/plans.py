@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PLACE = "_durable_place"
 #: Properties of a message that a publication may name, and that Celery hands on as they are.
 PROPERTIES = ("delivery_mode", "message_id", "app_id", "user_id", "type")
-#: What is kept beside the options of a member that is a canvas of its own (a group, a chord): which one. It is none of them.
+#: Kept beside the options of a member that is a group or a chord: which of the two. It is no option of a publication.
 CANVAS = "subtask_type"
 #: The canvases that are no message of their own, so that nobody hears of their end.
 NO_MESSAGE = frozenset(["celery.group", "celery.chord"])
@@ -63,7 +63,7 @@ KEPT = frozenset(
     ]
 )
 
-#: What besides is kept of a member that is sent later, because it says how long after that it is to begin.
+#: Options kept as well of a member that is sent later: they say how long after that it is to begin.
 _LATER = frozenset(["countdown", "eta"])
 
 
@@ -100,7 +100,7 @@ def stamps_of(options: Mapping[str, Any]) -> frozenset[str]:
 
 
 def sender_of(app: Celery, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What Celery adds to a message of the task or thread that sends it: whoever sends it again is another one."""
+    """Returns what Celery adds to a message about the task or thread that sends it: whoever sends it again is another one."""
     added: dict[str, Any] = {} if options.get("reply_to") else {"reply_to": app.thread_oid}
     parent = app.current_worker_task
     if parent is None:
@@ -150,7 +150,7 @@ def tail_members(app: Celery, chain: Sequence[Any] | None) -> list[Member]:
 
 
 def signature_call(given: Any) -> dict[str, Any]:
-    """How a compensation is to be called, where it was declared as a signature."""
+    """Returns how a compensation is to be called, where it was declared as a signature."""
     if not isinstance(given, Signature):
         return {}
     return {
@@ -235,7 +235,7 @@ def delay_of(options: Mapping[str, Any]) -> int:
 def message_for(
     marked: Marked, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]
 ) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
-    """What sends a canvas member again: its task, arguments and options, with the rest of the chain behind it.
+    """Returns what sends a canvas member again: task, arguments and options, with the rest of the chain behind it.
 
     Raises:
         MessageExpired: it never began, and its message was to be discarded by now.
@@ -277,7 +277,7 @@ def _following(step: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
 def dispatched_message(
     run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]
 ) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
-    """What sends a step again that a function dispatched.
+    """Returns what sends a step again that a function dispatched.
 
     Raises:
         MessageExpired: as `message_for`.
@@ -319,7 +319,7 @@ def _has_begun(step: StepRow, steps: Sequence[StepRow]) -> bool:
 def undo_message(
     marked: Marked, run: WorkflowRow, undo: StepRow, target: StepRow, steps: Sequence[StepRow]
 ) -> tuple[str, list[Any], dict[str, Any], dict[str, Any]]:
-    """What sends a compensation: called as Celery calls a link."""
+    """Returns what sends a compensation: it is called as Celery calls a link."""
     args, kwargs, options = undo_call(marked, run, target, steps)
     options = stamped({k: v for k, v in options.items() if k != "expires"}, run.ref, undo.key)  # what is owed does not expire
     options["task_id"] = undo.task_id

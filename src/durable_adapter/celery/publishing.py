@@ -1,4 +1,4 @@
-"""What happens when a task is published: a start is committed before it is sent; an attempt's own id is caught.
+"""Publishing a task: a start is committed before it is sent; a publication of an attempt's own id is caught.
 
 `app.send_task` is the one place that every real publication passes. Stamped messages (what Celery sends next in a chain)
 go through untouched.

@@ -35,12 +35,12 @@ class Registry(Marked):
         self._seen = 0
 
     def function(self, name: str) -> Callable[..., Any] | None:
-        """What a task runs, below our hook; None where the app has no such task."""
+        """Returns the function that a task runs, below our hook; None where the app has no such task."""
         found: Callable[..., Any] | None = original_run(self._app, name) if task_named(self._app, name) is not None else None
         return found
 
     def compensation_call(self, given: Any) -> dict[str, Any]:
-        """How a compensation is to be called, where it was declared as a signature."""
+        """Returns how a compensation is to be called, where it was declared as a signature."""
         return signature_call(given)
 
     @property

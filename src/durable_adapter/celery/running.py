@@ -1,4 +1,4 @@
-"""What happens when a marked task runs: the delivery is named, and handed to the runtime.
+"""Running a marked task: the delivery is named, and handed to the runtime.
 
 The hook sits on the task's own `run`: below routing, time limits, retries, events, serializers and custom `__call__`
 methods, which stay Celery's. Direct calls, eager calls and recursion run the function as it is.
@@ -67,7 +67,7 @@ def run_wrapper(binding: Binding, task: Task, original: Callable[..., Any]) -> A
         try:
             stamp = read_stamp((request.stamps or {}).get(STAMP))
         except UnknownStamp as unknown:
-            return _let_go(task, request, refused(binding.host, name, str(unknown)))
+            return _defer(task, request, refused(binding.host, name, str(unknown)))
         if stamp is None and (binding.is_off or not registry.is_marked(name)):
             return original(*args, **kwargs)
         return _delivered(binding, task, original, args, kwargs, request, stamp)
@@ -155,11 +155,11 @@ def _delivered(
     except BeganPlain:
         began_plain = True
     except Deferred as left:
-        return _let_go(task, request, left)
+        return _defer(task, request, left)
     except Exception as error:
-        if delivery.ran or (said := endings.told(task, error)) is error:
+        if delivery.ran or (raised := endings.as_celery_error(task, error)) is error:
             raise
-        raise said from error
+        raise raised from error
     if began_plain:  # outside of the handler: the body's own error is raised without ours as its context
         request.chain = had_chain
         endings.forget(request)
@@ -196,7 +196,7 @@ def _body(
 
     def body(call: Call) -> Any:
         task = limits.task
-        had_chain, as_it_was = list(request.chain or ()), endings.seen(request.chain)
+        had_chain, as_it_was = list(request.chain or ()), endings.chain_text(request.chain)
         delivery.begin()
         limits.declined, limits.most = False, None
         with current(limits, delivery):
@@ -207,7 +207,7 @@ def _body(
             _forget_meanwhile(task, request)
         if had_chain and not request.chain:
             _after_body(functools.partial(_stopped, binding, call))
-        elif had_chain and endings.seen(request.chain) != as_it_was:
+        elif had_chain and endings.chain_text(request.chain) != as_it_was:
             request.chain = None
             _after_body(functools.partial(endings.chain_changed, binding, request, call, had_chain))
         return value
@@ -293,7 +293,7 @@ def _store_meanwhile(task: Task, request: Context, value: Any) -> None:
     try:
         task.backend.store_result(request.id, value, SUCCESS, request=request)
     except Exception:
-        logger.warning("result_not_stored task=%s state=SUCCESS", request.id, exc_info=True)
+        logger.warning("result_not_stored task=%s state=%s", request.id, SUCCESS, exc_info=True)
 
 
 def _forget_meanwhile(task: Task, request: Context) -> None:
@@ -307,12 +307,12 @@ def _forget_meanwhile(task: Task, request: Context) -> None:
         logger.debug("result_unknown task=%s", request.id, exc_info=True)
 
 
-def _let_go(task: Task, request: Context, left: Deferred) -> Any:
+def _defer(task: Task, request: Context, left: Deferred) -> Any:
     """Gives the slot back: the message is acknowledged, no result is stored, and the sweeper owns what is left."""
     logger.info("task_deferred task=%s name=%s msg=%r", request.id, task.name, str(left))
     if left.held and not task.ignore_result and not request.ignore_result:
         try:
             task.backend.store_result(request.id, {"why": str(left)}, HELD, request=request)
         except Exception:
-            logger.warning("result_not_stored task=%s state=HELD", request.id, exc_info=True)
+            logger.warning("result_not_stored task=%s state=%s", request.id, HELD, exc_info=True)
     raise Ignore() from left

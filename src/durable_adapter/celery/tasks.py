@@ -29,7 +29,7 @@ def all_tasks(app: Celery) -> list[tuple[str, Any]]:
 
 
 def count_tasks(app: Celery) -> int:
-    """How many tasks the app has, as far as its registry counts them; -1 where it does not."""
+    """Returns how many tasks the app has, as far as its registry counts them; -1 where it does not."""
     try:
         return len(app._tasks)
     except TypeError:

@@ -83,7 +83,7 @@ class SweeperStep(bootsteps.StartStopStep):
         return False
 
     def _return_unbegun(self, binding: Binding) -> None:
-        """What Celery gave up before its body began is due again: its verdict is about a process, not about the step."""
+        """Makes due again what Celery gave up before its body began: that failure is the process's, not the step's."""
         while binding.given_up:
             task_id = binding.given_up[0]
             try:
@@ -99,7 +99,7 @@ class SweeperStep(bootsteps.StartStopStep):
             binding.given_up.popleft()
 
 
-def before_the_fork(binding: Binding, worker: Any) -> None:
+def prepare_fork(binding: Binding, worker: Any) -> None:
     """Loads and compiles once, in the parent, what every child of the pool needs, and keeps it shared.
 
     Celery collects garbage in the parent before each fork, which writes to every page with an object on it: what is frozen
@@ -130,7 +130,7 @@ def check(binding: Binding) -> None:
     text = f"these durable tasks cannot be hooked in this worker and would run unprotected: {', '.join(missing)}"
     if binding.settings.strict:
         raise InstallConflict(text)
-    logger.error('tasks_refused msg="%s. This worker refuses them: it takes them for unregistered tasks"', text)
+    logger.error("tasks_refused msg=%r", f"{text}. This worker refuses them: it takes them for unregistered tasks")
     for name in missing:
         binding.app._tasks.unregister(name)
 
@@ -153,10 +153,10 @@ def set_up(binding: Binding, instance: Any = None, **_: Any) -> None:
         check(binding)
     except DurableError as error:
         # A signal's receiver can only stop a worker that must not run by leaving the process.
-        logger.critical('worker_not_started msg="this worker does not start: %s"', error)
+        logger.critical("worker_not_started msg=%r", f"this worker does not start: {error}")
         raise SystemExit(1) from error
     if binding.registry.marks_anything:
-        before_the_fork(binding, instance)
+        prepare_fork(binding, instance)
 
 
 def process_begins(binding: Binding, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a declaration's options accept, one function a sort of value: each names the option, the value and what is accepted.
+"""Checks of a declaration's options, one function per sort of value: each names the option, the value and what is accepted.
 
 Everything is checked where it is written, as far as it can be seen there. Whether the names of parameters are any is
 checked where the function is known: at the decorator of a plain function, at `install()` of a task.

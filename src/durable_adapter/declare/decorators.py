@@ -286,7 +286,7 @@ def wrapped(function: FunctionType, policy: StepPolicy) -> Any:
     name = policy.name or f"{function.__module__}.{function.__qualname__}"
 
     def caller_of_a_step() -> Any:
-        """What calls a step here; None where this is a plain call."""
+        """Returns what calls a step here; None where this is a plain call."""
         if STEP.get() is not None:
             return None
         caller = FUNCTION.get() or (OUTSIDE[-1] if OUTSIDE else None)
@@ -324,7 +324,7 @@ def wrapped(function: FunctionType, policy: StepPolicy) -> Any:
 
 
 def as_called(function: Callable[..., Any], value: Any) -> Any:
-    """What a call of *function* gives to whoever makes it, where *value* is what it came to: a coroutine, if it is async."""
+    """Returns *value* as a call of *function* returns it: as a coroutine, if the function is async."""
     return _known(value) if inspect.iscoroutinefunction(inspect.unwrap(function)) else value
 
 
@@ -338,7 +338,7 @@ def is_own_wrapper(function: Any) -> bool:
 
 
 def _subject(decorator: str, target: Any) -> str:
-    """How an error names what was decorated, without touching a lazy proxy."""
+    """Returns how an error names what was decorated, without touching a lazy proxy."""
     if type(target) is FunctionType:
         return f"{decorator} on {target.__module__}.{target.__qualname__}"
     return decorator

@@ -1,4 +1,4 @@
-"""What an error says of the effect: that nothing left the process, that an answer is missing, or nothing.
+"""Judges an error by what it says of the effect: that nothing left the process, that an answer is missing, or nothing.
 
 Wrappers are looked through: an engine's own, and what an error was raised from.
 """

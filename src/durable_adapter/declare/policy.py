@@ -1,4 +1,4 @@
-"""What a user declares about steps and workflows, as frozen data that is checked when it is made.
+"""Declarations of steps and workflows, as frozen data that is checked when it is made.
 
 Nothing declared means *protected*: legacy code does nothing twice on its own, and is held when in doubt (P4).
 Declarations touch no queue and no database; a binding reads them when it is installed.
@@ -18,13 +18,13 @@ from .effects import NeverConnected, causes, is_refusal, no_answer, nothing_left
 from .retry import SAFE_RETRY, RetryPolicy
 from .verdicts import Verdict
 
-#: How long a provider is trusted to remember an idempotency key, from its first use: the claim of the first attempt.
+#: Time for which a provider is trusted to remember an idempotency key, from its first use: the claim of the first attempt.
 IDEMPOTENCY_WINDOW = timedelta(hours=24)
 
-#: How often an idempotent step in doubt may be taken over by a new attempt before a person is asked.
+#: Attempts that may take over an idempotent step in doubt before a person is asked.
 MAX_TAKEOVERS = 3
 
-#: How long after an attempt is over a probe's "did not happen" begins to count, where the step has no time-out.
+#: Time after the end of an attempt before a probe's "did not happen" counts, where the step has no time-out.
 SETTLE = timedelta(seconds=60)
 
 
@@ -149,7 +149,7 @@ class StepPolicy:
 
     @property
     def settle_us(self) -> int:
-        """How long after the end of an attempt "did not happen" begins to count, in microseconds."""
+        """The microseconds after the end of an attempt before "did not happen" counts."""
         if self.settle is not None:
             return int(float(self.settle) * SECOND)  # type: ignore[arg-type]
         return self.timeout_us if self.timeout_us is not None else int(SETTLE.total_seconds() * SECOND)
@@ -195,7 +195,7 @@ class StepPolicy:
         return (self.retry or SAFE_RETRY).delay(attempt)
 
     def stored(self) -> dict[str, Any]:
-        """What the journal keeps of the declaration, so that tools can judge a step without its code."""
+        """Returns what the journal keeps of the declaration, so that tools can judge a step without its code."""
         kept: dict[str, Any] = {}
         if self.idempotent:
             kept["window"] = self.window

@@ -1,4 +1,4 @@
-"""When a step that may be repeated is tried again."""
+"""Retry policies: when a step that may be repeated is tried again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .effects import causes
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a step that may be repeated is tried again, as Temporal and stripe-style clients state it.
+    """A retry policy, with the options that Temporal and stripe-style clients have.
 
     Args:
         initial_interval: seconds (or timedelta) before the second attempt.
@@ -62,5 +62,5 @@ class RetryPolicy:
         return interval * (1 - self.jitter * random.random())  # noqa: S311 - spreading load, not a secret
 
 
-#: What a step that is safe to repeat does on an error whose effect is unknown, unless it says otherwise.
+#: The policy of a step that is safe to repeat and declares none.
 SAFE_RETRY = RetryPolicy()

@@ -16,7 +16,7 @@ from .plugin import durable_journal as journal
 if TYPE_CHECKING:
     from .recorded import RecordedStep, RecordedWorkflow, TestJournal
 
-#: What is loaded when first asked for: every pytest run of a project that uses durable-adapter imports this package.
+#: Names that are loaded when first asked for: every pytest run of a project that uses durable-adapter imports this package.
 _LATER = frozenset(["RecordedStep", "RecordedWorkflow", "TestJournal"])
 
 __all__ = [

@@ -97,7 +97,7 @@ class _Engine(CeleryEngine):
         self._driver = driver
 
     def queue_is_empty(self, queue: str | None) -> bool | None:
-        """Nothing is lost on the way from here to here."""
+        """Returns whether nothing waits to be run here: no message is lost on the way."""
         return self._driver.here.is_empty
 
 
@@ -131,15 +131,15 @@ class InProcess:
         put.attribute(canvas._chain, "apply", self._apply(canvas._chain.apply))
 
     def pull(self) -> Callable[[], None] | None:
-        """None: every message was handed over when it was sent."""
+        """Returns None: every message was handed over when it was sent."""
         return None
 
     def moments(self) -> list[int]:
-        """None, likewise."""
+        """Returns none, likewise."""
         return []
 
     def record_death(self) -> None:
-        """Nothing: the message, which nobody acknowledged, comes again."""
+        """Does nothing: the message, which nobody acknowledged, comes again."""
 
     @property
     def is_idle(self) -> bool:
@@ -187,7 +187,7 @@ class InProcess:
                 raise meta["result"]
 
     def _deliver(self, message: Message) -> None:
-        """What a worker's process does with a message."""
+        """Runs a message as a worker's process does."""
         name = message.headers["task"]
         if name not in self.app.tasks:
             args, kwargs, _ = message.payload

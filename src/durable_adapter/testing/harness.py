@@ -51,7 +51,7 @@ logger = logging.getLogger("durable_adapter")
 
 #: Seconds that no test lasts: nothing here beats, dies or is given up by the wall clock.
 NEVER = 10 * 365 * 86_400.0
-#: How many rounds of sweeping and running may follow one another before something is plainly going in circles.
+#: Rounds of sweeping and running that may follow one another before it is taken for an endless loop.
 ROUNDS = 1_000
 #: The name by which the hosts of a test know their one parent.
 PARENT = "in process"
@@ -104,7 +104,7 @@ class Bound(Protocol):
 class Driver(Protocol):
     """One engine, as a test redirects it: what a binding's own room knows of how its messages are kept and run here."""
 
-    #: What `install()` made.
+    #: The binding that `install()` made.
     binding: Any
     #: The engine that stands in for the binding's own.
     engine: Any
@@ -118,10 +118,10 @@ class Driver(Protocol):
         """The next message that is due, where the engine keeps its messages itself; None where there is none."""
 
     def moments(self) -> list[int]:
-        """When messages become due that the engine keeps itself."""
+        """Returns when messages become due that the engine keeps itself."""
 
     def record_death(self) -> None:
-        """What the engine does when it sees that the process that ran its message was killed."""
+        """Does what the engine does when it sees that the process that ran its message was killed."""
 
 
 class Patches:
@@ -227,7 +227,7 @@ class Harness:
         return found
 
     def marked(self, engine: str) -> Marked:
-        """What is marked on one of the engines."""
+        """Returns what is marked on one of the engines."""
         driver = next((driver for driver in self.drivers if driver.engine.name == engine), self.drivers[0])
         found: Marked = driver.binding.registry
         return found
@@ -400,7 +400,7 @@ class Harness:
         return None
 
     def waits(self, ref: str) -> str:
-        """What a run waits for, in words, and what to do about it in a test."""
+        """Returns what a run waits for, in words, and what to do about it in a test."""
         run, steps = self.journal.reads.run(ref), self.journal.reads.steps(ref)
         assert run is not None
         held = [step for step in steps if step.status is StepStatus.HELD]

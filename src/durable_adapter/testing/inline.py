@@ -63,12 +63,12 @@ class InProcess:
         return 0
 
     def pull(self) -> Callable[[], None] | None:
-        """None: everything was handed over when it was sent."""
+        """Returns None: everything was handed over when it was sent."""
         return None
 
     def moments(self) -> list[int]:
-        """None, likewise."""
+        """Returns none, likewise."""
         return []
 
     def record_death(self) -> None:
-        """Nothing: what is left is in the journal."""
+        """Does nothing: what is left is in the journal."""

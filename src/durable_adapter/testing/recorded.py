@@ -1,4 +1,4 @@
-"""What the test journal shows a test: workflows and steps as plain, comparable things, and time that can be let pass."""
+"""The test journal as a test sees it: workflows and steps as plain, comparable values, and a clock that can be advanced."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ class RecordedWorkflow:
 
     @property
     def value(self) -> Any:
-        """What the function returned, or the last member of a chain."""
+        """Returns what the function returned, or the last member of a chain."""
         own = self._own
         return own.value if own is not None else None
 
     @property
     def error(self) -> Exception | None:
-        """What it failed with."""
+        """Returns the error that it failed with."""
         return next((step.error for step in self.steps if step.status is StepStatus.FAILED), None)
 
     @property
@@ -178,13 +178,13 @@ class TestJournal:
         return [step for workflow in self.workflows() for step in workflow.steps if step.status is StepStatus.HELD]
 
     def events(self, which: Any) -> list[tuple[str, str]]:
-        """What the append-only log says of a workflow: (kind, reason), oldest first. The happy path writes none."""
+        """Returns a workflow's entries in the append-only log: (kind, reason), oldest first. The happy path writes none."""
         found = self._here.journal.events.of(self._run(which).ref)
         return [(str(event["kind"]), str(event["why"] or "")) for event in found]
 
     @property
     def elsewhere(self) -> list[tuple[str, list[Any], dict[str, Any]]]:
-        """What was sent to tasks that this process does not have: (name, args, kwargs). They are not run."""
+        """Returns what was sent to tasks that this process does not have: (name, args, kwargs). They are not run."""
         return list(self._here.elsewhere)
 
     def advance(self, duration: float | timedelta = 0, **units: float) -> None:
