@@ -1,7 +1,7 @@
 """The end of a task that its engine ended on purpose before it began: revoked, expired, rejected.
 
-It is never sent again by itself, and what comes after it does not run. One transaction cancels both, and puts the run in front
-of a person, whose `retry` makes the step due.
+The task is never sent again automatically, and what comes after it does not run. One transaction cancels both, and marks the run
+for a person's attention, whose `retry` makes the step due.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .schema import event, step, workflow
 from .transitions import Transitions, moving, this
 from .undo import UNSENT, Undo
 
-#: Who gives the verdicts that no person does.
+#: The `who` of verdicts that a probe gives.
 PROBE = "probe"
-#: What a step has not begun in.
+#: The statuses of a step that has not begun.
 _NOT_BEGUN = (StepStatus.PLANNED, StepStatus.WAITING)
 
 
@@ -48,16 +48,16 @@ class EngineEnds:
     def end(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
         """Cancels a member that has not begun, and what comes after it. One commit.
 
-        Members that do not come after it go on, and the run ends when they have; a run in which nothing is left to do is
-        cancelled at once. Of a step whose earlier attempt may have had its effect, that stays unknown.
+        Members that do not come after it go on, and the run ends when they have ended. A run with nothing left to do is
+        cancelled at once. If an earlier attempt may have had its effect, that stays unknown.
 
         Args:
             row: the member as last read.
-            why: the engine's own word, for people.
-            who: the process that says so.
+            why: the engine's reason, as people read it.
+            who: the process that reports it.
 
         Returns:
-            False, with nothing changed, where it has begun meanwhile or its run no longer goes forward.
+            False, with nothing changed, if it has begun meanwhile or its run no longer goes forward.
         """
 
         def write(conn: Connection) -> bool:
@@ -87,12 +87,12 @@ class EngineEnds:
         return self._db.transaction(write)
 
     def not_taken(self, ref: str, task_id: str, why: str, *, who: str | None = None) -> bool:
-        """Keeps that a worker threw a step's message away unread, and looks at the run soon. One commit.
+        """Records that a worker discarded a step's message unread, and makes the run due soon. One commit.
 
-        That is proof that its body did not run: the message is sent again, for a worker that takes it.
+        The body therefore did not run, and the message is sent again for another worker.
 
         Returns:
-            False where the step has begun meanwhile, is over, or is unmarked: that is never sent again by itself.
+            False if the step has begun meanwhile, is over, or is unmarked (never sent again automatically).
         """
 
         def write(conn: Connection) -> bool:
@@ -111,7 +111,7 @@ class EngineEnds:
         return self._db.transaction(write)
 
     def begins_again(self, ref: str, task_id: str) -> None:
-        """Counts that an unmarked member's message was delivered once more: its worker may die of it each time. One commit."""
+        """Counts another delivery of an unmarked member's message, which may kill its worker each time. One commit."""
         planned = sa.and_(
             step.c.ref == ref,
             step.c.task_id == task_id,
@@ -122,31 +122,31 @@ class EngineEnds:
         self._db.transaction(lambda conn: conn.execute(again))
 
     def taken_up(self, row: StepRow) -> None:
-        """A message that no worker had taken is about to be sent again: what becomes of that one is not known. One commit."""
+        """Clears *not taken* from a step whose message is about to be sent again. One commit."""
         not_taken = sa.and_(this(row), step.c.cause == Cause.NOT_TAKEN.value)
         self._db.transaction(lambda conn: conn.execute(sa.update(step).where(not_taken).values(cause=None, evidence=None)))
 
     def send_again(self, ref: str, task_id: str) -> None:
-        """Makes a task due whose message its engine threw away although it is to run. One commit.
+        """Makes a task due whose message its engine discarded although it is to run. One commit.
 
-        One that waits for its next attempt stays due when it was. What its engine stored of that message is overruled: an end
-        from before now is not heard any more.
+        A step that waits for its next attempt keeps its time. An end that the engine stored for the task before now is
+        ignored from here on.
         """
         its_step = sa.and_(step.c.ref == ref, step.c.task_id == task_id)
         waits = sa.and_(its_step, step.c.status == StepStatus.WAITING.value)
 
         def write(conn: Connection) -> None:
-            conn.execute(sa.update(step).where(waits).values(sent_at=None, sends=0))  # that one did not vanish
+            conn.execute(sa.update(step).where(waits).values(sent_at=None, sends=0))  # its message has not vanished
             due = {"look_at": self._db.now, "sends": 0}
             conn.execute(moving(StepStatus.WAITING, due, its_step, of=(StepStatus.PLANNED,)))
             key = conn.execute(sa.select(step.c.key).where(its_step).limit(1)).scalar_one_or_none()
-            why = "it is to run, and its message was thrown away"
+            why = "it is to run, and its message was discarded"
             self._events.write(conn, Event.SENT_AGAIN, ref=ref, key=key, why=why, overruled=True)
 
         self._db.transaction(write)
 
     def ordered_again_at(self, ref: str) -> int | None:
-        """When a person last ordered a run to go on, or gave a verdict in it, or a worker obeyed that; None where nobody has."""
+        """Returns when a person last ordered a run to go on or gave a verdict in it, or a worker carried that out; else None."""
         ordered = sa.and_(event.c.kind == Event.OPERATOR.value, event.c.detail.contains('"retry"'))
         decided = sa.and_(event.c.kind == Event.VERDICT.value, event.c.who != PROBE)
         obeyed = sa.and_(event.c.kind == Event.SENT_AGAIN.value, event.c.detail.contains('"overruled"'))
@@ -156,17 +156,17 @@ class EngineEnds:
 
 
 def is_ended_by_engine(row: StepRow) -> bool:
-    """Whether a step's engine ended its task before it began, and nobody has ordered it to run since."""
+    """Returns whether the engine ended a step's task before it began, and nobody has ordered it to run since."""
     return row.cause == Cause.ENDED_BY_ENGINE and row.status not in OPEN_STEPS
 
 
 def is_left_behind(member: StepRow) -> bool:
-    """Whether a canvas is done with a member: it succeeded, was left out, or its engine ended it."""
+    """Returns whether a canvas no longer waits for a member: it succeeded, was cancelled, or its engine ended it."""
     return member.status in (StepStatus.SUCCEEDED, StepStatus.CANCELLED) or is_ended_by_engine(member)
 
 
 def after(row: StepRow, steps: Sequence[StepRow]) -> list[StepRow]:
-    """What comes after a member of its run, directly or by way of others: in a chain and in a function, all that is left."""
+    """Returns all members that come after a member, directly or indirectly; after a function, all others."""
     members = [s for s in steps if not s.kind.undoes and s.key != row.key]
     if row.kind.makes_calls or all(s.after is None for s in steps):  # a function, or a chain of revision 0001
         return [s for s in members if row.kind.makes_calls or s.position > row.position]

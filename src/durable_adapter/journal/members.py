@@ -1,4 +1,4 @@
-"""The members of a canvas, as engines see them: joining, leaving, ending without a mark, lost before they began."""
+"""The members of a canvas: they join, leave, end without a mark, or are lost before they begin."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from .transitions import Transitions, moving, this
 from .turns import Turns, count_down
 from .undo import UNSENT, Undo
 
-#: How many runs one statement is about, where it is about the steps of all that are unfinished.
+#: Runs in one statement that searches the steps of all unfinished runs.
 BATCH = 500
-#: How often a process that died with a step's message is believed not to have begun it, before such messages count as vanished.
+#: Times that the message of a process that died counts as not begun; after that, it counts as vanished.
 MAX_UNBEGUN = 5
 
 
 class Members:
-    """Changes to the plan of a run, and what engines say of its members."""
+    """Writes changes to the plan of a run, and what engines report of its members."""
 
     def __init__(
         self, db: Database, events: Events, transitions: Transitions, undo: Undo, turns: Turns, resend_after: int
@@ -56,28 +56,28 @@ class Members:
     ) -> StepStatus | None:
         """Adds a member to the plan of a canvas that has started, before its message is sent. One commit.
 
-        Engines whose canvases grow job by job (RQ's `depends_on`) learn of a member only when it is published. A run
-        that had succeeded goes on with it; one that is over in another way, or is being undone, takes no more.
+        Engines whose canvases grow job by job (RQ's `depends_on`) know a member only when it is published. A run that had
+        succeeded is reopened by it; one that ended otherwise, or is being undone, accepts no more members.
 
         Args:
-            row: the member, planned; its position is given here, and where it has no key, that follows from its position.
+            row: the member, planned. This sets its position, and its key if it has none.
             parents: the keys of the members that it comes after.
-            connection: the caller's transaction, if it is to be a part of that.
-            beside: rows of what else it comes after, which do not count: those that are not there yet are added.
+            connection: the caller's transaction, if this is to be a part of it.
+            beside: rows of other steps that it comes after, which do not complete the run. Missing ones are added.
 
         Returns:
-            How it stands now: planned, or as it was found, if an earlier try committed it under its task id; cancelled where the
-            run takes no more; None where the run is not there.
+            The member's status: planned; as found, if an earlier try committed it under its task id; cancelled if the run
+            accepts no more. None if the run does not exist.
 
         Raises:
             UnserialisableValue: its arguments are too large for this database.
         """
         self._db.check_size(row.message)
-        given_key = row.key  # a try that is rolled back leaves its own in the row
+        given_key = row.key  # a try that was rolled back has set a key in the row
 
         def write(conn: Connection) -> StepStatus | None:
             row.key = given_key
-            # The parents' rows first: an end locks its step's row before its run's. Those that end later find this member.
+            # The parents' rows first: an end locks its step's row before its run's. Parents that end later find this member.
             open_parents = self._open_of(conn, row.ref, parents)
             run = conn.execute(
                 sa.select(workflow.c.status, workflow.c.look_at).where(workflow.c.ref == row.ref).with_for_update()
@@ -89,7 +89,7 @@ class Members:
                 return joined
             status = WorkflowStatus(run.status)
             over = status not in FORWARD_WORKFLOWS | {WorkflowStatus.SUCCEEDED}
-            # The run's lock is held, so that nobody else gives this position away.
+            # The run is locked, so that no other member gets this position.
             last = sa.select(sa.func.coalesce(sa.func.max(step.c.position), -1)).where(step.c.ref == row.ref)
             row.position = int(conn.execute(last).scalar_one()) + 1
             row.key = row.key or member_key(row.position, row.name)
@@ -115,14 +115,14 @@ class Members:
 
     @staticmethod
     def _open_of(conn: Connection, ref: str, keys: Sequence[str]) -> int:
-        """How many of these members have not succeeded. Locks their rows."""
+        """Locks these members, and returns how many have not succeeded."""
         here = sa.and_(step.c.ref == ref, step.c.key.in_(list(keys)))
         found = conn.execute(sa.select(step.c.status).where(here).order_by(step.c.position).with_for_update()).scalars()
         return sum(status != StepStatus.SUCCEEDED.value for status in found)
 
     @staticmethod
     def _joined_before(conn: Connection, row: StepRow) -> StepStatus | None:
-        """How a member stands that an earlier try committed; takes over its key and position."""
+        """Returns the status of a member that an earlier try committed, and copies its key and position; else None."""
         same = step.c.key == row.key if row.task_id is None else step.c.task_id == row.task_id
         here = sa.and_(step.c.ref == row.ref, same)
         found = conn.execute(sa.select(step.c.key, step.c.position, step.c.status).where(here)).first()
@@ -132,7 +132,7 @@ class Members:
         return StepStatus(found.status)
 
     def _opened_again(self, status: WorkflowStatus) -> dict[str, Any]:
-        """What a member that joins changes of its run."""
+        """Returns the columns of the run that a joining member changes."""
         values: dict[str, Any] = {"open_steps": workflow.c.open_steps + 1}
         if status is WorkflowStatus.SUCCEEDED:
             look_at = self._db.now + self._resend_after
@@ -140,10 +140,10 @@ class Members:
         return values
 
     def leave(self, ref: str, key: str) -> None:
-        """Takes back a member whose message could not be sent, if it has not begun. One commit.
+        """Deletes a member whose message could not be sent, if it has not begun. One commit.
 
-        A broker that raises may have delivered the message all the same: it is refused where it arrives, because the journal
-        has no such member, and reported.
+        A broker that raises may still have delivered the message. A worker then refuses and reports it, because the
+        journal has no such member.
 
         Args:
             ref: the run.
@@ -160,15 +160,13 @@ class Members:
         self._db.transaction(write)
 
     def not_begun(self, task_id: str, why: str, *, ref: str | None = None, in_hand: bool = False) -> int:
-        """A worker with the plugin lost a message before its body began: what is still planned becomes due. One commit.
-
-        Only unfinished runs are searched for the task.
+        """Makes a planned step due whose message a worker lost before its body began. One commit.
 
         Args:
-            task_id: its task, for which only unfinished runs are searched.
-            why: what is known, in words.
-            ref: its run, where that is known: an id may have been used again.
-            in_hand: whoever says so has the message, so that it has not vanished.
+            task_id: the task. Only unfinished runs are searched for it.
+            why: the reason, as people read it.
+            ref: its run, if known: a task id may have been used again.
+            in_hand: the caller has the message, so that it has not vanished.
         """
 
         def write(conn: Connection) -> int:
@@ -182,7 +180,7 @@ class Members:
                 changed += self._transitions.move(
                     conn, row, StepStatus.WAITING, values, of=(StepStatus.PLANNED,), event=Event.SENT_AGAIN, why=why
                 )
-            if in_hand and ref is not None:  # the message of one that waits for such a worker has not vanished either
+            if in_hand and ref is not None:  # the message of a waiting step has not vanished either
                 waits = sa.and_(step.c.task_id == task_id, step.c.status == StepStatus.WAITING.value)
                 conn.execute(sa.update(step).where(step.c.ref == ref, waits).values(sends=0))
             return changed
@@ -190,18 +188,18 @@ class Members:
         return self._db.transaction(write)
 
     def died_unbegun(self, row: StepRow, why: str, *, who: str | None = None) -> bool:
-        """The process that had a step's message was seen to die before its body began. One commit.
+        """Makes a step due whose process was seen to die before the body began. One commit.
 
-        The step becomes due. Of one that waits or is in doubt, that message counts as not sent: nobody ran it unrecorded.
-        That is believed `MAX_UNBEGUN` times; a step that kills its process each time then counts as one whose messages vanish.
+        For a step that waits or is in doubt, the message counts as not sent. This applies `MAX_UNBEGUN` times: the messages
+        of a step that kills its process each time then count as vanished.
 
         Args:
-            row: the step as last read, of any kind but unmarked: the body of that begins without a claim.
-            why: what is known, in words.
+            row: the step as last read; not unmarked, because an unmarked body begins without a claim.
+            why: the reason, as people read it.
             who: the process that saw it.
 
         Returns:
-            Whether anything was changed.
+            True if anything was changed.
         """
         believed = sa.and_(step.c.attempt == row.attempt, step.c.kind.in_(having("marked")), step.c.losses < MAX_UNBEGUN)
         lost: dict[str, Any] = {"losses": step.c.losses + 1, "sent_at": None}
@@ -214,7 +212,7 @@ class Members:
             due = lost | {"sends": 0, "look_at": self._db.now}
             if self._transitions.move(conn, row, StepStatus.WAITING, due, believed, of=(StepStatus.PLANNED,), **told):
                 return True
-            for stands, again in ((waits, {}), (doubted, {"look_at": self._db.now})):  # one that waits is due already
+            for stands, again in ((waits, {}), (doubted, {"look_at": self._db.now})):  # a waiting step is due already
                 change = sa.update(step).where(this(row), believed, stands).values(**lost, sends=unsent, **again)
                 if conn.execute(change).rowcount:
                     self._events.write(conn, ref=row.ref, key=row.key, kind=Event.SENT_AGAIN, who=who, why=why)
@@ -225,12 +223,12 @@ class Members:
 
     @staticmethod
     def _counted_by_its_options(conn: Connection, ref: str, key: str) -> bool:
-        """Whether a row of revision 0001 says that the run ends with it."""
+        """Returns whether a row says that the run ends with it; rows of revision 0001 say so in their options."""
         found = conn.execute(sa.select(step).where(step.c.ref == ref, step.c.key == key)).one()
         return step_row(found).completes_run
 
     def stop_after(self, ref: str, key: str) -> None:
-        """A step ends its chain early: what was planned behind it is cancelled, and its own end ends the run. One commit."""
+        """Lets a step end its chain early: later planned steps are cancelled, and its own end ends the run. One commit."""
 
         def write(conn: Connection) -> None:
             conn.execute(sa.select(step.c.key).where(step.c.ref == ref).order_by(step.c.key).with_for_update()).all()
@@ -250,18 +248,18 @@ class Members:
         who: str | None = None,
         why: str | None = None,
     ) -> bool:
-        """Commits how an unmarked member ended. One commit; a second call changes nothing.
+        """Records the end of an unmarked member. One commit; a second call changes nothing.
 
         Args:
             ref: the run.
             key: the member.
-            outcome: what it returned, as far as that can be written down.
-            failed: what it raised instead.
-            who: the person who says so, where it is not the worker that ran it.
-            why: and how they know.
+            outcome: the value that it returned, if it can be encoded.
+            failed: the error that it raised instead.
+            who: the person who reports it; None if the worker that ran it does.
+            why: the person's reason.
 
         Returns:
-            False where its end was recorded before.
+            False if its end was recorded before.
         """
 
         def write(conn: Connection) -> bool:
@@ -286,9 +284,9 @@ class Members:
 
 
 def unfinished(conn: Connection) -> Iterator[list[str]]:
-    """The references of all unfinished runs, in order, so few at a time that their steps are found by their key.
+    """Yields the references of all unfinished runs, in order, in batches.
 
-    As a subquery, they are so many that PostgreSQL would rather read the steps of the whole history.
+    Batches are small enough for the index over steps. With a subquery, PostgreSQL may read the whole history's steps.
     """
     refs = sorted(row.ref for row in conn.execute(sa.select(workflow.c.ref).where(workflow.c.look_at.is_not(None))))
     for start in range(0, len(refs), BATCH):

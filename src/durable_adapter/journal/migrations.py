@@ -1,6 +1,6 @@
-"""Bringing a journal's tables to the revision that this code needs, once, however many deploys try at the same time.
+"""Migrates a journal's tables to the revision that this code needs, once, even if several deploys try at the same time.
 
-Alembic is imported only to migrate. `check` reads one row, so that commands that only want to know stay fast.
+Alembic is imported only to migrate. `check` reads one row, so that commands that only check stay fast.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .outages import unreachable
 if TYPE_CHECKING:
     from alembic.config import Config
 
-#: Seconds that a migration waits for another one on the same journal.
+#: Seconds for which a migration waits for another one on the same journal.
 PATIENCE: Final = 300
 
 
 def check(journal: Journal | Database) -> list[str]:
-    """The revisions that are still to be applied, oldest first; none where the journal is up to date.
+    """Returns the revisions that are still to be applied, oldest first; none if the journal is up to date.
 
     Raises:
         JournalUnreachable: the database does not answer.
@@ -41,13 +41,13 @@ def check(journal: Journal | Database) -> list[str]:
 
 
 def migrate(journal: Journal | Database, *, sql: bool = False, out: TextIO | None = None) -> list[str]:
-    """Applies what `check` finds missing, in one transaction where the database can, under a lock of the journal's own.
+    """Applies the revisions that `check` returns, under a lock, and in one transaction where the database supports it.
 
     Args:
         journal: the journal, or its database.
-        sql: apply nothing; write the statements instead, for a person to read and run. Where the database cannot be
-            reached, they are those for an empty one.
-        out: where the statements are written; standard output where none is given.
+        sql: apply nothing; write the statements instead, for a person to read and run. If the database cannot be reached,
+            they are for an empty one.
+        out: where the statements are written; default standard output.
 
     Returns:
         The revisions that were applied, or are written out.
@@ -65,22 +65,24 @@ def migrate(journal: Journal | Database, *, sql: bool = False, out: TextIO | Non
     db.make_file()
     try:
         with _alone(db) as connection:
-            # Only now is nobody else at it: what was missing a moment ago may be there.
+            # Read again under the lock: another migration may have applied them.
             missing = _missing(db, _revision_on(connection))
             if missing:
                 _upgrade(_config(connection=connection), "head")
             return missing
     except DBAPIError as error:
         if unreachable(error):
-            raise JournalUnreachable(f"the journal {db.safe_url} went away while it was migrated: {error.orig}") from error
+            raise JournalUnreachable(
+                f"the journal {db.safe_url} became unreachable while it was migrated: {error.orig}"
+            ) from error
         raise
 
 
 def folder() -> Path:
-    """Where the revisions are: inside the installed package, or at the root of a source tree.
+    """Returns the directory of the revisions: inside the installed package, or at the root of a source tree.
 
     Raises:
-        JournalError: they are in neither place, so that the installation is incomplete.
+        JournalError: they are in neither place: the installation is incomplete.
     """
     package = Path(__file__).resolve().parent.parent
     for place in (package / "migrations", package.parent.parent / "migrations"):
@@ -106,7 +108,7 @@ def _missing(db: Database, found: str | None) -> list[str]:
 
 
 def _found(db: Database) -> str | None:
-    """The revision that is there; None where there are no tables, or no file."""
+    """Returns the journal's revision; None if it has no tables, or no file."""
     return None if db.missing_file is not None else db.repeat(lambda: _read_revision(db))
 
 
@@ -116,7 +118,7 @@ def _read_revision(db: Database) -> str | None:
 
 
 def _revision_on(connection: Connection) -> str | None:
-    """The recorded revision. Asks for the table first: an error would end a PostgreSQL transaction."""
+    """Returns the recorded revision. Checks for the table first: an error would abort a PostgreSQL transaction."""
     version = sa.table(tables.VERSION_TABLE, sa.column("version_num"))
     if not sa.inspect(connection).has_table(tables.VERSION_TABLE):
         return None
@@ -126,7 +128,7 @@ def _revision_on(connection: Connection) -> str | None:
 
 @contextlib.contextmanager
 def _alone(db: Database) -> Iterator[Connection]:
-    """A connection on which this process is the only one that migrates this journal."""
+    """Yields a connection that holds the journal's migration lock."""
     if db.dialect_name == "mysql":
         with _named_lock(db) as connection:
             yield connection
@@ -140,7 +142,7 @@ def _alone(db: Database) -> Iterator[Connection]:
 
 
 def _take_advisory_lock(db: Database, connection: Connection) -> None:
-    """Waits for the lock, which ends with the transaction: safe behind a transaction pooler too."""
+    """Waits for the lock, which ends with the transaction, so that it works behind a transaction pooler too."""
     digest = hashlib.sha256(f"durable-adapter migrate {db.schema or ''}".encode()).digest()
     number = int.from_bytes(digest[:8], "big", signed=True)
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE}s'")
@@ -154,7 +156,7 @@ def _take_advisory_lock(db: Database, connection: Connection) -> None:
 
 @contextlib.contextmanager
 def _named_lock(db: Database) -> Iterator[Connection]:
-    """MySQL commits every statement that changes tables by itself, so the lock is the session's."""
+    """Holds a lock of the session, because MySQL commits each statement that changes tables."""
     name = f"durable_migrate.{hashlib.sha256(str(db.url.database).encode()).hexdigest()[:32]}"
     with db.engine.connect() as connection:
         if connection.execute(sa.select(sa.func.get_lock(name, PATIENCE))).scalar_one() != 1:

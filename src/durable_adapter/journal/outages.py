@@ -1,7 +1,7 @@
-"""Which errors say that the journal's database is absent, rather than that a statement is wrong (P10).
+"""Tells errors of an unavailable database from errors of a statement (P10).
 
-A database that is down, full, read-only, out of connections or shutting down is one kind of thing: a start raises and sends
-nothing, and a worker waits in the slot that it has. Each database says it by codes of its own.
+A database that is down, full, read-only, out of connections or shutting down is treated alike: a start raises and sends nothing,
+and a worker waits in its slot. Each database has its own error codes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 #: SQLSTATEs (PostgreSQL) and error numbers (MySQL, MariaDB) of transactions that the database aborted itself.
 _ABORTED: Final = frozenset({"40001", "40P01", "55P03", 1205, 1213, 1020, "locked"})
-#: Those of them that say that a lock was waited for in vain.
-_NOT_TO_BE_HAD: Final = frozenset({"55P03", 1205, "locked"})
+#: Those of them for a lock that was not released in time.
+_LOCK_TIMED_OUT: Final = frozenset({"55P03", 1205, "locked"})
 
 #: PostgreSQL, the first two characters: connection, out of resources (disk, memory, connections), operator intervention
 #: (shutting down), system error.
 _CLASSES: Final = ("08", "53", "57", "58")
 #: PostgreSQL: a read-only transaction (a standby), a role that may not write, damaged data or index.
 _STATES: Final = frozenset({"25006", "42501", "XX001", "XX002"})
-#: Those that say that the database is there and cannot be written.
+#: Those of a database that answers but cannot be written.
 _UNWRITABLE_STATES: Final = frozenset({"25006", "42501", "53100"})
 
 #: MySQL and MariaDB: writing a file failed, out of memory, disk full, too many connections, shutting down, table full, write
@@ -41,7 +41,7 @@ _SQLITE: Final = frozenset(
 )  # fmt: skip
 _UNWRITABLE_SQLITE: Final = frozenset({sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL})
 
-#: How SQLite says those in words.
+#: The words of SQLite's messages for these codes.
 _WORDS: Final = (
     ("locked", sqlite3.SQLITE_BUSY),
     ("busy", sqlite3.SQLITE_BUSY),
@@ -53,17 +53,17 @@ _WORDS: Final = (
 
 
 def aborted(error: DBAPIError) -> bool:
-    """Whether the database gave up a transaction by itself, so that trying again is the cure."""
+    """Returns whether the database aborted the transaction, so that it should be tried again."""
     return _code(error) in _ABORTED
 
 
 def waited_in_vain(error: DBAPIError) -> bool:
-    """Whether a transaction was given up because a lock was not to be had in time."""
-    return _code(error) in _NOT_TO_BE_HAD
+    """Returns whether a transaction was aborted because a lock was not released in time."""
+    return _code(error) in _LOCK_TIMED_OUT
 
 
 def unreachable(error: DBAPIError) -> bool:
-    """Whether the database, rather than the statement, is what failed."""
+    """Returns whether the database failed, rather than the statement."""
     if error.connection_invalidated:
         return True
     original = error.orig
@@ -78,7 +78,7 @@ def unreachable(error: DBAPIError) -> bool:
 
 
 def unwritable(error: BaseException) -> bool:
-    """Whether the database answers, and nothing can be written to it: full, read only, or not allowed."""
+    """Returns whether the database answers but cannot be written: full, read only, or not permitted."""
     original = getattr(error, "orig", None)
     if isinstance(original, sqlite3.Error):
         return _sqlite(original) in _UNWRITABLE_SQLITE
@@ -87,7 +87,7 @@ def unwritable(error: BaseException) -> bool:
 
 
 def table_missing(error: BaseException) -> bool:
-    """Whether a statement failed because the journal's tables are not there."""
+    """Returns whether a statement failed because the journal's tables or columns do not exist."""
     original = getattr(error, "orig", None)
     if getattr(original, "sqlstate", None) in ("42P01", "42703", "3F000"):
         return True
@@ -98,9 +98,9 @@ def table_missing(error: BaseException) -> bool:
 
 
 def _code(error: DBAPIError) -> Any:
-    """The error number (MySQL, MariaDB) or SQLSTATE by which the database says what is wrong; `locked` for SQLite's one lock.
+    """Returns the error number (MySQL, MariaDB) or the SQLSTATE; `locked` for SQLite's lock.
 
-    The number comes first: newer versions of PyMySQL have a SQLSTATE too, which is `HY000` for nearly everything.
+    The number comes first: newer versions of PyMySQL have a SQLSTATE too, which is mostly `HY000`.
     """
     original = error.orig
     if isinstance(original, sqlite3.Error):
@@ -110,7 +110,7 @@ def _code(error: DBAPIError) -> Any:
 
 
 def _sqlite(error: sqlite3.Error) -> int | None:
-    """SQLite's own code, without what it says more exactly; from its words, where a driver hands on nothing else."""
+    """Returns SQLite's primary error code; from the message, if the driver passes no code."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
         return int(code) & 0xFF

@@ -1,4 +1,4 @@
-"""Reading the journal: one run whole, lists, and what is unfinished. Writes nothing; every list has a limit."""
+"""Reads of the journal: one run, lists, and unfinished work. They write nothing; every list has a limit."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class RefusedMessage:
     """A message that a worker refused.
 
     Attributes:
-        at: when.
+        at: when it was refused.
         ref: the run that it named.
         key: the step that it named.
         who: the process that refused it.
-        why: in words.
-        task: the name of its task, where that is known.
-        namespace: that of the process.
+        why: the reason.
+        task: the name of its task, if known.
+        namespace: the namespace of the run; if there is no run, of the process.
         lacks_run: the journal has no such run now.
-        lacks_step: the journal has the run, and no such step of it.
+        lacks_step: the journal has the run, but no such step.
     """
 
     at: int
@@ -66,7 +66,7 @@ def _refused(row: sa.Row[Any]) -> RefusedMessage:
 
 
 class Reads:
-    """Queries that people and the runtime ask."""
+    """Queries of the command line, reports and the runtime."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -79,9 +79,9 @@ class Reads:
         self._outline = outline.order_by(step.c.position, step.c.key)
 
     def identity(self, ref: str, key: str) -> tuple[str, str, int, int]:
-        """What the idempotency key of a step is made of: the run's namespace, declared id and number, the key's generation.
+        """Returns the parts of a step's idempotency key: the run's namespace, declared id and number, the key's generation.
 
-        The id is empty where the run declares none. One read.
+        The id is empty if the run declares none. One read.
         """
         found = self._db.fetch(self._db.hot(self._identity), {"ref": ref, "key": key})
         if not found:
@@ -90,25 +90,25 @@ class Reads:
         return row["namespace"], row["id"] if row["declared"] else "", row["run"], row["generation"] or 0
 
     def run(self, ref: str) -> WorkflowRow | None:
-        """One run."""
+        """Returns one run, or None if it has no row."""
         rows = self._db.fetch(self._db.hot(self._run), {"ref": ref})
         return workflow_row(rows[0]) if rows else None
 
     def steps(self, ref: str) -> list[StepRow]:
-        """Every step of one run, by position: what a replay needs, in one read."""
+        """Returns every step of one run, by position. One read."""
         return [step_row(row) for row in self._db.fetch(self._db.hot(self._steps), {"ref": ref})]
 
     def outline(self, ref: str) -> list[StepRow]:
-        """Every step of one run, by position, without what its code was given and gave back."""
+        """Returns every step of one run, by position, without messages, arguments, outcomes and errors."""
         return [step_row(row) for row in self._db.fetch(self._db.hot(self._outline), {"ref": ref})]
 
     def of_task(self, ref: str, task_id: str) -> StepRow | None:
-        """The step of a run that has an engine's task id; None where there is none."""
+        """Returns the step of a run with this task id, or None."""
         rows = self._db.select(sa.select(step).where(step.c.ref == ref, step.c.task_id == task_id).limit(1))
         return step_row(rows[0]) if rows else None
 
     def latest(self, namespace: str, id: str) -> WorkflowRow | None:
-        """The latest run of a workflow id."""
+        """Returns the latest run of a workflow id, or None."""
         rows = self._db.select(
             sa.select(workflow)
             .where(workflow.c.namespace == namespace, workflow.c.id == id)
@@ -128,7 +128,7 @@ class Reads:
         limit: int = 100,
         unreadable: list[UnreadableRow] | None = None,
     ) -> list[WorkflowRow]:
-        """Returns runs, newest first. Reads no plans and no values; *unreadable* is given those that cannot be read here."""
+        """Returns runs, newest first, without plans and values. *unreadable* receives the rows that cannot be read here."""
         started: sa.ColumnElement[int] = workflow.c.created_at
         query = without(workflow, SLIM_RUN).limit(limit)
         if namespace is not None:
@@ -137,7 +137,7 @@ class Reads:
             query = query.where(workflow.c.status.in_([s.value for s in statuses]))
         if unfinished or (statuses and all(s in OPEN_WORKFLOWS for s in statuses)):
             query = query.where(workflow.c.look_at.is_not(None))
-            started = started + 0  # no index is in this order: nobody walks back through the history for what is unfinished
+            started = started + 0  # keeps the database from walking the index over the whole history
         if name is not None:
             query = query.where(workflow.c.name == name)
         if since is not None:
@@ -147,8 +147,8 @@ class Reads:
     def unfinished(
         self, *, after: str = "", limit: int = 500, unreadable: list[UnreadableRow] | None = None
     ) -> list[WorkflowRow]:
-        """Unfinished runs in order of their reference, for walking through all of them in batches."""
-        ref = workflow.c.ref + ""  # not as the primary key has it: in that order all of the history would be walked through
+        """Returns unfinished runs, by reference, in batches."""
+        ref = workflow.c.ref + ""  # keeps the database from walking the primary key over the whole history
         rows = self._db.select(sa.select(workflow).where(workflow.c.look_at.is_not(None), ref > after).order_by(ref).limit(limit))
         return [run for _, run in readable(workflow_row, rows, unreadable)]
 
@@ -160,25 +160,24 @@ class Reads:
         return {row.ref: run for row, run in readable(workflow_row, rows, unreadable)}
 
     def steps_of(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, list[StepRow]]:
-        """Returns the steps of several runs, by run and position. Of a run with a step that cannot be read here, none."""
+        """Returns the steps of several runs, by run and position. A run with a step that cannot be read here has none."""
         query = sa.select(step).where(step.c.ref.in_(list(refs))).order_by(step.c.position)
         return _by_run(refs, self._db.select(query) if refs else (), unreadable)
 
     def unsettled(self, *, limit: int = 1000) -> list[StepRow]:
-        """Steps that began and whose outcome is not known: begun, in doubt, held."""
+        """Returns steps that began and whose outcome is not known: begun, in doubt, held."""
         wanted = literals((StepStatus.BEGUN, StepStatus.IN_DOUBT, StepStatus.HELD))
         rows = self._db.select(sa.select(step).where(step.c.status.in_(wanted)).limit(limit))
         return [found for _, found in readable(step_row, rows)]
 
     def queues_moved_to(self, namespace: str) -> dict[tuple[str, str], int]:
-        """Returns how far each queue has come: when the youngest message that has begun was sent, by engine and queue.
+        """Returns, by engine and queue, when the newest message that has begun was sent.
 
-        What was sent to such a queue before that, and has not begun, is lost. A message was sent no earlier than its step's
-        row was made; of one that is older nobody wrote down when, so that it proves nothing. Only attempts that have not
-        been settled are looked at.
+        A message that was sent to such a queue before that, and has not begun, is lost. The time is the creation of the
+        step's row at the earliest. Only unsettled attempts are read.
 
         Args:
-            namespace: two namespaces may have a broker each.
+            namespace: only this one; two namespaces may have different brokers.
         """
         of_its_run = sa.select(workflow.c.namespace).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
         sender = sa.select(workflow.c.engine).where(workflow.c.ref == step.c.ref).correlate(step).scalar_subquery()
@@ -198,26 +197,26 @@ class Reads:
         return {(row.engine, row.queue): int(row.at) for row in rows}
 
     def ever_listened(self, namespace: str) -> list[tuple[str, str, list[str]]]:
-        """Returns the role, engines and queues of every process of a namespace, living or not; each combination once."""
+        """Returns each combination of role, engines and queues of a namespace's processes, living or not."""
         here = sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)
         rows = self._db.select(sa.select(worker.c.role, worker.c.engine, worker.c.queues).where(here).distinct())
         found = []
         for row in rows:
-            with contextlib.suppress(ValueError, RecursionError):  # a damaged row says nothing of queues
+            with contextlib.suppress(ValueError, RecursionError):  # skips a damaged row
                 found.append((row.role, row.engine, json.loads(row.queues)))
         return found
 
     def unfinished_refs(
         self, namespace: str, now: int, *, after: tuple[int, str] = (0, ""), limit: int = 1000, asleep: bool = False
     ) -> list[tuple[int, str]]:
-        """The next looks and references of unfinished runs, in that order: for walking through all of them in batches.
+        """Returns the next checks and references of unfinished runs, in that order, in batches.
 
         Args:
-            namespace: whose runs.
+            namespace: the namespace of the runs.
             now: database time.
             after: the last pair of the batch before.
-            limit: how many at the most.
-            asleep: those too that wait on purpose, for a time that has not come.
+            limit: the most pairs returned.
+            asleep: include runs that wait for a time in the future.
         """
         look_at, ref = workflow.c.look_at, workflow.c.ref
         query = (
@@ -228,13 +227,13 @@ class Reads:
         )
         if not asleep:
             awake = workflow.c.status != WorkflowStatus.SUSPENDED.value
-            # One that sleeps while a step that it sent is open is none of those: that one's message may be lost.
+            # A sleeping run with another open step is always included: that step's message may be lost.
             sent = workflow.c.open_steps > 1
             query = query.where(sa.or_(awake, workflow.c.wake_at.is_(None), workflow.c.wake_at <= now, sent))
         return [(row.look_at, row.ref) for row in self._db.select(query)]
 
     def troubled_refs(self, *, limit: int = 100_000) -> set[str]:
-        """References of runs with a step that is begun, in doubt or held, or with anything that a person should look at."""
+        """Returns the references of runs with a step that is begun, in doubt or held, or marked for attention."""
         unsettled = sa.select(step.c.ref).where(step.c.status.in_(literals(UNSETTLED_STEPS))).limit(limit)
         steps = sa.select(step.c.ref).where(step.c.attention.is_not(None)).order_by(step.c.attention).limit(limit)
         twice = sa.select(step.c.ref).where(step.c.twice_at.is_not(None)).order_by(step.c.twice_at).limit(limit)
@@ -247,26 +246,26 @@ class Reads:
         return {row.ref: run for row, run in readable(workflow_row, self._db.select(query), unreadable)} if refs else {}
 
     def slim_steps(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, list[StepRow]]:
-        """Returns the steps of several runs, by run and position: without values, but with what they raised.
+        """Returns the steps of several runs, by run and position, without values but with their errors.
 
-        An outcome is there without its bytes: that there is one is known. Of a run with a step that cannot be read here, none.
+        An outcome has no bytes, only its codec. A run with a step that cannot be read here has no steps.
         """
         query = without(step, SLIM_STEP)
         query = query.where(step.c.ref.in_(list(refs))).order_by(step.c.position, step.c.key)
         return _by_run(refs, self._db.select(query) if refs else (), unreadable)
 
     def workers(self, ids: Sequence[str]) -> dict[str, WorkerRow]:
-        """The rows of several processes, living or not."""
+        """Returns the rows of several processes, living or not, by id."""
         rows = self._db.select(sa.select(worker).where(worker.c.id.in_(list(ids)))) if ids else []
         return {row.id: found for row, found in readable(worker_row, rows)}
 
     def refused(self, *, since: int = 0, ref: str | None = None, limit: int = 10_000) -> list[RefusedMessage]:
-        """Returns messages that were refused and that no person has acknowledged since, oldest first.
+        """Returns refused messages that no person has acknowledged since, oldest first.
 
         Args:
             since: only those refused since this time.
             ref: only those that named this run.
-            limit: how many at the most.
+            limit: the most messages read.
         """
         seen = event.alias("seen")
         action = sa.and_(seen.c.kind == Event.OPERATOR.value, seen.c.key.is_(None), seen.c.detail.contains('"acknowledge"'))
@@ -290,7 +289,7 @@ class Reads:
     def newest_refs(
         self, namespace: str | None = None, *, since: int = 0, before: int | None = None, limit: int = 1000
     ) -> list[tuple[int, str]]:
-        """When runs were started, and their references, newest first: for walking back through history in batches."""
+        """Returns the start times and references of runs, newest first, in batches."""
         query = sa.select(workflow.c.created_at, workflow.c.ref).where(workflow.c.created_at >= since)
         if before is not None:
             query = query.where(workflow.c.created_at < before)
@@ -300,14 +299,14 @@ class Reads:
         return [(row.created_at, row.ref) for row in rows]
 
     def with_task(self, refs: Sequence[str], task_id: str) -> list[str]:
-        """Which of several runs have a step with an engine's task id."""
+        """Returns those of *refs* that have a step with this task id."""
         if not refs:
             return []
         query = sa.select(step.c.ref).where(step.c.ref.in_(list(refs)), step.c.task_id == task_id)
         return [row.ref for row in self._db.select(query)]
 
     def server(self) -> dict[str, Any]:
-        """What the database says of itself, for `doctor`: its version, and whether it may lose what it committed."""
+        """Returns the database's version and durability settings, for `doctor`."""
         name = self._db.dialect_name
         if name == "sqlite":
             mode = self._scalar("SELECT * FROM pragma_journal_mode()")
@@ -335,22 +334,22 @@ class Reads:
         return rows[0][0] if rows else None
 
 
-#: The columns that hold what users' code was given and gave back.
+#: The columns with arguments, outcomes and errors of users' code.
 _VALUES = ("arguments", "arguments_codec", "outcome", "outcome_codec", "error")
 
 
-#: What is not read of a run, and of a step, where neither plans nor values are shown.
+#: Columns of a run, and of a step, that are not read where neither plans nor values are shown.
 SLIM_RUN = ("plan", *_VALUES)
 SLIM_STEP = ("message", "details", "arguments", "arguments_codec", "outcome")
 
 
 def without(table: sa.Table, blank: Sequence[str]) -> sa.Select[Any]:
-    """A query of whole rows in which some columns are empty: what may be large is not fetched where it is not shown."""
+    """Returns a query of whole rows in which the columns *blank*, which may be large, are NULL."""
     return sa.select(*[sa.null().label(c.name) if c.name in blank else c for c in table.c])
 
 
 def _by_run(refs: Sequence[str], rows: Iterable[sa.Row[Any]], unreadable: list[UnreadableRow] | None) -> dict[str, list[StepRow]]:
-    """Steps by their run. Nobody can say how a run stands of which a step cannot be read: it has none."""
+    """Returns steps by run. A run with an unreadable step gets none, because its state is not known."""
     found: dict[str, list[StepRow]] = {ref: [] for ref in refs}
     left: list[UnreadableRow] = []
     for row, its_step in readable(step_row, rows, left):

@@ -1,7 +1,7 @@
-"""Forgetting what ended long ago, in small batches, so that the journal does not grow for ever.
+"""Deletes old ended runs, in small batches, so that the journal does not grow without limit.
 
 A run under an id that the user declared leaves a tombstone (id, status, fingerprint): the same id still starts once (P5).
-What a person has not looked at yet is never forgotten.
+A run that needs a person's attention is never deleted.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from .schema import event, literals, step, workflow
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What one batch removed."""
+    """The result of one batch."""
 
     runs: int = 0
     tombstones: int = 0
 
     @property
     def total(self) -> int:
-        """How many runs the batch was about."""
+        """The number of runs in the batch."""
         return self.runs + self.tombstones
 
 
 class Retention:
-    """The only deletes of this journal, apart from a start that is taken back."""
+    """The only deletes of runs, apart from starts that could not be sent."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def due(self, before: int, *, limit: int = 500) -> list[str]:
-        """References of runs that ended before a time and that nobody has to look at any more, oldest end first."""
+        """Returns the references of runs that ended before a time and need no attention, oldest end first."""
         rows = self._db.select(
             sa.select(workflow.c.ref)
             .where(*_over(before), ~sa.exists(sa.select(1).where(step.c.ref == workflow.c.ref, _shown())))
-            # The first of the two says nothing, but lets PostgreSQL read the index in its order instead of sorting everything.
+            # The first column is always NULL here, but lets PostgreSQL read the index in order instead of sorting.
             .order_by(workflow.c.pruned_at, workflow.c.ended_at)
             .limit(limit)
         )
         return [row.ref for row in rows]
 
     def forget(self, before: int, *, limit: int = 500) -> Forgotten:
-        """Forgets one batch of runs that ended before a time. One commit; safe in several places at once."""
+        """Deletes one batch of runs that ended before a time. One commit; safe to run concurrently."""
         refs = self.due(before, limit=limit)
         if not refs:
             return Forgotten()
 
         def write(conn: Connection) -> Forgotten:
-            # Locked, and then looked at afresh: a success that came late may have put a step in front of a person meanwhile.
+            # Lock, then read again: a late success may have marked a step for attention meanwhile.
             steps = sa.select(step.c.ref, _shown().label("shown")).where(step.c.ref.in_(refs))
             locked = conn.execute(steps.order_by(step.c.ref, step.c.key).with_for_update()).all()
             shown = {row.ref for row in locked if row.shown}
@@ -94,10 +94,10 @@ class Retention:
 
 
 def _over(before: int) -> list[Any]:
-    """The conditions that a run ended before a time, that nothing about it is due, and that nobody starts it again.
+    """Returns the conditions that a run ended before a time, is not due, and is not started again by its parent.
 
-    A start from inside a durable call is the same start each time that call runs, because the run that it started is there.
-    So a run outlasts the one that started it, until that has succeeded or is forgotten itself.
+    A start inside a durable call is repeated each time that the call runs, and finds the run that it started. That run is
+    therefore kept until its parent has succeeded or is deleted.
     """
     parent = workflow.alias("parent")
     may_start_it_again = sa.exists(
@@ -117,7 +117,7 @@ def _over(before: int) -> list[Any]:
 
 
 def _shown() -> Any:
-    """The condition that a step is not settled, is due, or is in front of a person. What is over is never due."""
+    """Returns the condition that a step is unsettled, due, or marked for attention. Cancelled and undone steps are never due."""
     marked = sa.or_(step.c.attention.is_not(None), step.c.twice_at.is_not(None))
     due = sa.and_(step.c.look_at.is_not(None), step.c.status.not_in(literals(NEVER_DUE)))
     return sa.or_(marked, step.c.status.in_(literals(UNSETTLED_STEPS)), due)

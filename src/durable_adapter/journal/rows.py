@@ -1,7 +1,7 @@
-"""Rows to nouns and back: the only place that knows in which column each field of the model lives.
+"""Converts table rows to objects of the model and back: the only place that maps fields to columns.
 
-A row that this release cannot read (a value of a newer revision, damaged JSON) raises `UnreadableRow`, and nothing else. Whoever
-reads several uses `readable`, which leaves such rows out and names them: one row never stops a sweep or a report (P11).
+A row that this release cannot read (a value of a newer revision, damaged JSON) raises `UnreadableRow`, and nothing else. Reads of
+several rows use `readable`, which skips and reports such rows: one row never stops a sweep or a report (P11).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..model import (
 )
 from .schema import step, worker, workflow
 
-#: A row by the names of its columns, as SQLAlchemy has it or as it came straight from the driver.
+#: A row by column name: a SQLAlchemy row, or a dictionary with the driver's values.
 Found = sa.Row[Any] | dict[str, Any]
 
 
@@ -39,7 +39,7 @@ def _json(value: Any) -> str | None:
 
 
 def _mapping(text: str | None) -> dict[str, Any]:
-    """Reads a JSON object; an empty one where there is none."""
+    """Reads a JSON object; an empty one if the column is NULL."""
     found = json.loads(text) if text else {}
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
@@ -47,7 +47,7 @@ def _mapping(text: str | None) -> dict[str, Any]:
 
 
 def _names(text: str | None) -> list[str]:
-    """Reads a JSON list of texts; an empty one where there is none."""
+    """Reads a JSON list of texts; an empty one if the column is NULL."""
     found = json.loads(text) if text else []
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise ValueError("it is not a JSON list of texts")
@@ -78,9 +78,9 @@ def _attempts(text: str | None) -> list[str]:
     return found
 
 
-#: What reading a damaged value raises.
+#: The errors that reading a damaged value raises.
 _DAMAGED = (ValueError, TypeError, RecursionError)
-#: How the columns are read that may hold what this release does not know.
+#: The readers of columns that may hold values unknown to this release.
 _STEP_COLUMNS: dict[str, Callable[[Any], Any]] = {
     "kind": kind_named, "status": StepStatus, "effect": _optional_effect, "safety": Safety, "options": _mapping,
     "after": _optional_names, "message": _bytes, "error": _bytes, "arguments": _bytes, "outcome": _bytes,
@@ -98,7 +98,7 @@ def _numbers(table: sa.Table) -> tuple[str, ...]:
     return tuple(c.name for c in table.c if isinstance(c.type, sa.Integer))
 
 
-#: The columns that hold whole numbers: SQLite keeps there whatever it is given.
+#: The integer columns. SQLite stores any type in them.
 _STEP_NUMBERS, _WORKFLOW_NUMBERS, _WORKER_NUMBERS = _numbers(step), _numbers(workflow), _numbers(worker)
 
 
@@ -110,7 +110,7 @@ def _check_numbers(r: Any, columns: tuple[str, ...]) -> None:
 
 
 def _wrong(r: Any, columns: dict[str, Callable[[Any], Any]], error: Exception) -> str:
-    """Says which column of a row cannot be read, and what is wrong with it."""
+    """Returns which column of a row cannot be read, and why."""
     for name, read in columns.items():
         try:
             read(r[name])
@@ -131,15 +131,15 @@ Noun = TypeVar("Noun")
 def readable(
     make: Callable[[Any], Noun], rows: Iterable[Any], unreadable: list[UnreadableRow] | None = None
 ) -> list[tuple[Any, Noun]]:
-    """Makes nouns of those of several rows that this release can read.
+    """Converts the rows that this release can read.
 
     Args:
-        make: makes a noun of a row: `step_row`, `workflow_row` or `worker_row`.
+        make: the conversion: `step_row`, `workflow_row` or `worker_row`.
         rows: the rows.
-        unreadable: is given an error for each of the others, for whoever reports them.
+        unreadable: receives an error for each of the other rows, for the caller to report.
 
     Returns:
-        Each row with its noun.
+        Each row with its object.
     """
     found: list[tuple[Any, Noun]] = []
     for row in rows:
@@ -152,10 +152,10 @@ def readable(
 
 
 def step_values(row: StepRow) -> dict[str, Any]:
-    """Returns the columns of a new step row; times are the caller's, and nobody has heard of its attempts yet.
+    """Returns the columns of a new step row; the caller adds the times.
 
     Raises:
-        IllegalTransition: no step is made as what it is.
+        IllegalTransition: no step begins in its status.
     """
     check_transition(None, row.status)
     return {
@@ -205,7 +205,7 @@ def step_values(row: StepRow) -> dict[str, Any]:
 
 
 def workflow_values(row: WorkflowRow) -> dict[str, Any]:
-    """The columns of a new workflow row; times are the caller's."""
+    """Returns the columns of a new workflow row; the caller adds the times."""
     return {
         "ref": row.ref,
         "namespace": row.namespace,
@@ -233,7 +233,7 @@ def workflow_values(row: WorkflowRow) -> dict[str, Any]:
 
 
 def step_row(row: Found) -> StepRow:
-    """Returns a step as read with every column of its table.
+    """Converts a row with every column of the step table.
 
     Raises:
         UnreadableRow: this release cannot read it.
@@ -247,7 +247,7 @@ def step_row(row: Found) -> StepRow:
 
 
 def _step(r: Any) -> StepRow:
-    options = _mapping(r["options"])  # where rows of revision 0001 keep what has columns of its own now
+    options = _mapping(r["options"])  # rows of revision 0001 keep values here that have their own columns now
     return StepRow(
         ref=r["ref"],
         key=r["key"],
@@ -301,7 +301,7 @@ def _step(r: Any) -> StepRow:
 
 
 def workflow_row(row: Found) -> WorkflowRow:
-    """Returns a run of a workflow as read with every column of its table.
+    """Converts a row with every column of the workflow table.
 
     Raises:
         UnreadableRow: this release cannot read it.
@@ -349,7 +349,7 @@ def _workflow(r: Any) -> WorkflowRow:
 
 
 def worker_row(row: Found) -> WorkerRow:
-    """Returns a worker as read with every column of its table.
+    """Converts a row with every column of the worker table.
 
     Raises:
         UnreadableRow: this release cannot read it.
@@ -400,5 +400,5 @@ WORKFLOW_COLUMNS = tuple(
 
 
 def inserting_step(now: sa.ColumnElement[int]) -> sa.Insert:
-    """The statement that inserts a step of which `step_values` gives the values."""
+    """Returns the statement that inserts a step with the values of `step_values`."""
     return sa.insert(step).values({name: sa.bindparam(name) for name in STEP_COLUMNS} | {"created_at": now})

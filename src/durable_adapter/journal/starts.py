@@ -1,4 +1,4 @@
-"""Starting a run. Keeps P5: a declared id starts once. The plan and its rows are committed before anything is sent."""
+"""Starts of runs. A declared id starts once (P5). The plan and its rows are committed before anything is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _P = sa.bindparam
 
 
 class Starts:
-    """Writes runs with their plans, and takes back those that could not be sent."""
+    """Writes new runs with their plans, and deletes those that could not be sent."""
 
     def __init__(self, db: Database, undo: Undo, enforced: Enforced, resend_after: int) -> None:
         self._db = db
@@ -42,16 +42,15 @@ class Starts:
         self._insert_begun = self._insert_step.values({"begun_at": db.now, "first_begun_at": db.now})
 
     def start(self, run: WorkflowRow, steps: Sequence[StepRow], connection: Connection | None = None, *, delay: int = 0) -> Start:
-        """Commits a new run with its planned rows. One commit; inside *connection*'s transaction none.
+        """Commits a new run with its planned rows. One commit; none inside the transaction of *connection*.
 
         Returns:
-            Whether it was committed now, was there before under the same reference (also if an earlier try committed it
-            and its answer was lost), or another run has the same id; in the last two cases nothing was written.
+            `NEW` if it was committed now; `THERE` if the reference existed (also if an earlier try's answer was lost);
+            `OTHER` if another run has the same id. In the last two cases nothing was written.
 
         Raises:
             UnserialisableValue: its arguments are too large for this database.
         """
-
         for data in (run.plan, *(s.message for s in steps)):
             self._db.check_size(data)
 
@@ -64,7 +63,7 @@ class Starts:
                     db.hot(statement).run_many(conn, rows)
             self._enforced.note(conn, {s.name for s in steps if s.kind.marked})
             if any(s.status is StepStatus.IN_DOUBT for s in steps):
-                # Adopted from a message that may have been run before: over, and due to be settled.
+                # Adopted from a message that may have run before: its attempt is over, and it is due to be settled.
                 here = sa.and_(step.c.ref == run.ref, step.c.status == StepStatus.IN_DOUBT.value)
                 conn.execute(sa.update(step).where(here).values(doubt_at=db.now, over_at=db.now, look_at=db.now))
 
@@ -79,10 +78,10 @@ class Starts:
         return Start.NEW
 
     def forget(self, ref: str) -> None:
-        """Takes back a start whose message could not be sent, if nothing of it has begun. One commit.
+        """Deletes a run whose message could not be sent, if no step has begun. One commit.
 
-        A broker that raises may have delivered the message all the same: it is refused where it arrives, because the journal
-        has no such run, and reported.
+        A broker that raises may still have delivered the message. A worker then refuses and reports it, because the
+        journal has no such run.
         """
 
         def write(conn: Connection) -> None:

@@ -1,6 +1,6 @@
-"""What reports read, in as few round trips as there are kinds of rows: over a slow line each costs more than its rows.
+"""The queries of reports, in one round trip for each kind of row, because round trips are slow over a network.
 
-Every query here costs what is unfinished or marked for people, whatever the history holds.
+The cost of each query depends on unfinished and marked work, not on the size of the history.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from .database import Database
 from .rows import readable, worker_row, workflow_row
 from .schema import VERSION_TABLE, literals, step, worker, workflow
 
-#: Sweepers that are no longer alive, of which the last beats are read: since when nobody sweeps.
+#: Former sweepers that are read, to report since when no sweeper runs.
 FORMER_SWEEPERS = 50
-#: Steps, and runs, marked for people that are read at the most.
+#: Most marked steps, and most marked runs, that are read.
 MARKED = 100_000
 
 
 @dataclass(frozen=True)
 class Around:
-    """What holds for every run.
+    """The facts of a report that do not depend on a run.
 
     Attributes:
         revision: the revision of the journal's tables.
-        now: the database's clock.
+        now: the database's time.
         living: every process that has neither stopped nor been declared dead, longest silent first.
-        former: sweepers that have, and processes that open or marked steps name, the last ones first.
+        former: ended sweepers, and ended processes that open or marked steps name, newest first.
     """
 
     revision: str
@@ -39,13 +39,13 @@ class Around:
 
 
 class Surveys:
-    """Queries of reports."""
+    """The queries of reports."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def around(self) -> Around:
-        """Returns what holds for every run. One read."""
+        """Returns the facts that do not depend on a run. One read."""
         version = sa.table(VERSION_TABLE, sa.column("version_num"))
         sweepers = sa.select(worker.c.id).where(worker.c.role == "sweeper").order_by(worker.c.beat_at.desc())
         last = sweepers.limit(FORMER_SWEEPERS).subquery()
@@ -65,9 +65,9 @@ class Surveys:
         return Around(str(rows[0].version_num) if rows else "", int(rows[0].now_at) if rows else 0, living, former)
 
     def named(self, namespace: str, id: str, *, limit: int = 10) -> tuple[list[WorkflowRow], list[WorkflowRow]]:
-        """Returns the runs that an id names by itself, and those whose id begins with it and a full stop. One read.
+        """Returns the runs that an id names, and those whose id begins with it and a full stop. One read.
 
-        The first are the latest run of that id, and the run of that reference, of whichever namespace.
+        The first are the latest run of that id, and the run with that reference in any namespace.
         """
         latest = (
             sa.select(workflow)
@@ -95,32 +95,32 @@ class Surveys:
         return own, others
 
     def of_interest(self, namespace: str, now: int, *, asleep: bool, after: str = "", limit: int) -> list[str]:
-        """Returns the references of the runs that a report looks at, in order. One read.
+        """Returns the references of the runs that a report reads, in order. One read.
 
-        Those are: unfinished ones of a namespace; those with a step that began and has not ended; and those with anything
-        that is marked for people, of any namespace.
+        These are the unfinished runs of a namespace, and the runs of any namespace that have a step that began and has not
+        ended, or anything marked for attention.
 
         Args:
-            namespace: whose unfinished runs.
+            namespace: the namespace of the unfinished runs.
             now: database time.
-            asleep: those too that wait on purpose, for a time that has not come.
+            asleep: include runs that wait for a time in the future.
             after: the last reference of the page before.
-            limit: how many at the most.
+            limit: the most references returned.
         """
         refs = self._refs_of_interest(namespace, now, asleep=asleep)
         page = sa.select(refs.c.ref).where(refs.c.ref > after).order_by(refs.c.ref).limit(limit)
         return [row.ref for row in self._db.select(page)]
 
     def _refs_of_interest(self, namespace: str, now: int, *, asleep: bool) -> Any:
-        """The references, each once, from the indexes over unfinished work alone."""
+        """Returns the query of these references, each once. It uses only the indexes over unfinished work."""
         unfinished = sa.select(workflow.c.ref).where(workflow.c.look_at >= 0, workflow.c.namespace == namespace)
         if not asleep:
             awake = workflow.c.status != WorkflowStatus.SUSPENDED.value
-            # One that sleeps while a step that it sent is open is none of those: that one's message may be lost.
+            # A sleeping run with another open step is always included: that step's message may be lost.
             sent = workflow.c.open_steps > 1
             unfinished = unfinished.where(sa.or_(awake, workflow.c.wake_at.is_(None), workflow.c.wake_at <= now, sent))
         unsettled = sa.select(step.c.ref).where(step.c.status.in_(literals(UNSETTLED_STEPS)))
-        # In the order of their index, so that MySQL reads it rather than the table.
+        # In index order, so that MySQL reads the index, not the table.
         marked = [
             sa.select(mark.table.c.ref).where(mark.is_not(None)).order_by(mark).limit(MARKED).subquery()
             for mark in (step.c.attention, step.c.twice_at, workflow.c.attention)

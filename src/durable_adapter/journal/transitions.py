@@ -1,7 +1,7 @@
-"""Every change of a status: one legal transition, the event that tells of it, and what people are told after the commit.
+"""Every change of a status: one legal transition, its event, and the alert that people get after the commit.
 
-A statement that moves a row names the statuses that it takes, so that an illegal change hits no row; naming one from which the
-change is not legal is an error. The happy path builds its statements once (`moving`); everything else calls `move`.
+A statement that moves a row names the statuses that it takes, so that an illegal change matches no row. Naming a status from which
+the change is not legal is an error. The hot path builds its statements once (`moving`); everything else calls `move`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .schema import literals, step, workflow
 
 
 class Keyed(Protocol):
-    """A step, known by its run and its key."""
+    """A step, identified by its run and its key."""
 
     @property
     def ref(self) -> str: ...
@@ -42,9 +42,9 @@ def moving(
 
     Args:
         to: the new status, of a step or of a run.
-        values: what changes with it, by column.
+        values: the other changes, by column.
         where: conditions on the row.
-        of: the statuses that it takes; default all from which the change is legal.
+        of: the old statuses; default all from which the change is legal.
 
     Raises:
         IllegalTransition: the change is not legal from one of them.
@@ -61,17 +61,17 @@ def moving(
 
 
 def this(row: Keyed) -> Any:
-    """The condition that a row is this step's."""
+    """Returns the condition that a row is this step's."""
     return sa.and_(step.c.ref == row.ref, step.c.key == row.key)
 
 
 def same_token(row: StepRow) -> Any:
-    """The condition that nobody has claimed a step since it was read."""
+    """Returns the condition that nobody has claimed a step since it was read."""
     return step.c.token.is_(None) if row.token is None else step.c.token == row.token
 
 
 class Transitions:
-    """Moves steps and runs, and writes and tells what that means for people."""
+    """Moves steps and runs, writes events, and adds alerts for people."""
 
     def __init__(self, db: Database, events: Events) -> None:
         self._db = db
@@ -96,20 +96,20 @@ class Transitions:
 
         Args:
             conn: the transaction.
-            row: the step; only its run and key are looked at.
+            row: the step; only its run and key are read.
             to: its new status.
-            values: what changes with it, by column, in the order of assignment.
+            values: the other changes, by column, in the order of assignment.
             where: further conditions on the row.
-            of: the statuses that it takes; default all from which the change is legal.
-            event: written to the log where the step moved.
-            alert: told to the observers after the commit, where the step moved.
-            token: the claim that the event tells of.
-            who: who did it.
-            why: in words, for people.
+            of: the old statuses; default all from which the change is legal.
+            event: the event to write if the step moved.
+            alert: the alert for the observers after the commit, if the step moved.
+            token: the claim, for the event.
+            who: the person or process, for the event.
+            why: the reason, as people read it.
             detail: names and numbers for the event.
 
         Returns:
-            Whether the step moved.
+            True if the step moved.
         """
         if not conn.execute(moving(to, values, this(row), *where, of=of)).rowcount:
             return False
@@ -134,14 +134,14 @@ class Transitions:
             conn: the transaction.
             ref: the run.
             to: its new status.
-            values: what changes with it, by column. Whatever has ended waits for nothing and has no look: that is cleared here.
-            of: the statuses that it takes; where none are given, it must move.
+            values: the other changes, by column. For an ended run, the columns of waiting and of the next check are cleared.
+            of: the old statuses; None if it must move.
 
         Returns:
-            Whether it moved.
+            True if it moved.
 
         Raises:
-            IllegalTransition: it had to move, and stands where that is not legal.
+            IllegalTransition: it had to move, and the change is not legal from its status.
         """
         if to in ENDED_WORKFLOWS:
             values = {"ended_at": self._db.now, "look_at": None, "wake_at": None, "waiting_for": None, **values}
@@ -154,6 +154,6 @@ class Transitions:
 
 
 def stands(conn: Connection, row: StepRow, *conditions: Any, token: str | None) -> bool:
-    """Whether a change that found nothing to change had been committed already, and only its answer was lost."""
+    """Returns whether a change that matched no row had been committed before, and only its answer was lost."""
     same = same_token(row) if token is None else step.c.token == token
     return conn.execute(sa.select(step.c.key).where(this(row), same, *conditions)).one_or_none() is not None

@@ -1,8 +1,8 @@
-"""What the end of a canvas member releases: each member behind it waits for one less, and the run may be complete.
+"""The order of a canvas's members: the end of one releases those that come after it, and may complete the run.
 
-A member counts in `pending` how many of those that it comes after are still open, so that its claim reads no other row. Where
-the count is too high (a member joined while its parent ended), the claim takes nothing, and `runtime.order` says whether it may
-begin all the same. It is never too low: only the update that ended a step counts down.
+A member's `pending` counts the open members that it comes after, so that its claim reads no other row. If the count is too high
+(a member joined while its parent ended), the claim takes nothing, and `runtime.order` decides whether it may begin anyway. It is
+never too low: only the update that ended a step counts down.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _P = sa.bindparam
 
 
 def needle(key: str) -> str:
-    """How a key stands in the column `after`."""
+    """Returns a key as it is written in the column `after`."""
     return json.dumps(key, ensure_ascii=False)
 
 
 class Turns:
-    """The statements by which an end releases what comes after it."""
+    """Releases the members that come after one that has ended."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -43,7 +43,7 @@ class Turns:
         self._complete = count_down(db, _P("b_ref")).where(completes)
 
     def in_one(self, ending: sa.Update) -> sa.Select[Any]:
-        """An end with all that it releases as one statement, which selects how many rows it ended. PostgreSQL only."""
+        """Returns one statement for an end and all that it releases; it selects how many rows ended. PostgreSQL only."""
         ended = ending.returning(step.c.ref, step.c.completes_run).cte("ended")
         hit = sa.exists(sa.select(ended.c.ref))
         released = self._release.where(hit).returning(step.c.key).cte("released")
@@ -52,13 +52,13 @@ class Turns:
         return sa.select(sa.func.count()).select_from(ended).add_cte(released, counted)
 
     def after_end(self, conn: Connection, ref: str, key: str, *, completes_run: bool) -> None:
-        """Releases what comes after a member that this transaction has just ended, and counts it.
+        """Releases what comes after a member that this transaction has just ended, and counts down the run.
 
         Args:
             conn: the transaction.
             ref: the run.
             key: the member.
-            completes_run: the run ends with it, where its row does not say.
+            completes_run: the run ends with it; used where its row does not say so.
         """
         values = {"b_ref": ref, "b_key": key, "b_needle": needle(key), "b_last": completes_run}
         self._db.hot(self._release).run(conn, values)
@@ -70,10 +70,10 @@ class Turns:
 
 
 def count_end(db: Database, conn: Connection, ref: str, key: str) -> bool:
-    """A step that counts ended: counts it, and makes a function that waited for it due now.
+    """Counts down the run after the end of a step, and makes a function that waited for the step due.
 
     Returns:
-        Whether a function waited for it.
+        True if a function waited for it.
     """
     conn.execute(count_down(db, ref))
     waits = sa.or_(
@@ -90,9 +90,9 @@ def count_end(db: Database, conn: Connection, ref: str, key: str) -> bool:
 
 
 def count_down(db: Database, ref: Any) -> sa.Update:
-    """The statement by which an end that counts releases the end of the run: whoever brings it to zero ends it.
+    """Returns the statement that counts down a run's open steps, and ends the run at zero.
 
-    MySQL assigns from left to right, so what the conditions read is overwritten last.
+    MySQL assigns from left to right, so the columns that the conditions read are assigned last.
     """
     finishes = sa.and_(
         workflow.c.open_steps == 1,
@@ -113,14 +113,14 @@ def count_down(db: Database, ref: Any) -> sa.Update:
 
 
 def _completes(column: Any) -> Any:
-    """Whether the run's counter counts a step. A row of revision 0001 leaves that to the message."""
+    """Returns the condition that the run's counter counts a step. For a row of revision 0001 the message says so."""
     return sa.or_(column, _P("b_last", type_=sa.Boolean))
 
 
 def is_counted(row: StepRow) -> bool:
-    """Whether the run's counter counts a step that has not been counted down.
+    """Returns whether the run's counter still counts a step.
 
-    The failure of a dispatched step is: its function is told, and decides. Any other's ends the run by itself.
+    The failure of a dispatched step is counted down, because its function handles it. Any other failure ends the run.
     """
     if not row.completes_run:
         return False

@@ -1,6 +1,6 @@
-"""Deciding that a run fails, and undoing it in reverse (P8).
+"""Fails a run, and rolls it back in reverse order (P8).
 
-Whoever fails for good decides in one transaction: every planned step becomes cancelled, and no forward claim succeeds
+The final failure of a step decides in one transaction: every planned step is cancelled, and no forward claim succeeds
 after it. Steps are locked in key order, then the workflow.
 """
 
@@ -41,15 +41,15 @@ from .rows import step_row, step_values, workflow_row
 from .schema import event, step, workflow
 from .transitions import Transitions, moving
 
-#: How long a rollback that only a person can take further waits before it is looked at again.
+#: Delay before a rollback that waits for a person is checked again.
 REST = 600 * SECOND
-#: How soon a compensation that was planned and perhaps never sent is looked at by the sweeper.
+#: Delay before the sweeper checks a compensation that was planned and perhaps never sent.
 UNSENT = 15 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of a run, and the compensation to send next, if there is one."""
+    """The status of a run, and the compensation to send next, if there is one."""
 
     status: WorkflowStatus
     undo: StepRow | None = None
@@ -70,25 +70,25 @@ class Undo:
         conn.execute(sa.select(step.c.key).where(step.c.ref == ref).order_by(step.c.key).with_for_update()).all()
 
     def lock_run(self, conn: Connection, ref: str) -> WorkflowRow | None:
-        """Locks every step of a run in key order, then the run. The steps are to be read after that.
+        """Locks every step of a run in key order, then the run. Callers must read the steps after that.
 
-        What was inserted while the locks were waited for (a step of a function, a sibling's compensation) is not among
-        the rows that were locked. Whoever inserts holds the run's lock, so that a later read cannot miss it.
+        A step inserted while this waits for locks (a function's step, a sibling's compensation) is not locked. An insert
+        holds the run's lock, so that a later read sees it.
         """
         self.lock(conn, ref)
         found = conn.execute(sa.select(workflow).where(workflow.c.ref == ref).with_for_update()).one_or_none()
         return None if found is None else workflow_row(found)
 
     def steps(self, conn: Connection, ref: str) -> list[StepRow]:
-        """The steps of a run by position, as they are now."""
+        """Returns the current steps of a run, by position."""
         rows = conn.execute(sa.select(step).where(step.c.ref == ref).order_by(step.c.position, step.c.key)).all()
         return [step_row(row) for row in rows]
 
     def decide(self, conn: Connection, ref: str, *, error: bytes | None = None) -> Decision | None:
-        """A step failed for good: forward is over. Fails the run, begins its rollback, or waits for its pivot.
+        """Ends the forward part of a run after a step failed for good: fails it, rolls it back, or waits for its pivot.
 
         Returns:
-            None where the run was no longer going forward, or is not there.
+            None if the run was no longer going forward, or does not exist.
         """
         run = self.lock_run(conn, ref)
         if run is None:
@@ -110,11 +110,11 @@ class Undo:
         return self._advance(conn, ref)
 
     def advance(self, ref: str) -> Decision | None:
-        """Takes a rollback one step further, or finds that it is complete. One commit."""
+        """Continues a rollback by one step, or ends it. One commit."""
         return self.reconsider(ref)
 
     def reconsider(self, ref: str) -> Decision | None:
-        """Looks again at a run that is failing or rolling back: a pivot may be decided, an undo may be due. One commit."""
+        """Decides again about a run that is failing or rolling back: a pivot or a compensation may have ended. One commit."""
 
         def write(conn: Connection) -> Decision | None:
             status = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref)).scalar_one_or_none()
@@ -125,7 +125,7 @@ class Undo:
         return self._db.transaction(write)
 
     def decision(self, ref: str) -> Decision:
-        """What became of a run that a step's failure decided, and the compensation that is due, if there is one."""
+        """Returns the status of a run after a step's failure, and the compensation that is due, if there is one."""
         again = self.reconsider(ref)
         return again if again is not None else Decision(WorkflowStatus.FAILED)
 
@@ -133,7 +133,7 @@ class Undo:
         """Begins a rollback by a person's order. One commit.
 
         Returns:
-            None, with nothing changed, where a pivot was passed or may have been, or the run is being undone already.
+            None, with nothing changed, if a pivot has or may have succeeded, or the run is being undone already.
         """
 
         def write(conn: Connection) -> Decision | None:
@@ -153,31 +153,33 @@ class Undo:
         return self._db.transaction(write)
 
     def _begun_before(self, conn: Connection, run: WorkflowRow, who: str, why: str) -> Decision | None:
-        """What an order said whose answer was lost; None where the rollback is somebody else's."""
+        """Returns the decision of this order if it was committed before and its answer lost; None for another's rollback."""
         said = sa.select(event.c.id).where(event.c.ref == run.ref, event.c.kind == Event.OPERATOR.value, event.c.who == who)
         if conn.execute(said.where(event.c.why == why, event.c.detail.contains('"rollback"'))).first() is None:
             return None
         return self._advance(conn, run.ref) if run.status is WorkflowStatus.ROLLING_BACK else Decision(run.status)
 
     def settle(self, conn: Connection, ref: str, target: str, *, undone: bool) -> Decision | None:
-        """A compensation ended: writes that its target is undone, or that undoing it failed, and goes on."""
+        """Records that a compensation undid its target, or failed to, and continues the rollback."""
         target_row = sa.and_(step.c.ref == ref, step.c.key == target)
         change = sa.update(step).where(target_row, step.c.status == StepStatus.SUCCEEDED.value)
         change = change.values(attention=Attention.UNDO_FAILED.value)
-        if undone:  # nothing of it is to be sent any more, whatever a verdict had wanted sent
+        if undone:  # its message is not sent any more, even if a verdict requested it
             change = moving(StepStatus.UNDONE, {"attention": None, "look_at": None}, target_row)
         if conn.execute(change).rowcount and not undone:
-            troubles.add(conn, Alert.UNDO_FAILED, ref, target, "its compensation failed for good: what the step did still stands")
+            troubles.add(
+                conn, Alert.UNDO_FAILED, ref, target, "its compensation failed for good: the step's effect is not undone"
+            )
         run = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref).with_for_update()).one_or_none()
         if run is None or WorkflowStatus(run.status) is not WorkflowStatus.ROLLING_BACK:
             return None
         return self._advance(conn, ref)
 
     def resume(self, conn: Connection, ref: str, *, also_failed: bool = False) -> None:
-        """Takes up a rollback that had ended with something not undone, because that is settled now.
+        """Reopens a rollback that had ended without undoing a step, because that step is settled now.
 
-        The run is locked whatever its status. An update that finds a rollback still open waits for nobody, so that the
-        last undo, which has not seen this success, could end the rollback behind its back.
+        The run is locked in any status. Otherwise a concurrent last compensation, which has not seen this success, could
+        end a rollback that is still open.
 
         Args:
             conn: the caller's transaction.
@@ -198,10 +200,10 @@ class Undo:
         )
 
     def goes_forward(self, conn: Connection, ref: str) -> bool:
-        """Whether a step that was just made due may be claimed; where the run is over, it is cancelled like the rest.
+        """Returns whether the run goes forward; if not, cancels a step that was just made due like the others.
 
-        To be asked after the step's row was written: a decision locks the steps first, so it either waited for that
-        write and cancels it, or it is committed and seen here.
+        Callers must write the step's row first: a decision locks the steps, so that it either waits for that write and
+        cancels the step, or is committed and seen here.
         """
         if self.is_forward(conn, ref):
             return True
@@ -209,17 +211,17 @@ class Undo:
         return False
 
     def is_forward(self, conn: Connection, ref: str) -> bool:
-        """Whether a run still goes forward."""
+        """Returns whether a run still goes forward."""
         status = conn.execute(sa.select(workflow.c.status).where(workflow.c.ref == ref)).scalar_one_or_none()
         return status is not None and WorkflowStatus(status) in FORWARD_WORKFLOWS
 
     def cancel_planned(self, conn: Connection, ref: str, *, keys: Collection[str] | None = None) -> None:
-        """Cancels what has not begun. An earlier attempt that may have had its effect leaves a failure, effect unknown.
+        """Cancels steps that have not begun. A step whose earlier attempt may have had its effect fails, effect unknown.
 
         Args:
             conn: the caller's transaction.
             ref: the run.
-            keys: only these; everything where none are given.
+            keys: only these steps; None for all.
         """
         not_begun = sa.and_(step.c.ref == ref, step.c.kind.in_(having("undoes", False)))
         if keys is not None:
@@ -237,18 +239,18 @@ class Undo:
                 troubles.add(conn, Alert.EFFECT_UNKNOWN, ref, row.key, why)
         cancelled = {
             "ended_at": self._db.now,
-            # Until when a timer runs is kept beside it: a person may take the run up again.
+            # A timer's end is kept, because a person may reopen the run.
             "deadline_at": sa.case((step.c.kind.in_(having("timed")), step.c.look_at), else_=sa.null()),
-            # Its message may be waiting behind that of another, where an engine sends them all at the start.
+            # Where an engine sends all messages at the start, this step's may wait in a queue: a check follows.
             "look_at": sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null()),
         }
         conn.execute(moving(StepStatus.CANCELLED, cancelled, not_begun))
 
     def _advance(self, conn: Connection, ref: str) -> Decision:
-        """The next undo, in reverse order of completion; or the end, where nothing is left to undo."""
+        """Plans the next compensation, in reverse order of completion, or ends the rollback if nothing is left to undo."""
         steps = self.steps(conn, ref)
         for s in steps:
-            if happened_after_all(s):  # no replay needs the failure any more that its function was told
+            if happened_after_all(s):  # no replay needs the failure any more
                 self._transitions.move(conn, s, StepStatus.SUCCEEDED, {}, of=(s.status,))
                 s.status = StepStatus.SUCCEEDED
         following = next_of_rollback(steps)
@@ -264,7 +266,7 @@ class Undo:
         return following
 
     def _plan(self, conn: Connection, target: StepRow) -> StepRow:
-        """Writes the row of the compensation of *target*; its task id follows from the step that it undoes."""
+        """Writes the row of the compensation of *target*."""
         undo = planned_undo(target)
         conn.execute(sa.insert(step).values(**step_values(undo), created_at=self._db.now))
         return undo
@@ -289,7 +291,7 @@ def planned_undo(target: StepRow) -> StepRow:
 
 
 def outcome_of_failure(steps: Sequence[StepRow]) -> WorkflowStatus:
-    """Returns what a run becomes whose forward part is over, from its steps after the planned ones were cancelled."""
+    """Returns the status of a run that a step's failure ended, from its steps after the planned ones were cancelled."""
     pivots = [s for s in steps if s.pivot]
     if any(undecided(s) for s in pivots):
         return WorkflowStatus.FAILING
@@ -307,7 +309,7 @@ def still_to_undo(steps: Sequence[StepRow]) -> list[StepRow]:
 
 
 def next_of_rollback(steps: Sequence[StepRow]) -> Decision:
-    """Returns what a rollback does next: send a compensation, plan the one of `target`, wait, or end."""
+    """Returns the next action of a rollback: send a compensation, plan the one of `target`, wait, or end."""
     undos = {s.target: s for s in steps if s.kind.undoes}
     done = still_to_undo(steps)
     for target in done:
@@ -318,14 +320,14 @@ def next_of_rollback(steps: Sequence[StepRow]) -> Decision:
             return Decision(WorkflowStatus.ROLLING_BACK)
     if any(s.compensation and undecided(s) for s in steps) or any(u.status in OPEN_STEPS for u in undos.values()):
         return Decision(WorkflowStatus.ROLLING_BACK)
-    # Each step that is still to be undone has a compensation that ended without undoing it.
+    # The compensation of each remaining step has ended without undoing it.
     return Decision(WorkflowStatus.COMPENSATION_FAILED if done else WorkflowStatus.COMPENSATED)
 
 
 def attention_at_end(status: WorkflowStatus, steps: Sequence[StepRow]) -> Attention | None:
-    """Returns what a person should look at in a run whose rollback has ended: what was not undone, or happened twice.
+    """Returns the attention of a run whose rollback has ended: a step that was not undone, or that happened twice.
 
-    One compensation takes back one effect. A person says what becomes of the other.
+    One compensation undoes one effect. A person must decide about the other.
     """
     if status is WorkflowStatus.COMPENSATION_FAILED:
         return Attention.UNDO_FAILED
@@ -333,15 +335,15 @@ def attention_at_end(status: WorkflowStatus, steps: Sequence[StepRow]) -> Attent
 
 
 def passed_pivot(steps: Sequence[StepRow]) -> StepRow | None:
-    """The pivot that has succeeded, or may have: behind it there is only forward."""
+    """Returns the pivot that has or may have succeeded, after which a run can only go forward; None if there is none."""
     return next((s for s in steps if s.pivot and (s.status is StepStatus.SUCCEEDED or undecided(s))), None)
 
 
 def happened_after_all(row: StepRow) -> bool:
-    """Whether a verdict says of a failure, which its function was told before, that its effect happened."""
+    """Returns whether a verdict says that a failed step happened. It stays failed, because its function has the failure."""
     return row.status is StepStatus.FAILED and row.effect is Effect.HAPPENED and row.outcome is not None
 
 
 def undecided(row: StepRow) -> bool:
-    """Whether the step's effect may have happened, and nobody knows."""
+    """Returns whether it is unknown if the step's effect happened."""
     return row.status in UNSETTLED_STEPS or (row.status is StepStatus.FAILED and row.effect is Effect.UNKNOWN)

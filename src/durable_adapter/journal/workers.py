@@ -1,6 +1,6 @@
-"""Who lives: one row a process, one beat a row, and death as a fact that is written once.
+"""The processes: one row each, with a heartbeat, and a death that is recorded once.
 
-A parent that saw its child die writes it at once. Anybody else has to have watched the beat counter stand still.
+A parent that saw its child die records it at once. A sweeper must have seen that the beat counter does not change.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .schema import literals, step, worker
 
 
 def host_clock() -> int:
-    """Returns the time by this host's own clock, in microseconds. Only people are told of it: the journal uses the database's."""
+    """Returns this host's time in microseconds. It is shown to people only: the journal uses the database's time."""
     return time.time_ns() // 1000
 
 
 class Workers:
-    """The worker table's writes."""
+    """Writes to the worker table, and reads of it."""
 
     def __init__(self, db: Database, events: Events) -> None:
         self._db = db
@@ -46,7 +46,7 @@ class Workers:
         )
 
     def register(self, row: WorkerRow) -> None:
-        """Writes a process's row. An earlier row of the same parent and pid is a child that died. One commit."""
+        """Inserts a process's row. An earlier row of the same parent and pid belongs to a dead child. One commit."""
 
         def write(conn: Connection) -> None:
             if conn.execute(sa.select(worker.c.id).where(worker.c.id == row.id)).one_or_none():
@@ -84,17 +84,17 @@ class Workers:
         self._db.transaction(write)
 
     def beat(self, worker_id: str, running: Sequence[str] | Callable[[], Sequence[str]]) -> bool:
-        """Says that a process lives, and which attempts it runs. One commit, in one statement.
+        """Records a process's heartbeat, and which attempts it runs. One commit, one statement.
 
-        It must not be a transaction: a process that is stopped inside of one, or whose machine is gone, would hold the
-        lock on its row against every sweeper that wants to write its death.
+        It must not be a transaction: a process that is frozen inside one, or whose host died, would keep its row locked
+        against the sweeper that records its death.
 
         Args:
             worker_id: the process's row.
-            running: the names of its attempts, or what tells them; asked anew where the write has to be repeated.
+            running: the names of its attempts, or a function that returns them; called again if the write is repeated.
 
         Returns:
-            False when the row is dead or gone: the process must register anew and begin nothing under the old row.
+            False if the row is dead or deleted: the process must register again and begin nothing under the old row.
         """
 
         def values() -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Workers:
         return bool(self._db.execute(self._db.hot(self._beat), values))
 
     def stop(self, worker_id: str) -> None:
-        """Says that a process ended by itself and runs nothing any more. One commit."""
+        """Records that a process stopped by itself and runs nothing any more. One commit."""
         self._db.transaction(
             lambda conn: conn.execute(
                 sa.update(worker)
@@ -114,10 +114,10 @@ class Workers:
         )
 
     def child_died(self, parent: str, pid: int, why: str) -> int:
-        """A parent saw its own child end: writes its death. One commit.
+        """Records the death of a child that its parent saw end. One commit.
 
-        A child that had been declared dead for its silence is known to have ended only now. That is written as well, and
-        is no second death: it is not counted.
+        For a child that had been declared dead for its silence, this records that it has certainly ended; it is not
+        counted as another death.
         """
         its = sa.and_(worker.c.parent == parent, worker.c.pid == pid)
 
@@ -129,9 +129,9 @@ class Workers:
         return self._db.transaction(write)
 
     def stood_still(self, worker_id: str, beats: int, why: str) -> int:
-        """A sweeper watched a beat counter stand still: writes the death, unless it moved meanwhile. One commit.
+        """Records the death of a process whose beat counter did not change, unless it has changed meanwhile. One commit.
 
-        Not now where the row is locked: whoever holds it is alive, or will be found so silent again.
+        A locked row is skipped: its process is alive, or will be found silent again.
         """
         condition = sa.and_(worker.c.id == worker_id, worker.c.beats == beats, worker.c.alive == 1)
         return self._db.transaction(lambda conn: self._die(conn, condition, Death.STOOD_STILL, why, patient=False))
@@ -149,21 +149,21 @@ class Workers:
         """Returns every process that has neither stopped nor been declared dead, longest silent first.
 
         Args:
-            namespace: only processes of this one, and those of earlier releases, which did not say theirs; None for all.
-            limit: how many at the most.
+            namespace: only its processes, and those of earlier releases, which recorded none; None for all.
+            limit: the most rows returned.
         """
         rows = self._db.select(
-            sa.select(worker).where(worker.c.alive == 1, *_of(namespace)).order_by(worker.c.beat_at).limit(limit)
+            sa.select(worker).where(worker.c.alive == 1, *_in_namespace(namespace)).order_by(worker.c.beat_at).limit(limit)
         )
         return [found for _, found in readable(worker_row, rows)]
 
     def get(self, worker_id: str) -> WorkerRow | None:
-        """One process's row."""
+        """Returns one process's row, or None."""
         rows = self._db.select(sa.select(worker).where(worker.c.id == worker_id))
         return worker_row(rows[0]) if rows else None
 
     def forget_ended(self, before: int, *, limit: int = 1000) -> int:
-        """Deletes the rows of processes that stopped or died before a time, if no unsettled step names them."""
+        """Deletes the rows of processes that stopped or died before a time, unless an unsettled step names them."""
         old = (
             sa.select(worker.c.id)
             .where(
@@ -179,6 +179,6 @@ class Workers:
         return len(ids)
 
 
-def _of(namespace: str | None) -> list[sa.ColumnElement[bool]]:
-    """The condition that a process works in a namespace, as far as it said so."""
+def _in_namespace(namespace: str | None) -> list[sa.ColumnElement[bool]]:
+    """Returns the condition that a process works in a namespace, or recorded none."""
     return [] if namespace is None else [sa.or_(worker.c.namespace.is_(None), worker.c.namespace == namespace)]
