@@ -1,7 +1,7 @@
 """Every change of a status: one legal transition, its event, and the alert that people get after the commit.
 
-A statement that moves a row names the statuses that it takes, so that an illegal change matches no row. Naming a status from which
-the change is not legal is an error. The hot path builds its statements once (`moving`); everything else calls `move`.
+A statement that moves a row names the statuses that it takes, so that an illegal change matches no row. Naming a status
+from which the change is not legal is an error. The hot path builds its statements once (`moving`); everything else calls `move`.
 """
 
 from __future__ import annotations
