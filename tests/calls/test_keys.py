@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import durable_adapter as durable
@@ -9,6 +11,8 @@ from durable_adapter.current import FUNCTION
 from durable_adapter.declare.policy import StepPolicy
 from durable_adapter.errors import DeclarationError, SameKeyTwice
 from durable_adapter.journal import Journal
+from durable_adapter.runtime.kinds.declared import DeclaredCall
+from durable_adapter.runtime.kinds.dispatch import Dispatch
 from durable_adapter.runtime.kinds.unmarked import Unmarked
 from tests.calls.conftest import Workplace
 from tests.journal.making import a_function, a_run, a_step, statuses, the
@@ -65,6 +69,41 @@ def test_a_key_means_the_same_call_in_every_wake(journal: Journal, at_work: Work
     at_work.leaves(ref, order)
     assert at_work.function(ref, order) == 3
     assert shipped == [("A", 1), ("B", 2)]
+
+
+def send_ship(at_work: Workplace, **declared: Any) -> Any:
+    """Sends `ship` to a worker of its own, from the body of a workflow function."""
+    call = DeclaredCall(StepPolicy(**declared), "ship", lambda sku, quantity: None, ("A", 1), {})
+    sent = Dispatch(call, at_work.host.engine, None, lambda *_: b"{}", lambda task_id, _: shipped.append(task_id) or task_id)
+    return FUNCTION.get().call(sent)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_task_that_was_sent_unmarked_and_is_marked_now_is_not_sent_again(journal: Journal, at_work: Workplace) -> None:
+    ref = a_function(journal)
+
+    def before() -> None:
+        FUNCTION.get().call(Unmarked("ship", shipped.append))  # type: ignore[union-attr]
+        durable.sleep(3600)
+
+    at_work.leaves(ref, before)
+    assert at_work.function(ref, lambda: send_ship(at_work)) == the(journal, ref, "ship#1").task_id
+    assert len(shipped) == 1
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_step_that_was_called_in_place_and_is_sent_now_holds_the_workflow(journal: Journal, at_work: Workplace) -> None:
+    ref = a_function(journal)
+
+    def before() -> None:
+        durable.sleep(ship("A", 1) * 3600)
+
+    at_work.leaves(ref, before)
+    assert at_work.leaves(ref, lambda: send_ship(at_work, key="item-{sku}")).held
+    assert "call number 1 was step 'ship' (ship@item-A) when it was recorded and is now dispatch 'ship'" in str(
+        the(journal, ref, "function").evidence
+    )
+    assert shipped == [("A", 1)], "nothing was sent"
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"])

@@ -13,9 +13,9 @@ from durable_adapter.runtime.scope import Scope
 WORKFLOW = "fulfil (0123)"
 
 
-def recorded(*names: str) -> dict[str, StepRow]:
+def recorded(*names: str, kind: Kind = Kind.STEP) -> dict[str, StepRow]:
     rows = [
-        StepRow(ref="0123", key=f"{name}#1", position=n, name=name, kind=Kind.STEP, status=StepStatus.SUCCEEDED)
+        StepRow(ref="0123", key=f"{name}#1", position=n, name=name, kind=kind, status=StepStatus.SUCCEEDED)
         for n, name in enumerate(names, 1)
     ]
     return {row.key: row for row in rows}
@@ -42,6 +42,24 @@ def test_another_call_at_the_position_of_a_recorded_one_is_a_change() -> None:
     scope.next(Kind.STEP, "charge", None)
     with pytest.raises(WorkflowChanged, match=r"call number 2 was step 'ship' \(ship#1\) .* and is now step 'mail' \(mail#1\)"):
         scope.next(Kind.STEP, "mail", None)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [(Kind.STEP, Kind.DISPATCH), (Kind.DISPATCH, Kind.UNMARKED), (Kind.UNMARKED, Kind.STEP)],
+)
+def test_another_kind_of_call_under_the_same_key_is_a_change(before: Kind, now: Kind) -> None:
+    scope = Scope(WORKFLOW, recorded("ship", kind=before))
+    with pytest.raises(
+        WorkflowChanged, match=rf"call number 1 was {before} 'ship' \(ship#1\) .* and is now {now} 'ship' \(ship#1\)"
+    ):
+        scope.next(now, "ship", None)
+
+
+@pytest.mark.parametrize(("before", "now"), [(Kind.DISPATCH, Kind.STEP), (Kind.UNMARKED, Kind.DISPATCH)])
+def test_a_dispatched_step_that_is_called_in_place_and_a_task_that_is_marked_now_go_on(before: Kind, now: Kind) -> None:
+    rows = recorded("ship", kind=before)
+    assert Scope(WORKFLOW, rows).next(now, "ship", None).row is rows["ship#1"]
 
 
 def test_one_key_names_one_call() -> None:

@@ -62,7 +62,7 @@ class Scope:
 
         Raises:
             SameKeyTwice: an earlier call has the key.
-            WorkflowChanged: another call was recorded at this position.
+            WorkflowChanged: another call was recorded under this key; or, where none was, at this position.
         """
         self._occurrences[name] += 1
         key = bounded_key(call_key(name, self._occurrences[name], given))
@@ -74,12 +74,14 @@ class Scope:
                 f"one key: {key}. The second would be given the first one's outcome and never run, so nothing of it was begun. "
                 "Give each a key of its own: name a parameter in key= in which they differ."
             )
-        row, there = self._recorded.get(key), self._at.get(self._position)
-        if row is None and there is not None and (there.name, there.kind) != (name, kind):
+        row = self._recorded.get(key)
+        there = row if row is not None else self._at.get(self._position)
+        goes_on = row is not None and _goes_on_as(row, kind)
+        if there is not None and (there.name, there.kind) != (name, kind) and not goes_on:
             raise WorkflowChanged(
                 f"workflow {self.workflow} was changed while it runs: call number {self._position} was "
                 f"{there.kind} {there.name!r} ({there.key}) when it was recorded and is now {kind} {name!r} ({key}). "
-                f"Deploy code in which it is {there.name!r} again, or finish the run with `durable-adapter cancel`."
+                f"Deploy code in which it is {there.kind} {there.name!r} again, or finish the run with `durable-adapter cancel`."
             )
         return Place(key, self._position, row)
 
@@ -100,3 +102,11 @@ class Scope:
                 f"{self.workflow}: the order of such calls would differ on each replay, so it was not begun. Call it in the "
                 "function's own thread, or send steps with .delay(), which runs them at the same time."
             )
+
+
+def _goes_on_as(row: StepRow, kind: Kind) -> bool:
+    """Whether a recorded call may go on although it is another kind of call now.
+
+    A step that was dispatched and is called in place now has the same outcome. An unmarked task that is marked now ends plain.
+    """
+    return (row.kind.awaited and kind is Kind.STEP) or (row.kind is Kind.UNMARKED and kind.awaited)
