@@ -1,7 +1,6 @@
 """The binding of one Celery app: its state. `hooks` says where it is hooked in.
 
-It holds no rule of durability. It answers which call a message is, how it is sent again, how Celery lets go of a worker
-slot, and what a parent process knows about its children.
+It holds no rule of durability. It keeps what is hooked, whether the worker shuts down, and the messages that Celery discarded.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def member_of(
 
 
 def stamps_of(options: Mapping[str, Any]) -> frozenset[str]:
-    """The names of the stamps that a publication carries; ours is put on anew by whoever sends it."""
+    """The names of the stamps that a publication carries; whoever sends it adds ours."""
     return frozenset(str(name) for name in options.get("stamped_headers") or ()) - {STAMP}
 
 

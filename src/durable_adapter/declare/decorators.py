@@ -79,9 +79,8 @@ def step(target: Any = None, /, **options: Any) -> Any:
             of the error. Default `()`.
         retry: a `RetryPolicy`: when to try again. Accepted with `idempotent`, `transactional`, `probe` or `did_not_happen`.
             Default None: a step that is safe to repeat has 3 attempts, after 1 and 2 seconds, unless the engine's own retry
-            options allow fewer; a protected step has 1.
-        timeout: span of time after which an attempt is in doubt. Its body is not killed. Default None: only the death of
-            its worker puts it in doubt.
+            options allow fewer; a protected step has 1. An error of `did_not_happen` is not tried again without a policy.
+        timeout: span of time after which an attempt is in doubt. Its body is not killed. Default None: no time-out.
         heartbeat: span of time, above 0, for which the body may be silent: an attempt that has not called
             `durable.heartbeat()` for that long is in doubt. Default None: the body need not call it.
         settle: span of time after the end of an attempt before a probe's "did not happen" counts: until then a request may

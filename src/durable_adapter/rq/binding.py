@@ -1,7 +1,6 @@
 """The binding of this process's RQ: its state. `hooks` says where it is hooked in.
 
-It holds no rule of durability. It answers which call a job is, how it is made and sent again, how RQ lets go of a worker,
-and what a parent knows about its horse.
+It holds no rule of durability. It knows the databases of Redis that have the jobs, and the job classes that were hooked.
 """
 
 from __future__ import annotations

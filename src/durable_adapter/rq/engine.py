@@ -61,7 +61,7 @@ class RQEngine:
             if status_of(job) not in OVER:
                 logger.debug("job_id_in_use job=%s run=%s step=%s", job.id, run.ref, step.key)
                 return False
-            job = None  # and it is made anew, over the later one
+            job = None  # it is made again, over the later one
         with publishing(is_repeated=True):
             before = [(s, hand_back(self._binding, s)) for s in self._unfinished_before(step, steps)]
             again = [s for s, handed_back in before if handed_back]

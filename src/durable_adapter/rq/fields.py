@@ -1,7 +1,7 @@
 """Fields of our own in the hashes that RQ keeps of jobs and workers, which RQ neither reads nor overwrites.
 
 They say which worker's row in the journal stands behind a start: RQ knows workers by their names, and a worker that is started
-anew may have the name of one that died. The name counts only where no field says it.
+again may have the name of one that died. The name counts only where no field says it.
 
 They also count what was done with a job. Each count is that of one run: the hash of a fixed id, and that of a periodic job, is
 used again, and RQ leaves in it what the next job does not set. RQ's own `number_of_retries` counts something else in each of

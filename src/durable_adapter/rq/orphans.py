@@ -102,7 +102,7 @@ class OrphanRecovery:
             if status is JobStatus.FINISHED:
                 registry.connection.zrem(registry.key, job.id)
             if status in (JobStatus.FINISHED, JobStatus.QUEUED, JobStatus.STARTED):
-                continue  # it comes again anyway, and may be put aside anew at this very moment
+                continue  # it comes again anyway, and may be deferred again at this moment
             decided = put_aside(steps.get(place_of(job)), steps)
             if decided is Orphan.SENT_AGAIN:
                 self._queued_once(registry, job.id, job)

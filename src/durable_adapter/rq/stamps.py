@@ -103,7 +103,7 @@ def read(job: Job, fields: Mapping[Any, Any]) -> None:
     """Takes a job's stamp from its hash, as Redis gave it.
 
     What an object has in memory stays where the hash is that of the same job and says nothing: something without the plugin
-    has written it anew.
+    has written it again.
     """
     made, given = _text(fields, _MADE), _text(fields, FIELD)
     known = job.__dict__.get(_READ)

@@ -81,7 +81,7 @@ class RunningFile:
         os.rename(made, self.path)  # only now can another worker see it: a file that nobody holds is left over
 
     def keep(self) -> None:
-        """Makes the file anew where what tidies up temporary files has taken it away."""
+        """Makes the file again where a cleaner of temporary files has removed it."""
         if not os.path.exists(self.path):
             os.close(self._handle)
             self._handle, made = self._locked(os.path.dirname(self.path))
