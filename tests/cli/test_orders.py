@@ -311,6 +311,16 @@ def test_rollback_stops_at_the_pivot(cli: Cli, journal: Journal, decided: bool) 
     assert ("has succeeded, and behind it there is only forward" if decided else "may have happened: resolve it first") in told
 
 
+@on_sqlite
+def test_nothing_offers_the_rollback_that_a_passed_pivot_refuses(cli: Cli, journal: Journal) -> None:
+    ref = a_run(journal, a_step("reserve", compensation="refund"), a_step("capture", pivot=True), "mail")
+    succeed(journal, ref, "reserve")
+    assert "can be undone" in cli("cancel", ref, code=0).stderr
+    succeed(journal, ref, "capture")
+    told = cli("cancel", ref, *SIGNED, code=0)
+    assert "rollback" not in told.stdout + told.stderr
+
+
 def test_rollback_stops_at_a_pivot_that_is_passed_while_the_operator_decides(journal: Journal) -> None:
     ref = a_run(journal, a_step("reserve", compensation="refund"), a_step("capture", pivot=True), "mail")
     succeed(journal, ref, "reserve")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import JournalBusy
-from ..model import SECOND
+from ..model import SECOND, attempt_place
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -41,7 +41,7 @@ def holders(journal: Journal, ref: str | None) -> str:
     found = []
     for worker in journal.workers.alive(namespace=journal.namespace):
         for name in worker.running:
-            its_ref, _token, key = name.split(" ", 2)
+            its_ref, key = attempt_place(name)
             if ref in (None, its_ref):
                 beat = (now - worker.beat_at) / SECOND
                 found.append(f"{key} of run {its_ref} in pid {worker.pid} on {worker.host}, which beat {beat:.0f} s ago")

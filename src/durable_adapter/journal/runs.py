@@ -38,7 +38,7 @@ from .turns import is_counted
 from .undo import Undo, happened_after_all, undecided
 
 #: The statuses from which a person may reopen a run: to go forward (False), or to continue its rollback (True).
-_REOPENED_FROM = {
+REOPENED_FROM = {
     False: FORWARD_WORKFLOWS | {WorkflowStatus.FAILING, WorkflowStatus.FAILED, WorkflowStatus.CANCELLED},
     True: frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED}),
 }
@@ -220,7 +220,7 @@ class Runs:
                 return False
             named = [s for s in self._undo.steps(conn, ref) if s.key in keys]
             undoing = [s for s in named if s.kind.undoes]
-            if len(undoing) not in (0, len(named)) or run.status not in _REOPENED_FROM[bool(undoing)]:
+            if len(undoing) not in (0, len(named)) or run.status not in REOPENED_FROM[bool(undoing)]:
                 return False
             failed = [s for s in named if s.status is StepStatus.FAILED and not happened_after_all(s)]
             # The message of an unmarked step is sent by the member before it: it is planned again below.

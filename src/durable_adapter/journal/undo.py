@@ -18,6 +18,7 @@ from ..model import (
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     SECOND,
+    UNDOING_WORKFLOWS,
     UNSETTLED_STEPS,
     Alert,
     Attention,
@@ -140,7 +141,7 @@ class Undo:
             run = self.lock_run(conn, ref)
             if run is None:
                 return None
-            if run.status in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED):
+            if run.status in UNDOING_WORKFLOWS:
                 return self._begun_before(conn, run, who, why)
             if passed_pivot(self.steps(conn, ref)) is not None:
                 return None
@@ -306,6 +307,11 @@ def still_to_undo(steps: Sequence[StepRow]) -> list[StepRow]:
     """Returns the steps that happened and have a compensation, in the order in which they are undone."""
     done = [s for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
     return sorted(done, key=lambda s: (s.ended_at or 0, s.position), reverse=True)
+
+
+def undoable(steps: Sequence[StepRow]) -> list[StepRow]:
+    """Returns the steps that a rollback would undo if it began now: none where a pivot has succeeded, or may have."""
+    return [] if passed_pivot(steps) is not None else still_to_undo(steps)
 
 
 def next_of_rollback(steps: Sequence[StepRow]) -> Decision:

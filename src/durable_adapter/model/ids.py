@@ -151,6 +151,12 @@ def attempt_name(ref: str, key: str, token: str | None) -> str:
     return f"{ref} {token or ''} {key}"
 
 
+def attempt_place(name: str) -> tuple[str, str]:
+    """The run and the key in an attempt's name."""
+    ref, _token, key = name.split(" ", 2)
+    return ref, key
+
+
 #: Control characters: C0, DEL, C1.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 

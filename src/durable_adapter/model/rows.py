@@ -11,6 +11,7 @@ from typing import Any
 
 from ..codec import Stored
 from .facts import Attention, Effect, Mode, Safety
+from .ids import attempt_name
 from .kinds import Kind, Shape
 from .status import CLAIMABLE, StepStatus, WorkflowStatus
 
@@ -225,6 +226,10 @@ class WorkerRow:
     def has_ended(self) -> bool:
         """Whether it stopped, or was declared dead."""
         return self.dead_at is not None or self.stopped_at is not None
+
+    def names(self, step: StepRow) -> bool:
+        """Whether one of its last two beats names the step's attempt."""
+        return attempt_name(step.ref, step.key, step.token) in {*self.running, *self.previously_running}
 
     def is_silent(self, now: int, stale: int) -> bool:
         """Whether it has not beaten for so long that a sweeper which watched it would declare it dead.

@@ -76,6 +76,8 @@ OPEN_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED,
 FORWARD_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.RUNNING, _W.SUSPENDED})
 #: A run in one of these has ended: it waits for nothing, and no sweep looks at it.
 ENDED_WORKFLOWS: frozenset[WorkflowStatus] = frozenset(_W) - OPEN_WORKFLOWS
+#: A run in one of these is being undone, or has been.
+UNDOING_WORKFLOWS: frozenset[WorkflowStatus] = frozenset({_W.ROLLING_BACK, _W.COMPENSATED, _W.COMPENSATION_FAILED})
 #: From which statuses a run may move to each status. Nothing else is legal.
 LEGAL_RUNS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
     # A person's retry takes up again what ended without success; a member that joins, what had succeeded without it.

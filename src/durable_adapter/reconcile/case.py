@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..journal.doubts import NOT_OVER
-from ..model import SECOND, Cause, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_name, forward
+from ..model import SECOND, Cause, StepRow, StepStatus, WorkerRow, WorkflowRow, attempt_place, forward
 from ..runtime.order import ready as ready
 from .commands import Caller, step_word, workflow_word
 from .finding import Finding, Remedy, Trouble
-from .words import Vocabulary, fate, process, vocabulary, with_places
+from .words import Vocabulary, error_of, error_type, fate, process, sentence, vocabulary, with_places
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -78,7 +77,7 @@ def read_surroundings(journal: Journal, around: Around | None = None, **asked: A
         now=around.now,
         resend_after=journal.resend_after,
         living={worker.id: worker for worker in around.living},
-        running=frozenset(_place(name) for worker in around.living for name in worker.running),
+        running=frozenset(attempt_place(name) for worker in around.living for name in worker.running),
         former={worker.id: worker for worker in around.former},
         namespace=journal.namespace,
         **asked,
@@ -88,20 +87,6 @@ def read_surroundings(journal: Journal, around: Around | None = None, **asked: A
 def _may_run(step: StepRow) -> bool:
     timed_out = step.status is StepStatus.IN_DOUBT and step.over_at == NOT_OVER
     return step.status is StepStatus.BEGUN or timed_out
-
-
-def _place(attempt: str) -> Place:
-    ref, _token, key = attempt.split(" ", 2)
-    return ref, key
-
-
-def error_type(step: StepRow | None) -> str:
-    """The type of the error that a step raised last, without its module; empty where it raised none."""
-    try:
-        failure = json.loads(step.error) if step is not None and step.error else {}
-    except ValueError:
-        return ""
-    return str(failure.get("type", "")).rpartition(".")[2] if isinstance(failure, dict) else ""
 
 
 def may_lack_calls(step: StepRow) -> bool:
@@ -145,8 +130,7 @@ class Case:
         worker = self.look.living.get(step.worker or "")
         if worker is None or not _may_run(step) or (step.begun_at or 0) >= worker.previous_beat_at:
             return False
-        name = attempt_name(step.ref, step.key, step.token)
-        return name not in worker.running and name not in worker.previously_running
+        return not worker.names(step)
 
     def where(self, step: StepRow) -> str:
         """On which process a step was run last."""
@@ -193,7 +177,7 @@ class Case:
         """What that engine holds of a step's message, as a sentence; empty where it is not known."""
         witness = self.witness(step)
         told = witness.says(step) if witness is not None else None
-        return f"{told[:1].upper()}{told[1:]}." if told else ""
+        return sentence(told or "")
 
     @property
     def amount(self) -> str | None:
@@ -225,7 +209,7 @@ class Case:
             remedies=remedies,
             safe=safe,
             place=(step.queue or "") if step is not None else "",
-            error=error_type(step),
+            error=error_type(error_of(step.error) if step is not None else None),
             started=self.run.created_at,
         )
 

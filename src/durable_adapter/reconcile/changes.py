@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from ..errors import JournalBusy, NotResolvable
 from ..journal import Ended
-from ..model import Event, StepRow, StepStatus, WorkflowRow
+from ..model import Event, StepRow, StepStatus, WorkflowRow, attempt_place
 from ..runtime.engine import engine_of
 from .commands import Caller, workflow_word
 from .consequences import consequences
@@ -146,8 +146,7 @@ class Operator:
         found = {}
         for worker in self.journal.workers.alive():
             for attempt in worker.running:
-                ref, _token, key = attempt.split(" ", 2)
-                found[(ref, key)] = process(worker, None)
+                found[attempt_place(attempt)] = process(worker, None)
         return found
 
     def change(

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import StepFailed
 from ..journal.engine_ends import is_ended_by_engine
-from ..journal.undo import happened_after_all, passed_pivot, undecided
+from ..journal.runs import REOPENED_FROM
+from ..journal.undo import happened_after_all, passed_pivot, undecided, undoable
 from ..model import (
     FORWARD_WORKFLOWS,
+    LEGAL_RUNS,
     OPEN_STEPS,
     OPEN_WORKFLOWS,
+    UNDOING_WORKFLOWS,
     Attention,
     Effect,
     Safety,
@@ -28,14 +31,10 @@ from ..runtime.doubt import may_be_repeated
 from .case import may_lack_calls
 from .changes import Change, Operator, Outcome
 from .commands import VALUE, step_word, workflow_word
-from .words import plural, status_words
+from .words import plural, sentence, status_words
 
 if TYPE_CHECKING:
     from ..journal.orders import Change as Carried
-
-_FAILED = frozenset({WorkflowStatus.FAILED, WorkflowStatus.FAILING, WorkflowStatus.CANCELLED})
-_CANCELLABLE = FORWARD_WORKFLOWS | {WorkflowStatus.FAILING}
-_UNDONE = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED})
 
 
 def retry(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow | None = None) -> Change:
@@ -49,7 +48,7 @@ def retry(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: 
     drifted = next((s for s in steps if is_stopped(s)), None)
     if drifted is not None and (step is None or step.key == drifted.key):
         return _release(operator, run, steps, drifted)
-    undoing = run.status in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATION_FAILED)
+    undoing = run.status in REOPENED_FROM[True]
     if step is not None and step.status is not StepStatus.FAILED and not is_ended_by_engine(step):
         raise operator.refusal(run, f"is {status_words(step.status)}, not failed.", step)
     failed = [step] if step is not None else _to_try_again(run, steps, undoing=undoing)
@@ -57,7 +56,7 @@ def retry(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: 
         failed += [s for s in steps if s.kind.makes_calls and s.status is StepStatus.FAILED]
     for row in failed:
         _refuse_what_may_have_happened(operator, run, steps, row)
-    if failed or (run.status in _FAILED and not undoing):
+    if failed or run.status in REOPENED_FROM[False] - FORWARD_WORKFLOWS:
         again = {row.key for row in failed}
         open_ones = (s for s in steps if undecided(s) and s.key not in again and s.status is not StepStatus.BEGUN)
         blocked = next((s for s in open_ones if not s.kind.undoes), None)
@@ -78,7 +77,7 @@ def _release(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], ste
         if now.status not in OPEN_STEPS:
             return Outcome(True, f"{step.name} is {status_words(now.status)}: the workflow does not go forward.")
         sent = operator.sending.due(step.engine or run.engine)
-        return Outcome(True, f"{step.name} runs again. {then[:1].upper()}{then[1:]}.", sent)
+        return Outcome(True, f"{step.name} runs again. {sentence(then)}", sent)
 
     return operator.change(
         run, steps, step, (step.key,),
@@ -191,11 +190,11 @@ def cancel(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], _step
         undoing = run.status is WorkflowStatus.ROLLING_BACK
         what = "is being rolled back: that goes on" if undoing else f"is {status_words(run.status)}"
         raise operator.refusal(run, f"{what}; there is nothing to cancel.")
-    undoable = [s.name for s in steps if s.compensation and s.status is StepStatus.SUCCEEDED]
+    can_be_undone = [s.name for s in undoable(steps)]
     warnings = []
-    if undoable:
+    if can_be_undone:
         undo = operator.caller.command("rollback", ids=[word])
-        warnings.append(f"{', '.join(undoable)} happened and can be undone: `{undo}` would do that, `cancel` does not")
+        warnings.append(f"{', '.join(can_be_undone)} happened and can be undone: `{undo}` would do that, `cancel` does not")
 
     def tell(carried: Carried[list[str]]) -> Outcome:
         left = [s.name for s in carried.steps if s.key in carried.result]
@@ -273,12 +272,12 @@ def is_stopped(step: StepRow) -> bool:
 
 def is_cancellable(run: WorkflowRow) -> bool:
     """Whether a run goes forward, or waits for the decision whether it is undone."""
-    return run.status in _CANCELLABLE
+    return run.status in LEGAL_RUNS[WorkflowStatus.CANCELLED]
 
 
 def is_undone(run: WorkflowRow) -> bool:
     """Whether a run has been rolled back, or is being so."""
-    return run.status in _UNDONE
+    return run.status in UNDOING_WORKFLOWS
 
 
 def may_have_done(steps: Sequence[StepRow], name: str) -> bool:

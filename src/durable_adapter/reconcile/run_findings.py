@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 
 from ..journal.engine_ends import after, is_ended_by_engine
 from ..journal.reads import RefusedMessage
-from ..journal.undo import passed_pivot, undecided
+from ..journal.undo import still_to_undo, undecided, undoable
 from ..model import (
     FORWARD_WORKFLOWS,
     OPEN_STEPS,
     SLEEPS,
+    UNDOING_WORKFLOWS,
     Attention,
     Cause,
     Shape,
@@ -26,12 +27,10 @@ from .case import Case, Surroundings
 from .commands import VALUE
 from .finding import Finding, Remedy, Trouble
 from .step_findings import OVERDUE, PATIENCE, verdicts
-from .words import plural, since, span, vocabulary
+from .words import plural, sentence, since, span, status_words, vocabulary
 
 #: How often an unmarked member's message must have been delivered again before people are told.
 AGAIN = 2
-#: A run in one of these is being undone, or has been.
-_UNDOING = frozenset({WorkflowStatus.ROLLING_BACK, WorkflowStatus.COMPENSATED, WorkflowStatus.COMPENSATION_FAILED})
 #: How often the sweeper tries by itself before people are told that it does not help.
 TRIES = 3
 
@@ -192,7 +191,7 @@ def _goes_on_without(case: Case, step: StepRow) -> bool:
 def ended_by_engine(case: Case) -> Iterator[Finding]:
     """Runs of which the engine ended a task on purpose before it began: nobody but a person starts it."""
     run = case.run
-    if run.attention != Attention.ENDED_BY_ENGINE or run.status in _UNDOING:
+    if run.attention != Attention.ENDED_BY_ENGINE or run.status in UNDOING_WORKFLOWS:
         return
     step = next((s for s in case.members if is_ended_by_engine(s)), None)
     if step is None:
@@ -208,9 +207,8 @@ def ended_by_engine(case: Case) -> Iterator[Finding]:
     if behind:
         certain += f" What comes after it does not run: {', '.join(behind)}."
     remedies = [Remedy("if it is to run after all", case.order("retry"))]
-    undoable = [s.name for s in case.members if s.compensation and s.status is StepStatus.SUCCEEDED]
-    if undoable and passed_pivot(case.steps) is None:
-        what = f"if it is not to run: to undo what was done before it ({', '.join(undoable)})"
+    if can_be_undone := [s.name for s in undoable(case.steps)]:
+        what = f"if it is not to run: to undo what was done before it ({', '.join(can_be_undone)})"
         remedies.append(Remedy(what, case.order("rollback")))
     remedies.append(Remedy("if it is to stay as it is", case.acknowledge()))
     yield case.find(Trouble.ENDED_BY_ENGINE, step, step.ended_at, certain, "", *remedies)
@@ -223,8 +221,7 @@ def not_taken(case: Case) -> Iterator[Finding]:
     for step in case.members:
         if step.cause != Cause.NOT_TAKEN or step.status is not StepStatus.PLANNED or not step.evidence:
             continue
-        text = case.told(step.evidence)
-        text = f"{text[:1].upper()}{text[1:]}. Its message is sent again by itself."
+        text = f"{sentence(case.told(step.evidence))} Its message is sent again by itself."
         send = Remedy("once workers there know it, to send it now", case.order("retry"))
         yield case.find(
             Trouble.UNKNOWN_TASK,
@@ -246,13 +243,13 @@ def rollback_unfinished(case: Case) -> Iterator[Finding]:
         return
     what = "is being rolled back" if run.status is WorkflowStatus.ROLLING_BACK else "failed, and its pivot is not decided"
     certain = f"The workflow {what}; nothing of it has been recorded since {since(case.newest, look.now)}."
-    left = [s.name for s in case.members if s.compensation and s.status is StepStatus.SUCCEEDED]
+    left = [s.name for s in still_to_undo(case.steps)]
     if left:
         certain += f" Still to be undone: {', '.join(left)}."
     blocking = [s for s in case.steps if undecided(s) and (s.compensation or s.pivot or s.kind.undoes)]
     if blocking:
         step = blocking[0]
-        certain += f" It waits for a verdict on {step.name}, which is {step.status.value.replace('_', ' ')}."
+        certain += f" It waits for a verdict on {step.name}, which is {status_words(step.status)}."
         yield case.find(
             Trouble.ROLLBACK_UNFINISHED, step, case.newest, certain, "whether that step's effect happened",
             *verdicts(case, step)[: 3 if step.status in OPEN_STEPS else 2],
@@ -306,7 +303,7 @@ def unknown_task(case: Case) -> Iterator[Finding]:
             Trouble.UNKNOWN_TASK,
             step,
             case.newest,
-            f"It is {step.status.value.replace('_', ' ')}, and {case.vocabulary(step).code} {step.name!r}.",
+            f"It is {status_words(step.status)}, and {case.vocabulary(step).code} {step.name!r}.",
             "whether another service has it, or a deploy removed or renamed it",
             Remedy(f"to end the workflow; else deploy code that has the {case.vocabulary(step).task} under this name", cancel),
         )

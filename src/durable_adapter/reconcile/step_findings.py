@@ -6,14 +6,13 @@ by a person's verdict.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from ..model import SECOND, Attention, Effect, StepRow, StepStatus
 from .case import Case, may_lack_calls
 from .commands import VALUE
 from .finding import Finding, Remedy, Trouble
-from .words import attempts, since, span
+from .words import attempts, error_line, error_of, sentence, since, span, status_words
 
 #: How long a step may be due, or a doubt may be looked at, before it is worth a report.
 OVERDUE = 60 * SECOND
@@ -36,7 +35,7 @@ def value_missing(case: Case) -> Iterator[Finding]:
     for step in case.steps:
         if step.status is not StepStatus.HELD or step.attention != Attention.VALUE_MISSING:
             continue
-        certain = f"{_begun(case, step)} {_sentence(case.told(step.doubt) or 'it happened, but its value cannot be recorded')}"
+        certain = f"{_begun(case, step)} {sentence(case.told(step.doubt) or 'it happened, but its value cannot be recorded')}"
         remedy = Remedy("once you know what it returned", case.resolve(step, "--happened", VALUE))
         uncertain = "what it returned, as the steps after it need it"
         yield case.find(Trouble.VALUE_MISSING, step, step.doubt_at, certain, uncertain, remedy)
@@ -86,9 +85,9 @@ def twice(case: Case) -> Iterator[Finding]:
             continue
         certain = (
             f"An attempt of it reported success after its outcome had been decided otherwise"
-            f"{f' ({step.verdict})' if step.verdict else ''}. The step is {words_of(step)} now, {attempts(step)}."
+            f"{f' ({step.verdict})' if step.verdict else ''}. The step is {status_words(step.status)} now, {attempts(step)}."
         )
-        uncertain = "whether the effect happened twice. Surroundings at both with `explain`, and take one back where it was"
+        uncertain = "whether the effect happened twice. Look at both with `explain`, and take one back where it was"
         done = case.resolve(step, "--acknowledge")
         remedy = Remedy("once you have looked, and taken back what happened twice", done)
         yield case.find(Trouble.TWICE, step, step.twice_at, certain, uncertain, remedy)
@@ -226,11 +225,6 @@ def verdicts(case: Case, step: StepRow) -> list[Remedy]:
     ]
 
 
-def words_of(step: StepRow) -> str:
-    """A step's status as a person says it."""
-    return step.status.value.replace("_", " ")
-
-
 def _begun(case: Case, step: StepRow) -> str:
     if step.begun_at is None:
         return "Whether it began is not recorded."
@@ -248,20 +242,8 @@ def _reference(step: StepRow) -> str:
 
 def _raised(step: StepRow) -> str:
     """What a step raised, in one line."""
-    if not step.error:
-        return ""
-    try:
-        failure = json.loads(step.error)
-    except ValueError:
-        return ""
-    name = str(failure.get("type", "")).rpartition(".")[2]
-    lines = str(failure.get("message", "")).strip().splitlines()
-    return f" with {name}: {lines[0][:300]}" if lines else f" with {name}"
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
+    error = error_of(step.error)
+    return f" with {error_line(error)}" if error is not None else ""
 
 
 #: Every function that finds trouble with single steps.

@@ -9,7 +9,7 @@ from .blockers import unswept_shown
 from .story import Story
 from .telling import Telling
 from .values import Values
-from .words import iso, process
+from .words import error_of, iso, process
 
 
 def shown(story: Story, values: Values) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def shown(story: Story, values: Values) -> dict[str, Any]:
             "ended_at": iso(run.ended_at),
             "attention": run.attention,
             "pruned_at": iso(run.pruned_at),
-            "error": values.error(run.error),
+            "error": error_of(run.error),
         },
         "steps": [_step_shown(story, values, step) for step in story.steps],
         "events": [
@@ -92,6 +92,6 @@ def _step_shown(story: Story, values: Values, step: StepRow) -> dict[str, Any]:
         "undoes": step.target,
         "arguments": values.arguments(story.run, step),
         "outcome": values.outcome(step),
-        "error": values.error(step.error),
+        "error": error_of(step.error),
         "engine_says": story.said.get(step.key),
     }

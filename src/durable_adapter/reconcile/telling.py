@@ -24,7 +24,20 @@ from .commands import workflow_word
 from .finding import Remedy
 from .story import Story
 from .values import Values
-from .words import EFFECTS, Vocabulary, fate, moment, process, since, span, vocabulary, with_places
+from .words import (
+    EFFECTS,
+    Vocabulary,
+    error_line,
+    error_of,
+    fate,
+    moment,
+    process,
+    since,
+    span,
+    status_words,
+    vocabulary,
+    with_places,
+)
 
 #: What makes a step safe to repeat, said to a person.
 _SAFETY = {
@@ -80,12 +93,12 @@ class Telling:
         if self.story.findings:
             first = self.story.findings[0]
             waits = not all(f.safe for f in self.story.findings)
-            what = first.kind.value.replace("_", " ")
+            what = status_words(first.kind)
             who = "a person must decide" if waits else "a sweep mends it"
-            return f"{_words(run.status)}, in trouble: {what}{f' ({first.step})' if first.step else ''}; {who}"
+            return f"{status_words(run.status)}, in trouble: {what}{f' ({first.step})' if first.step else ''}; {who}"
         running = [s for s in self.story.steps if s.status is StepStatus.BEGUN]
         if run.status in OPEN_WORKFLOWS and running:
-            return f"{_words(run.status)}: {running[0].name} runs on {self._where(running[0])}"
+            return f"{status_words(run.status)}: {running[0].name} runs on {self._where(running[0])}"
         asleep = next((s for s in self.story.steps if s.kind.timed and s.status is StepStatus.WAITING), None)
         if run.status in FORWARD_WORKFLOWS and asleep is not None and asleep.kind.timed:
             return f"{asleep.kind.timed.doing} until {since(asleep.look_at, self.story.now)}; no worker is held"
@@ -96,12 +109,12 @@ class Telling:
             return f"waiting for {run.waiting_for or 'its next wake-up'}{until}; no worker is held"
         waiting = next((s for s in self.story.steps if s.status is StepStatus.WAITING), None)
         if run.status in OPEN_WORKFLOWS and waiting is not None:
-            return f"{_words(run.status)}: {waiting.name} is tried again {since(waiting.look_at, self.story.now)}"
+            return f"{status_words(run.status)}: {waiting.name} is tried again {since(waiting.look_at, self.story.now)}"
         if run.status in OPEN_WORKFLOWS:
             following = next((s for s in self.story.steps if s.status is StepStatus.PLANNED), None)
-            return f"{_words(run.status)}: {following.name} is next" if following is not None else _words(run.status)
+            return f"{status_words(run.status)}: {following.name} is next" if following is not None else status_words(run.status)
         took = f" after {span(run.ended_at - run.created_at)}" if run.ended_at is not None else ""
-        return f"{_words(run.status)}{took}"
+        return f"{status_words(run.status)}{took}"
 
     @property
     def remedies(self) -> list[Remedy]:
@@ -142,8 +155,8 @@ class Telling:
         if run.attributes:
             shown = ", ".join(f"{k}={v}" for k, v in run.attributes.items())
             lines.append(f"attributes: {shown}" if self.values.show else f"attributes: {', '.join(run.attributes)} (masked)")
-        if (error := self.values.error(run.error)) is not None:
-            lines.append(f"failed with {_error(error)}")
+        if (error := error_of(run.error)) is not None:
+            lines.append(f"failed with {error_line(error)}")
         return lines
 
     @property
@@ -178,10 +191,10 @@ class Telling:
             ):
                 lines.append(f"{label}: {with_places(text, self.story.workers)}")
         if step.status in (StepStatus.FAILED, StepStatus.WAITING, StepStatus.IN_DOUBT, StepStatus.HELD):
-            error = self.values.error(step.error)
+            error = error_of(step.error)
             if error is not None:
                 effect = f"; its effect {EFFECTS[step.effect]}" if step.effect is not None else ""
-                lines.append(f"it raised {_error(error)}{effect}")
+                lines.append(f"it raised {error_line(error)}{effect}")
         if step.marks:
             lines.append(f"in front of a person: {', '.join(self._mark(mark) for mark in step.marks)}")
         if step.heartbeat_at is not None:
@@ -237,7 +250,7 @@ class Telling:
             told += self._of_step(step, told_by_event=step.status is StepStatus.FAILED and step.key in failures)
         told += [Moment(e["at"], *self._of_event(e, names)) for e in self.story.events]
         if self.story.run.ended_at is not None:
-            told.append(Moment(self.story.run.ended_at, f"the workflow ended: {_words(self.story.run.status)}"))
+            told.append(Moment(self.story.run.ended_at, f"the workflow ended: {status_words(self.story.run.status)}"))
         return sorted(told, key=lambda m: m.at)
 
     def _of_step(self, step: StepRow, *, told_by_event: bool) -> list[Moment]:
@@ -307,16 +320,6 @@ class Telling:
             return "somebody"
         worker = self.story.workers.get(who)
         return process(worker, who) if worker is not None else who
-
-
-def _words(status: WorkflowStatus) -> str:
-    return status.value.replace("_", " ")
-
-
-def _error(error: Mapping[str, str]) -> str:
-    lines = error["message"].strip().splitlines()
-    name = error["type"].rpartition(".")[2]
-    return f"{name}: {lines[0][:300]}" if lines else name
 
 
 def _call(arguments: Mapping[str, Any]) -> str:

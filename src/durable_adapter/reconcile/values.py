@@ -70,18 +70,6 @@ class Values:
             given = self._without(step.name, given, redact, handed_on=_handed_on(run, step))
         return {"args": [self._raw(a) for a in given[0]], "kwargs": {k: self._raw(v) for k, v in given[1].items()}}
 
-    def error(self, data: bytes | None) -> dict[str, str] | None:
-        """What was raised: its type and message, as they were logged."""
-        if not data:
-            return None
-        try:
-            failure = json.loads(data)
-        except _DAMAGED:
-            return None
-        if not isinstance(failure, dict):
-            return None
-        return {"type": str(failure.get("type", "")), "message": str(failure.get("message", ""))}
-
     def detail(self, detail: dict[str, Any]) -> dict[str, Any]:
         """An event's detail. The outcome that an attempt reported too late is a user's value."""
         if "outcome" not in detail:

@@ -21,10 +21,8 @@ from ..model import (
     Shape,
     StepRow,
     StepStatus,
-    WorkerRow,
     WorkflowRow,
     WorkflowStatus,
-    attempt_name,
 )
 from ..runtime.engine import engine_of
 from ..runtime.values import write_failure
@@ -133,7 +131,7 @@ def _state(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step:
         case StepStatus.PLANNED:
             return "it has not begun."
         case _:
-            return f"it is {step.status.value}."
+            return f"it is {status_words(step.status)}."
 
 
 def _happened(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step: StepRow, value: Stored) -> Change:
@@ -168,7 +166,7 @@ def _refuse_while_running(operator: Operator, run: WorkflowRow, step: StepRow) -
     if step.over_at is None or step.over_at <= operator.journal.time():
         return
     worker = operator.journal.workers.get(step.worker or "")
-    if not _still_runs(worker, step):
+    if worker is None or worker.has_ended or not worker.names(step):
         return
     until = "until it returns" if step.over_at >= NOT_OVER else f"until it returns, or {moment(step.over_at)}"
     why = (
@@ -285,9 +283,3 @@ def _needed(engine: str) -> str:
             return "RQ's Redis is needed. Give it with -u redis://..., or with -c MODULE, as RQ's own commands take them"
         case _:
             return f"its engine {engine!r} is needed, and no option of this command reaches that"
-
-
-def _still_runs(worker: WorkerRow | None, step: StepRow) -> bool:
-    if worker is None or worker.has_ended:
-        return False
-    return attempt_name(step.ref, step.key, step.token) in {*worker.running, *worker.previously_running}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
-from ..model import SECOND, Death, Effect, StepRow, StepStatus, WorkerRow, WorkflowStatus
+from ..model import SECOND, Death, Effect, StepRow, WorkerRow
 from .commands import INLINE
 
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
@@ -163,9 +165,37 @@ EFFECTS: dict[Any, str] = {
 }
 
 
-def status_words(status: StepStatus | WorkflowStatus) -> str:
-    """A status as a person says it."""
+def status_words(status: StrEnum) -> str:
+    """A status, or a kind of finding, as a person says it."""
     return status.value.replace("_", " ")
+
+
+def sentence(text: str) -> str:
+    """A text with a capital letter and a full stop; empty where it is empty."""
+    text = text.strip()
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
+
+
+def error_of(data: bytes | None) -> dict[str, str] | None:
+    """The type and message of a recorded error; None where there is none, or it cannot be read."""
+    try:
+        failure = json.loads(data) if data else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(failure, dict):
+        return None
+    return {"type": str(failure.get("type", "")), "message": str(failure.get("message", ""))}
+
+
+def error_type(error: Mapping[str, str] | None) -> str:
+    """The type of an error without its module; empty where there is none."""
+    return error["type"].rpartition(".")[2] if error is not None else ""
+
+
+def error_line(error: Mapping[str, str]) -> str:
+    """An error in one line."""
+    lines = error["message"].strip().splitlines()
+    return f"{error_type(error)}: {lines[0][:300]}" if lines else error_type(error)
 
 
 def attempts(step: StepRow) -> str:

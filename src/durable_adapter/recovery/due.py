@@ -27,6 +27,7 @@ from ..model import (
     in_place,
 )
 from ..runtime import alerts
+from ..runtime.doubt import why_in_doubt
 from ..runtime.engine import engine_of, message_of
 from ..runtime.order import before, behind, elsewhere, is_done, may_begin, may_fail, members_of, ready
 from ..runtime.values import encode, encode_for
@@ -107,7 +108,7 @@ class Due:
                 self._sweep.withdraw(run, [row])
             return
         if row.status is StepStatus.IN_DOUBT and row.safety is Safety.PROTECTED:
-            why = row.doubt or "its attempt began and its outcome is unknown"
+            why = why_in_doubt(row)
             run, _ = self._read(row.ref)
             engine = engine_of(run, row, self._sweep.engines) if run is not None else None
             if alerts.hold(journal, engine, row, why, who=self._sweep.who):
@@ -169,7 +170,7 @@ class Due:
         function = function_of(steps)
         if function is None or function.status in OPEN_STEPS:
             return False
-        why = row.doubt or "its attempt began and its outcome is unknown"
+        why = why_in_doubt(row)
         why += f"; its function is {function.status.value} and does not call it again, so that no worker can settle it"
         if alerts.hold(self._sweep.journal, engine_of(run, row, self._sweep.engines), row, why, who=self._sweep.who):
             self._sweep.report.held += 1

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import JournalBusy, JournalError, UnreadableRow
-from ..model import SECOND, WorkerRow
+from ..model import SECOND, WorkerRow, attempt_place
 from ..runtime import alerts, outages
 from ..runtime.engine import Engine
 from .absence import Absence
@@ -144,7 +144,7 @@ class Sweeper:
         self._deaths.doubt_the_forgotten(sweep)
         # Read only now: what has just been put in doubt is due in this sweep already, not in the next one.
         at = journal.time() if now is None else now
-        running = {_without_token(name) for worker in living for name in worker.running}
+        running = {attempt_place(name) for worker in living for name in worker.running}
         due = Due(sweep, at, running)
 
         def attended() -> None:
@@ -237,9 +237,3 @@ class Sweeper:
         if self._registered:
             self._journal.workers.stop(self._id)
             self._registered = False
-
-
-def _without_token(name: str) -> tuple[str, str]:
-    """The run and key in an attempt's name."""
-    ref, _token, key = name.split(" ", 2)
-    return ref, key

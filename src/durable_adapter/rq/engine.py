@@ -10,7 +10,7 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 
 from ..declare.policy import StepPolicy
-from ..model import SECOND, StepRow, StepStatus, WorkflowRow
+from ..model import SECOND, StepRow, StepStatus, WorkflowRow, attempt_place
 from ..runtime.engine import EngineOutcome, message_of
 from ..runtime.order import OUTSIDE, is_done
 from ..runtime.plans import arguments_of, compensation_options, stored_member, undo_call
@@ -143,8 +143,8 @@ class RQEngine:
 
     def _is_running(self, step: StepRow) -> bool:
         """Whether a living worker says that it runs a step: what RQ itself thinks of that may be minutes old."""
-        names = (name.split(" ", 2) for worker in self._binding.journal.workers.alive() for name in worker.running)
-        return any((ref, key) == (step.ref, step.key) for ref, _token, key in names)
+        names = (name for worker in self._binding.journal.workers.alive() for name in worker.running)
+        return (step.ref, step.key) in map(attempt_place, names)
 
     def _is_at_its_end(self, place: Place, job: Job) -> bool:
         """Whether a worker of ours that lives is at a started job's callbacks, or writes its result: behind its body."""

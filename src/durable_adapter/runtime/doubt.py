@@ -45,10 +45,15 @@ def settle_doubt(host: Host, call: Call, row: StepRow) -> None:
         case Safety.TRANSACTIONAL:
             _again(host, row, "its transaction was not committed, so its effect did not happen")
         case _:
-            why = row.doubt or "its attempt began and its outcome is unknown"
+            why = why_in_doubt(row)
             if row.safety is not call.policy.safety:
                 why += f"; it was declared {row.safety} then and is declared {call.policy.safety} now, which says nothing of it"
             hold(host, call, row, why)
+
+
+def why_in_doubt(row: StepRow) -> str:
+    """Why the outcome of a step is not known."""
+    return row.doubt or "its attempt began and its outcome is unknown"
 
 
 def hold(host: Host, call: Call, row: StepRow, why: str) -> None:

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..model import Effect, StepRow, StepStatus, WorkflowRow
+from ..model import Effect, StepRow, StepStatus, WorkflowRow, attempt_place
 from . import alerts
 from .engine import Engine, EngineEnd
 from .values import write_failure
@@ -91,12 +91,12 @@ def end_step(
     who: str | None = None,
 ) -> Fate:
     """Like `ended_by_engine`, for a step that was read already."""
-    running = {name.split(" ", 2)[0] + " " + name.split(" ", 2)[2] for w in journal.workers.alive() for name in w.running}
+    running = {attempt_place(name) for w in journal.workers.alive() for name in w.running}
     fate = fate_of(
         step,
         steps,
         end,
-        runs=f"{run.ref} {step.key}" in running,
+        runs=(run.ref, step.key) in running,
         ordered_at=journal.engine_ends.ordered_again_at(run.ref),
     )
     if fate is not Fate.ENDED:

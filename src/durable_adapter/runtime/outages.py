@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import JournalError, JournalUnmigrated, JournalUnreachable
+from ..model import attempt_place
 
 if TYPE_CHECKING:
     from ..journal import Journal
@@ -60,6 +61,6 @@ def _meanwhile(running: Sequence[str] | None) -> str:
         return "What this worker's processes run goes on, and is recorded when the journal is back; nothing else is begun."
     if not running:
         return "Nothing is in flight in this process, and nothing is begun."
-    names = ", ".join(f"step {key} of run {ref}" for ref, _, key in (name.split(" ", 2) for name in running[:NAMED]))
+    names = ", ".join(f"step {key} of run {ref}" for ref, key in map(attempt_place, running[:NAMED]))
     more = f" and {len(running) - NAMED} more" if len(running) > NAMED else ""
     return f"In flight, to be recorded when the journal is back: {names}{more}. Nothing else is begun."

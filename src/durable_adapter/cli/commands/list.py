@@ -148,7 +148,7 @@ def _print(session: Session, runs: list[WorkflowRow], shown: list[dict[str, Any]
         at = row["stands_at"]
         where = f"{at['step']} ({at['status'].replace('_', ' ')})" if at else ""
         ended = run.ended_at if run.ended_at is not None else now
-        status, took = run.status.value.replace("_", " "), words.span(ended - run.created_at)
+        status, took = words.status_words(run.status), words.span(ended - run.created_at)
         rows.append((workflow_word(run), run.name, status, where, words.moment(run.created_at), took))
         held = at is not None and at["status"] in ("held", "in_doubt")
         styles.append("red" if held or row["attention"] else None)
