@@ -319,6 +319,9 @@ def test_nothing_offers_the_rollback_that_a_passed_pivot_refuses(cli: Cli, journ
     succeed(journal, ref, "capture")
     told = cli("cancel", ref, *SIGNED, code=0)
     assert "rollback" not in told.stdout + told.stderr
+    told = cli("explain", ref, code=0)
+    assert "to go on where it stopped" in told.stdout
+    assert "rollback" not in told.stdout
 
 
 def test_rollback_stops_at_a_pivot_that_is_passed_while_the_operator_decides(journal: Journal) -> None:

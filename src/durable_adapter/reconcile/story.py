@@ -1,19 +1,21 @@
-"""The facts of one run: its rows, its events, the processes that they name, and what is wrong with it now.
+"""The facts of one run: its rows, its events, the processes that they name, what is wrong with it now, what can be done.
 
-Data only. `telling` says it in English, `story_json` as JSON.
+`read_story` asks the journal and the engine. `telling` (English) and `story_json` (JSON) present a `Story` and ask nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..model import StepRow, StepStatus, WorkerRow, WorkflowRow, forward, in_place
+from ..journal.undo import undoable
+from ..model import StepRow, StepStatus, WorkerRow, WorkflowRow, WorkflowStatus, forward, in_place
 from .blockers import Blockers
 from .case import Case, Surroundings, Witness, read_surroundings
-from .commands import Caller
-from .finding import Finding
+from .commands import Caller, workflow_word
+from .finding import Finding, Remedy
 from .survey import findings_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ class Story:
         events: its events, oldest first.
         workers: the processes that are named.
         findings: what is wrong with it now.
-        now: when it was read.
         look: what holds around it.
         unswept: its engines for which nobody sweeps, where it is unfinished.
         blockers: what keeps it from moving, whatever is wrong with itself.
@@ -66,6 +67,17 @@ class Story:
         """Its steps without the compensations."""
         return forward(self.steps)
 
+    @cached_property
+    def remedies(self) -> list[Remedy]:
+        """What can be done: what mends the findings; else, for a run that ended without success, how it goes on or is undone."""
+        found = [remedy for finding in self.all_findings for remedy in finding.remedies]
+        if found or not self.steps or self.run.status not in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
+            return found
+        ids, caller = [workflow_word(self.run)], self.look.caller
+        go_on = Remedy("to go on where it stopped, once what made it stop is mended", caller.change("retry", ids=ids))
+        undo = Remedy("to undo what happened", caller.change("rollback", ids=ids))
+        return [go_on, undo] if undoable(self.steps) else [go_on]
+
 
 def read_story(
     journal: Journal,
@@ -92,20 +104,18 @@ def read_story(
 
 
 def _said(case: Case) -> dict[str, str]:
-    """What the engine holds of the steps that have a message of their own, each once."""
-    if not case.look.witnesses:
-        return {}
-    told = {s.key: witness.says(s) for s in case.steps if not in_place(case.run, s) and (witness := case.witness(s)) is not None}
-    return {key: says + _against(case, key) for key, says in told.items() if says is not None}
+    """What the engine holds of the steps that have a message of their own."""
+    said = {}
+    for step in case.steps:
+        witness = case.witness(step)
+        if witness is not None and not in_place(case.run, step) and (says := witness.says(step)) is not None:
+            said[step.key] = says + _against(witness, step)
+    return said
 
 
-def _against(case: Case, key: str) -> str:
-    """What the engine's own result says against the journal, where it does."""
-    step = next(s for s in case.steps if s.key == key)
-    witness = case.witness(step)
-    if step.status is not StepStatus.SUCCEEDED or witness is None:
-        return ""
-    end = witness.outcome(step)
+def _against(witness: Witness, step: StepRow) -> str:
+    """What the journal has against the engine's own result; empty where they agree."""
+    end = witness.outcome(step) if step.status is StepStatus.SUCCEEDED else None
     if end is None or end.succeeded:
         return ""
     return "; the journal has its result, and that is what counts: run again, it is found and handed back"

@@ -19,7 +19,7 @@ def shown(story: Story, values: Values) -> dict[str, Any]:
         story: the facts.
         values: how values are shown.
     """
-    run, told = story.run, Telling(story, values)
+    run = story.run
     return {
         "workflow": {
             "id": run.id,
@@ -31,7 +31,7 @@ def shown(story: Story, values: Values) -> dict[str, Any]:
             "shape": run.shape.value,
             "engine": run.engine,
             "status": run.status.value,
-            "state": told.state,
+            "state": Telling(story, values).state,
             "attributes": run.attributes if values.show else sorted(run.attributes),
             "parent": run.parent,
             "code_version": run.code_version,
@@ -58,7 +58,7 @@ def shown(story: Story, values: Values) -> dict[str, Any]:
         "next_look_at": iso(story.next_look_at),
         "unswept": unswept_shown(story.unswept),
         "findings": [f.shown() for f in story.all_findings],
-        "next": [{"when": r.when, "command": r.command} for r in told.remedies],
+        "next": [{"when": r.when, "command": r.command} for r in story.remedies],
     }
 
 

@@ -20,8 +20,6 @@ from ..model import (
     StepStatus,
     WorkflowStatus,
 )
-from .commands import workflow_word
-from .finding import Remedy
 from .story import Story
 from .values import Values
 from .words import (
@@ -115,21 +113,6 @@ class Telling:
             return f"{status_words(run.status)}: {following.name} is next" if following is not None else status_words(run.status)
         took = f" after {span(run.ended_at - run.created_at)}" if run.ended_at is not None else ""
         return f"{status_words(run.status)}{took}"
-
-    @property
-    def remedies(self) -> list[Remedy]:
-        """What can be done: what mends the findings; else, for a run that ended short of its end, how to take it up again."""
-        found = [remedy for finding in self.story.all_findings for remedy in finding.remedies]
-        if found or not self.story.steps:
-            return found
-        word, caller = workflow_word(self.story.run), self.story.look.caller
-        if self.story.run.status in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
-            again = caller.change("retry", ids=[word])
-            found.append(Remedy("to go on where it stopped, once what made it stop is mended", again))
-        undoable = any(s.compensation and s.status is StepStatus.SUCCEEDED for s in self.story.steps)
-        if undoable and self.story.run.status in (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED):
-            found.append(Remedy("to undo what happened", caller.change("rollback", ids=[word])))
-        return found
 
     @property
     def facts(self) -> list[str]:

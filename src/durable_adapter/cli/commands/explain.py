@@ -77,9 +77,8 @@ def _print(session: Session, story: Story, telling: Telling) -> None:
         if finding.uncertain:
             out.paragraph(finding.uncertain, "  not known: ", "             ")
     out.say("\nNext", bold=True)
-    remedies = telling.remedies
-    if not remedies:
+    if not story.remedies:
         out.say("  Nothing is to be done.")
-    for remedy in remedies:
+    for remedy in story.remedies:
         out.paragraph(f"{remedy.when}:", "  ")
         out.command(remedy.command, "    ")
