@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import NotResolvable
-from .options import When, bulk, changing, check_changing
+from .options import Signed, When, bulk, changing
 from .session import CLEAN, FINDINGS, Session, durable_command
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ class Given:
         task: in bulk: the name that chooses.
         since: in bulk: since when.
         limit: in bulk: how many at the most.
-        apply: do it; else only say what would be done.
-        who: the person.
-        why: their reason.
+        signed: whether it is done, by whom and why.
     """
 
     id: str | None
@@ -50,9 +48,7 @@ class Given:
     task: str | None
     since: When | None
     limit: int
-    apply: bool
-    who: str
-    why: str
+    signed: Signed
 
     def operator(self, session: Session) -> Operator:
         """The person who gives the order, on a journal that was checked."""
@@ -60,8 +56,8 @@ class Given:
 
         return Operator(
             session.checked(),
-            who=self.who,
-            why=self.why,
+            who=self.signed.who,
+            why=self.signed.why,
             engines=session.engines,
             caller=session.caller,
             stale=session.settings.stale,
@@ -89,17 +85,14 @@ def changing_command(
             task: str | None,
             since: When | None,
             limit: int,
-            apply_: bool,
-            by: str | None,
-            why: str | None,
+            signed: Signed,
             step: str | None = None,
             **own: Any,
         ) -> int:
             check_bulk(id, task, since)
             if step == "--apply":
                 raise click.UsageError("--apply stands behind --, where nothing is an option: put it before the --")
-            who, reason = check_changing(apply_, by, why)
-            return function(session, Given(id, step, task, since, limit, apply_, who, reason), **own)
+            return function(session, Given(id, step, task, since, limit, signed), **own)
 
         own: list[click.Parameter] = getattr(function, "__click_params__", [])
         wrapped: Callable[..., int] = update_wrapper(run, function)
@@ -118,7 +111,7 @@ def give(
     session: Session,
     given: Given,
     make: Make,
-    fits: Callable[[WorkflowRow, list[StepRow]], Iterable[StepRow | None]],
+    choose: Callable[[WorkflowRow, list[StepRow]], Iterable[StepRow | None]],
     *,
     pick: Callable[[Searched, list[StepRow]], StepRow | None] | None = None,
     among: Callable[[Session, int], Iterable[tuple[WorkflowRow, list[StepRow]]]] | None = None,
@@ -129,7 +122,7 @@ def give(
         session: the session.
         given: what was given.
         make: makes the change of one run, or of one step of it.
-        fits: in bulk: yields the steps of a run that are chosen; None in place of a step chooses the run as a whole.
+        choose: in bulk: the steps of a run that are chosen; None in place of a step chooses the run as a whole.
         pick: which step of the one run that was named; by default the one that the user named, if any.
         among: in bulk: the runs that are looked through; by default those that were started since the given time.
 
@@ -143,15 +136,20 @@ def give(
         found = find_run(session.journal, session.namespace, given.id, single=True)
         steps = session.journal.reads.steps(found.run.ref)
         step = (pick or partial(_named, given))(found, steps)
-        return carry_out(session, [make(operator, found.run, steps, step)], apply=given.apply)
+        return carry_out(session, [make(operator, found.run, steps, step)], given.signed)
     assert given.since is not None
     runs = (among or started_since)(session, given.since.on(session.journal.time()))
-    fitting = ((run, steps, step) for run, steps in runs for step in fits(run, steps))
+    fitting = ((run, steps, step) for run, steps in runs for step in choose(run, steps))
     chosen = list(islice(fitting, given.limit))
     refused: list[str] = []
     changes = _in_turn(operator, make, chosen, refused)
     more = len(chosen) >= given.limit
-    return carry_out(session, changes, apply=given.apply, refused=refused, more=more, at_the_end=operator.sending.at_the_end)
+    return carry_out(session, changes, given.signed, refused=refused, more=more, at_the_end=operator.sending.at_the_end)
+
+
+def whole(fits: Callable[[WorkflowRow, list[StepRow]], bool]) -> Callable[[WorkflowRow, list[StepRow]], Iterable[None]]:
+    """Chooses, in bulk, each run that fits as a whole."""
+    return lambda run, steps: [None] if fits(run, steps) else []
 
 
 def _in_turn(
@@ -186,18 +184,18 @@ def _named(given: Given, found: Searched, steps: list[StepRow]) -> StepRow | Non
 def carry_out(
     session: Session,
     changes: Iterable[Change],
+    signed: Signed,
     *,
-    apply: bool,
     refused: list[str] | None = None,
     more: bool = False,
     at_the_end: Callable[[], str] = str,
 ) -> int:
-    """Says what would be done; does it where *apply* is set; and says what became of each.
+    """Says what would be done; does it where it was ordered with --apply; and says what became of each.
 
     Args:
         session: the session.
         changes: what is to be done; each is taken when the one before it is done.
-        apply: whether it is.
+        signed: whether it is, by whom and why.
         refused: why other things that were named are not to be done; complete once all changes are taken.
         more: there may be more of what was named than one order may concern.
         at_the_end: lets be sent what all of them made due, and says by whom.
@@ -206,6 +204,7 @@ def carry_out(
         The exit code: 1 where something was refused, or had been decided otherwise meanwhile.
     """
     refused = refused if refused is not None else []
+    apply = signed.apply
     done: list[tuple[Change, Outcome | None]] = []
     for change in changes:
         _announce(session, change, apply=apply)
@@ -228,7 +227,7 @@ def carry_out(
     if more:
         session.out.warn("There may be more: the limit was reached. Order it again for the rest, or raise --limit.")
     if not apply and done:
-        session.out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
+        session.out.say(signed.UNCHANGED)
     if not done and not refused:
         session.out.say("Nothing fits: there is nothing to do.")
     return FINDINGS if lost or refused else CLEAN

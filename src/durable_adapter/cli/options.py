@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import update_wrapper
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -113,8 +114,31 @@ def common(function: F) -> F:
     return function
 
 
-def changing(function: F) -> F:
-    """Adds the options of commands that change something."""
+@dataclass(frozen=True)
+class Signed:
+    """Whether a change is made, by whom and why.
+
+    Attributes:
+        apply: make it; else only say what would be done.
+        who: the person.
+        why: their reason.
+    """
+
+    apply: bool
+    who: str
+    why: str
+
+    #: What a command says that only showed what it would do.
+    UNCHANGED: ClassVar[str] = "Nothing was changed. Add --apply, --by WHO and --why TEXT to do it."
+
+
+def changing(function: Callable[..., int]) -> Callable[..., int]:
+    """Adds --apply, --by and --why to a command that changes something; it takes them as one `Signed` named *signed*."""
+
+    def run(*args: Any, apply_: bool, by: str | None, why: str | None, **kwargs: Any) -> int:
+        return function(*args, signed=check_changing(apply_, by, why), **kwargs)
+
+    wrapped: Callable[..., int] = update_wrapper(run, function)
     for option in reversed(
         (
             click.option("--apply", "apply_", is_flag=True, help="Do it; without this, only say what would be done."),
@@ -122,8 +146,8 @@ def changing(function: F) -> F:
             click.option("--why", metavar="TEXT", help="How you know, or why; recorded with the change."),
         )
     ):
-        function = option(function)
-    return function
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def bulk(*, task: str, since: str) -> Callable[[F], F]:
@@ -164,8 +188,8 @@ def check_words(words: Sequence[str]) -> None:
             raise click.UsageError(f"{word!r:.80} holds a NUL or bytes that are not UTF-8: nothing in a journal is called so")
 
 
-def check_changing(apply: bool, by: str | None, why: str | None) -> tuple[str, str]:
-    """Who and why, which a change needs.
+def check_changing(apply: bool, by: str | None, why: str | None) -> Signed:
+    """Returns the decision to change something, with the person and the reason that it needs.
 
     Raises:
         click.UsageError: one of them is missing or empty.
@@ -182,7 +206,7 @@ def check_changing(apply: bool, by: str | None, why: str | None) -> tuple[str, s
             )
     if len(by) > 200:
         raise click.UsageError("--by is longer than 200 characters: give a name.")
-    return by or "you", why or "not said yet"
+    return Signed(apply, by or "you", why or "not said yet")
 
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d|w)")

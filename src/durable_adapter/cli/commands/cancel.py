@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..changes import Given, changing_command, give
+from ..changes import Given, changing_command, give, whole
 from ..session import Session
 
 if TYPE_CHECKING:
@@ -33,10 +32,8 @@ def command(session: Session, given: Given) -> int:
     from ...model import OPEN_STEPS
     from ...reconcile.orders import cancel, is_cancellable
 
-    def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[None]:
-        if is_cancellable(run) and (
-            run.name == given.task or any(s.name == given.task and s.status in OPEN_STEPS for s in steps)
-        ):
-            yield None
+    def fits(run: WorkflowRow, steps: list[StepRow]) -> bool:
+        named = run.name == given.task or any(s.name == given.task and s.status in OPEN_STEPS for s in steps)
+        return named and is_cancellable(run)
 
-    return give(session, given, cancel, fits)
+    return give(session, given, cancel, whole(fits))

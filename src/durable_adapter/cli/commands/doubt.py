@@ -9,7 +9,7 @@ import click
 from ...model import SECOND, Kind, Safety
 from ..exits import CLEAN
 from ..locks import not_waiting
-from ..options import When, changing, check_changing, moment
+from ..options import Signed, When, changing, moment
 from ..session import Session, durable_command
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ EXAMPLES = (
     help="When the database was there again: what was started later is left alone. Later is the safe side.",
 )  # fmt: skip
 @changing
-def command(session: Session, since: When, until: When | None, apply_: bool, by: str | None, why: str | None) -> int:
+def command(session: Session, since: When, until: When | None, signed: Signed) -> int:
     """Put everything unfinished in doubt, after the journal was restored from a backup or lost commits in a fail-over.
 
     What looks planned may have run, and its record be lost: sent again, it would happen twice. So stop the workers, do this,
@@ -63,7 +63,6 @@ def command(session: Session, since: When, until: When | None, apply_: bool, by:
     Left alone is what has ended, what slept since before --since and sleeps on, and transactional steps, which are as true as
     the rest of their database.
     """
-    who, reason = check_changing(apply_, by, why)
     journal = session.checked()
     now = journal.time()
     start, end = since.on(now), until.on(now) if until is not None else None
@@ -71,15 +70,15 @@ def command(session: Session, since: When, until: When | None, apply_: bool, by:
     found = journal.doubts.would_doubt(session.namespace, start, until=end)
     alive = [w for w in journal.workers.alive() if now - w.beat_at < 2 * session.settings.stale * SECOND]
     if not session.out.as_json:
-        _announce(session, found, start, now, apply=apply_)
+        _announce(session, found, start, now, apply=signed.apply)
         if alive and found.runs:
             _warn(session, alive)
-    if apply_ and found.runs:
+    if signed.apply and found.runs:
         with not_waiting(journal):
-            found = journal.doubts.doubt_unfinished(session.namespace, start, until=end, who=who, why=reason)
+            found = journal.doubts.doubt_unfinished(session.namespace, start, until=end, who=signed.who, why=signed.why)
     if session.out.as_json:
-        session.out.json(_shown(session, found, start, end, applied=apply_, alive=len(alive)))
-    elif found.runs and apply_:
+        session.out.json(_shown(session, found, start, end, applied=signed.apply, alive=len(alive)))
+    elif found.runs and signed.apply:
         _print_next(session, found)
     else:
         for when, command in _of_the_missing(session):
@@ -87,7 +86,7 @@ def command(session: Session, since: When, until: When | None, apply_: bool, by:
             if command:
                 session.out.command(command, "  ")
         if found.runs:
-            session.out.say("Nothing was changed. Add --apply, --by WHO and --why TEXT to do it.")
+            session.out.say(signed.UNCHANGED)
     return CLEAN
 
 

@@ -10,7 +10,7 @@ import click
 from ..exits import CLEAN, FINDINGS
 from ..finding_groups import Group, grouped
 from ..locks import not_waiting
-from ..options import When, changing, check_changing, moment, span
+from ..options import Signed, When, changing, moment, span
 from ..session import Session, durable_command
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def command(
     kinds: tuple[Any, ...],
     limit: int | None,
     each: bool,
-    apply_: bool,
-    by: str | None,
-    why: str | None,
+    signed: Signed,
 ) -> int:
     """Find partial executions; with --apply, mend those that are safe to mend by the promises.
 
@@ -83,7 +81,6 @@ def command(
     """
     from ...reconcile import look_for_trouble, mend
 
-    who, reason = check_changing(apply_, by, why)
     journal = session.journal
     around = journal.around()
     engines, witnesses = session.engines, session.witnesses
@@ -110,9 +107,11 @@ def command(
 
     found = look(around)
     mended: Mended | None = None
-    if apply_:
+    if signed.apply:
         with not_waiting(journal):
-            mended = mend(journal, found.findings, list(engines.values()), who=who, why=reason, stale=session.settings.stale)
+            mended = mend(
+                journal, found.findings, list(engines.values()), who=signed.who, why=signed.why, stale=session.settings.stale
+            )
         found = look()
     session.out.progress()
     session.warn_of_silence()

@@ -152,4 +152,4 @@ def _acknowledge(session: Session, given: Given) -> int:
                 f"the journal {session.journal.db.safe_url} has no workflow {given.id!r}, and in namespace "
                 f"{session.namespace!r} no message of it was refused that nobody has acknowledged"
             ) from error
-        return carry_out(session, [change], apply=given.apply)
+        return carry_out(session, [change], given.signed)

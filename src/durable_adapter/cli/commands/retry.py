@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..changes import Given, changing_command, give
+from ..changes import Given, changing_command, give, whole
 from ..session import Session
 
 if TYPE_CHECKING:
@@ -38,8 +37,7 @@ def command(session: Session, given: Given) -> int:
     from ...model import StepStatus
     from ...reconcile.orders import is_stopped, retry
 
-    def fits(_run: WorkflowRow, steps: list[StepRow]) -> Iterator[None]:
-        if any(s.name == given.task and (s.status is StepStatus.FAILED or is_stopped(s)) for s in steps):
-            yield None
+    def fits(_run: WorkflowRow, steps: list[StepRow]) -> bool:
+        return any(s.name == given.task and (s.status is StepStatus.FAILED or is_stopped(s)) for s in steps)
 
-    return give(session, given, retry, fits)
+    return give(session, given, retry, whole(fits))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..changes import Given, changing_command, give
+from ..changes import Given, changing_command, give, whole
 from ..session import Session
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ def command(session: Session, given: Given) -> int:
     """
     from ...reconcile.orders import is_undone, may_have_done, rollback
 
-    def fits(run: WorkflowRow, steps: list[StepRow]) -> Iterator[None]:
-        if not is_undone(run) and (run.name == given.task or may_have_done(steps, given.task or "")):
-            yield None
+    def fits(run: WorkflowRow, steps: list[StepRow]) -> bool:
+        return not is_undone(run) and (run.name == given.task or may_have_done(steps, given.task or ""))
 
-    return give(session, given, rollback, fits)
+    return give(session, given, rollback, whole(fits))
