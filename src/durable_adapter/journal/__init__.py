@@ -1,4 +1,4 @@
-"""The journal: the only truth, and the only room that speaks SQL.
+"""The journal: the only source of truth, and the only package that uses SQL.
 
 `Journal` opens one by its URL. Its parts are nouns: `runs`, `claims`, `ends`, `doubts`, `undo`, `orders`, `workers`, `events`,
 `reads`, `retention`. One method is one transaction and one legal transition.
@@ -36,7 +36,7 @@ from .undo import Decision, Undo
 from .verdicts import Verdicts
 from .workers import Workers
 
-#: Seconds after which a run in which nothing was seen to begin is looked at for a lost message.
+#: Seconds after which a run in which nothing began is checked for a lost message.
 RESEND_AFTER = 600.0
 
 
@@ -44,10 +44,10 @@ class Journal:
     """One journal, opened by its URL.
 
     Args:
-        url: SQLAlchemy URL of the database, always given by name.
-        namespace: keeps apart users of one journal: part of every workflow's identity.
+        url: SQLAlchemy URL of the database.
+        namespace: separates the users of one journal; it is part of every workflow's identity.
         schema: PostgreSQL schema of the tables.
-        resend_after: seconds after which an unfinished run is looked at for a lost message.
+        resend_after: seconds after which an unfinished run is checked for a lost message.
         pool_size: connections kept open per process.
         connect_args: passed to the database driver.
     """
@@ -69,7 +69,7 @@ class Journal:
         self.undo = Undo(self.db, self.events, transitions)
         self._turns = turns = Turns(self.db)
         self.enforced = Enforced(self.db, self.events, namespace)
-        #: Microseconds after which a run in which nothing was seen to begin is looked at.
+        #: Microseconds after which a run in which nothing began is checked.
         self.resend_after = int(resend_after * SECOND)
         self.starts = Starts(self.db, self.undo, self.enforced, self.resend_after)
         self.runs = Runs(self.db, self.events, transitions, self.undo, self.resend_after)
@@ -87,14 +87,14 @@ class Journal:
         self.retention = Retention(self.db)
 
     def compile_hot(self) -> None:
-        """Compiles the statements of every step now: processes that are forked from this one share them. Asks no database."""
-        for room in (self.claims, self.ends, self.reads, self.starts, self.runs, self.workers, self._turns):
-            for statement in vars(room).values():
+        """Compiles the hot statements, so that forked processes share them. Does not connect to the database."""
+        for part in (self.claims, self.ends, self.reads, self.starts, self.runs, self.workers, self._turns):
+            for statement in vars(part).values():
                 if isinstance(statement, sa.sql.ClauseElement) and isinstance(statement, sa.sql.base.Executable):
                     self.db.hot(statement)
 
     def revision(self) -> str | None:
-        """The revision that the journal's tables are at; None where there are none."""
+        """Returns the revision of the journal's tables; None if there are none."""
         version = sa.table(tables.VERSION_TABLE, sa.column("version_num"))
         try:
             rows = self.db.select(sa.select(version.c.version_num))
@@ -103,7 +103,7 @@ class Journal:
         return str(rows[0][0]) if rows else None
 
     def check(self) -> None:
-        """Makes sure that the journal is there and at a revision that this code can use.
+        """Checks that the journal exists and has a revision that this code can use.
 
         Raises:
             JournalUnreachable: the database does not answer.
@@ -129,18 +129,18 @@ class Journal:
         )
 
     def around(self) -> Around:
-        """Makes sure that the journal is there and usable, as `check` does, and returns what holds for every run. One read."""
+        """Checks the journal like `check`, and returns the facts that do not depend on a run. One read."""
         try:
             found = self.surveys.around()
         except JournalUnmigrated:
-            self.check()  # says what is missing
+            self.check()  # raises with what is missing
             raise
         if found.revision != tables.REVISION:
             self.check()
         return found
 
     def time(self) -> int:
-        """The database's clock: microseconds since 1970 in UTC."""
+        """Returns the database's time in microseconds since 1970 (UTC)."""
         return self.db.time()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Since when each task is enforced, as the journal first recorded: one event for each task of a namespace.
+"""The time since which each task is enforced: one event for each task of a namespace.
 
-What was delivered before that began plain, and nothing in its message says so.
+A message that was delivered before that time began plain, and does not say so itself.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .schema import event
 
 
 class Enforced:
-    """Notes and reads since when tasks are enforced.
+    """Records and reads since when tasks are enforced.
 
     Args:
         db: the database.
         events: the log.
-        namespace: whose tasks.
+        namespace: the namespace of the tasks.
     """
 
     def __init__(self, db: Database, events: Events, namespace: str) -> None:
         self._db = db
         self._events = events
         self._namespace = namespace
-        #: What this process has read: a task is enforced once, so that this never changes.
+        #: A cache by task. A recorded time never changes.
         self._since: dict[str, int] = {}
 
     def note(self, conn: Connection, tasks: Iterable[str]) -> None:
@@ -44,7 +44,7 @@ class Enforced:
                 self._events.write(conn, Event.ENFORCED, name=task, namespace=self._namespace)
 
     def since(self, task: str) -> int:
-        """When the journal first recorded a task as enforced: now, if it did not yet. At most one commit."""
+        """Returns when the journal first recorded a task as enforced; records it now if it did not. At most one commit."""
 
         def write(conn: Connection) -> None:
             self.note(conn, [task])
@@ -57,6 +57,6 @@ class Enforced:
     def _read(self, conn: Connection) -> None:
         enforced = sa.select(event.c.at, event.c.detail).where(event.c.kind == Event.ENFORCED.value).order_by(event.c.at)
         for row in conn.execute(enforced):
-            told = json.loads(row.detail)
-            if told.get("namespace") == self._namespace:
-                self._since.setdefault(told["name"], int(row.at))
+            detail = json.loads(row.detail)
+            if detail.get("namespace") == self._namespace:
+                self._since.setdefault(detail["name"], int(row.at))

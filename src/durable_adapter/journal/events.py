@@ -1,4 +1,4 @@
-"""The append-only log of what is not the happy path: failed attempts, deaths, verdicts, refusals, operator actions."""
+"""The append-only log of exceptional events: failed attempts, deaths, verdicts, refusals, operator actions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .schema import event
 
 
 class Events:
-    """Writes and reads the log. An event is written in the transaction of the change that it tells of."""
+    """Writes and reads the log. An event is written in the transaction of the change that it records."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -56,12 +56,12 @@ class Events:
         self._db.transaction(lambda connection: self.write(connection, kind, **values))
 
     def of(self, ref: str, *, limit: int = 1000) -> list[dict[str, Any]]:
-        """The events of one run, oldest first."""
+        """Returns the events of one run, oldest first."""
         rows = self._db.select(sa.select(event).where(event.c.ref == ref).order_by(event.c.id).limit(limit))
         return [_event(row) for row in rows]
 
     def since(self, kind: Event, at: int, *, limit: int = 1000) -> list[dict[str, Any]]:
-        """The events of one kind since a time, oldest first."""
+        """Returns the events of one kind since a time, oldest first."""
         rows = self._db.select(
             sa.select(event).where(event.c.kind == kind.value, event.c.at >= at).order_by(event.c.at).limit(limit)
         )
@@ -73,6 +73,6 @@ def _event(row: sa.Row[Any]) -> dict[str, Any]:
     try:
         detail = json.loads(found["detail"]) if found["detail"] else {}
     except (ValueError, RecursionError):
-        detail = {}  # of a damaged row the rest is told
+        detail = {}  # the rest of a damaged row is still shown
     found["detail"] = detail if isinstance(detail, dict) else {}
     return found

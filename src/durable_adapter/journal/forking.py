@@ -1,10 +1,9 @@
-"""A fork and the use of SQLite, kept apart.
+"""Prevents forks while SQLite is in use.
 
-SQLite keeps the locks of a file in the memory of its process, and the operating system does not hand them on to a child. One
-that is forked while another thread writes takes them for held, and nobody in it will ever give them back: all that it wants to
-write finds the file locked. And one that is forked while a connection is open takes that one's locks for its own and gets none:
-whoever is the last to close the file, as far as the locks tell, then takes the log away into which that child commits. So a
-fork waits until no other thread is in the middle of something, nothing begins meanwhile, and no connection is open.
+SQLite keeps its file locks in the memory of the process, and the operating system does not pass them on to a child. A child that
+is forked while another thread writes sees these locks as held for ever, and can write nothing. A child that is forked while a
+connection is open believes that it holds that connection's locks: another process may then delete the log into which the child
+commits. So a fork waits until no other thread uses SQLite, blocks new uses, and closes all connections.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from typing import Final
 
 logger = logging.getLogger("durable_adapter")
 
-#: Seconds for which a fork waits at the most: a journal that is slow keeps no job waiting.
+#: Longest time in seconds that a fork waits, so that a slow journal does not block jobs.
 LONGEST: Final = 5.0
-#: What a binding's list of patches says of it.
+#: The entry in a binding's list of patches.
 WHERE: Final = "os.register_at_fork"
 WHY: Final = "lets a fork wait until no thread is in the middle of a statement to SQLite, and closes the connections to it"
 GUARD: Final = "with a journal in SQLite alone; Python cannot take it back, and without a journal in use it waits for nothing"
 
 
 class Gate:
-    """Threads of this process that use SQLite pass it; a fork closes it."""
+    """Lets the threads of this process use SQLite, except during a fork."""
 
     def __init__(self) -> None:
         self._installed = False
@@ -41,10 +40,10 @@ class Gate:
         self._closed = False
 
     def install(self, close: Callable[[], None]) -> None:
-        """Has every fork of this process close the gate, and then the connections of a database that nobody uses.
+        """Makes every fork of this process close the gate, and then the idle connections of a database.
 
         Args:
-            close: the method of the database that does; its database may go, and it goes with it.
+            close: the method of the database that closes them. It is referenced weakly.
         """
         self._closers = [known for known in self._closers if known() not in (None, close)] + [weakref.WeakMethod(close)]
         if not self._installed:
@@ -53,7 +52,7 @@ class Gate:
 
     @contextlib.contextmanager
     def passed(self) -> Iterator[None]:
-        """A block that uses SQLite; one within another passes at once."""
+        """Encloses a use of SQLite. A nested use never waits."""
         me = threading.get_ident()
         condition = self._condition
         with condition:
@@ -80,7 +79,7 @@ class Gate:
                 if close is not None:
                     close()
             except Exception:  # a fork cannot be refused here
-                logger.exception("a connection to SQLite stays open over a fork")
+                logger.exception("sqlite_open_over_fork msg=%r", "A connection to SQLite could not be closed before a fork.")
 
     def _open(self) -> None:
         self._closed = False
@@ -88,5 +87,5 @@ class Gate:
         self._condition.release()
 
 
-#: This process's.
+#: The gate of this process.
 GATE: Final = Gate()

@@ -1,7 +1,6 @@
-"""A person's order on one run: rehearsed for a preview, and carried out under the run's lock, in one transaction.
+"""Carries out a person's order on one run in one transaction, or rehearses it for a preview.
 
-A preview cannot differ from what happens, because the same methods make both; whoever gives the order judges what it
-leads to before it is committed.
+The same methods do both, so that a preview shows what will happen. The caller checks the result before it is committed.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Change(Generic[T]):
-    """A run before an act and after it.
+    """A run before and after an act.
 
     Attributes:
-        before: the run before it; None where it is not in the journal.
-        steps_before: its steps before it.
-        result: what the act returned.
-        run: the run after it; None where it is not in the journal.
-        steps: its steps after it.
+        before: the run before; None if it is not in the journal.
+        steps_before: its steps before.
+        result: the act's result.
+        run: the run after; None if it is not in the journal.
+        steps: its steps after.
     """
 
     before: WorkflowRow | None
@@ -38,8 +37,8 @@ class Change(Generic[T]):
     steps: list[StepRow]
 
 
-class _TakenBack(Exception):
-    """Ends the transaction of a rehearsal. Its argument is the change."""
+class _Rehearsed(Exception):
+    """Rolls back the transaction of a rehearsal. Its argument is the change."""
 
 
 class Orders:
@@ -50,9 +49,9 @@ class Orders:
         self._undo = undo
 
     def rehearse(self, ref: str, act: Callable[[], T]) -> Change[T]:
-        """Carries an act out, reads what it leads to, and takes all of it back: nothing is committed, and nobody is told.
+        """Carries an act out, reads the result, and rolls back. Nothing is committed, and no alert is sent.
 
-        Waits for no other transaction longer than a moment: a transactional step keeps its row for as long as its body runs.
+        Waits only a short time for locks: a transactional step locks its row for as long as its body runs.
 
         Args:
             ref: the run.
@@ -63,34 +62,34 @@ class Orders:
         """
 
         def take_back(change: Change[T]) -> None:
-            raise _TakenBack(change)
+            raise _Rehearsed(change)
 
         try:
             return self.carry_out(ref, act, take_back)
-        except _TakenBack as taken:
+        except _Rehearsed as taken:
             rehearsed: Change[T] = taken.args[0]
             return rehearsed
 
     def carry_out(self, ref: str, act: Callable[[], T], judge: Callable[[Change[T]], None]) -> Change[T]:
-        """Locks a run, changes it, and lets the change be judged before it is committed. One commit.
+        """Locks a run, changes it, and has the change checked before it is committed. One commit.
 
-        Waits for no other transaction longer than a moment.
+        Waits only a short time for locks.
 
         Args:
             ref: the run.
-            act: as `rehearse` has it.
-            judge: gets the run as it was under the lock and as the act left it; raises where that is not to be.
+            act: see `rehearse`.
+            judge: receives the change; raises if it must not be committed.
 
         Raises:
             JournalBusy: another transaction keeps a row of the run.
         """
-        tried: list[tuple[Any, Any]] = []  # the run and its steps as each try left them
+        tried: list[tuple[Any, Any]] = []  # the run and its steps after each try
 
         def work(conn: Connection) -> Change[T]:
             before, steps_before = self._undo.lock_run(conn, ref), self._undo.steps(conn, ref)
             result = act()
             change = Change(before, steps_before, result, self._undo.lock_run(conn, ref), self._undo.steps(conn, ref))
-            if (before, steps_before) not in tried:  # else a try was committed, and only its answer was lost
+            if (before, steps_before) not in tried:  # else a try was committed and its answer lost
                 judge(change)
             tried.append((change.run, change.steps))
             return change

@@ -1,8 +1,8 @@
 """The journal's tables, and which revision of them this code needs.
 
-One table a noun: workflow, step, worker, event. Times are whole microseconds since 1970 (UTC) from the
-database's clock; values are bytes with a codec tag; ids and keys compare byte by byte. Indexes cover unfinished
-work only, so that finding trouble costs the same whatever the history holds.
+There is one table for each noun: workflow, step, worker, event. Times are whole microseconds since 1970 (UTC) from the
+database's clock; values are bytes with a codec tag; ids and keys compare byte by byte. Indexes cover unfinished work only, so
+that finding trouble does not become slower with the history.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from sqlalchemy.types import TypeEngine
 from ..codec import TAG_LENGTH
 from ..model import ID_LENGTH, KEY_LENGTH, LABEL_LENGTH, NAME_LENGTH, TASK_ID_LENGTH, stored_text
 
-#: The revisions of the migrations, oldest first. The last one is what this code writes.
+#: The revisions of the migrations, oldest first. This code writes the last one.
 REVISIONS = ("0001", "0002")
 REVISION = REVISIONS[-1]
-#: Where Alembic keeps the journal's revision, apart from the user's own migrations.
+#: Alembic's table for the journal's revision, separate from the user's own migrations.
 VERSION_TABLE = "durable_version"
 
 NAMING = {
@@ -49,8 +49,8 @@ NAMING = {
 #: The tables. A schema other than the connection's default is set per engine by `schema_translate_map`.
 metadata = MetaData(naming_convention=NAMING)
 
-#: Byte by byte, trailing spaces included: under `utf8mb4_bin`, `item-A` and `item-A ` are one key. MariaDB and MySQL have no
-#: such collation in common; each reads the comment that is meant for it, also in statements that are written out.
+#: Compares byte by byte, including trailing spaces: under `utf8mb4_bin`, `item-A` and `item-A ` are one key. MariaDB and MySQL
+#: have no such collation in common; each reads its own comment, also in statements that are written out.
 _EXACT = "/*M! utf8mb4_nopad_bin */ /*!80017 utf8mb4_0900_bin */"
 _MYSQL: dict[str, Any] = {
     f"{dialect}_{option}": value
@@ -60,14 +60,14 @@ _MYSQL: dict[str, Any] = {
 
 
 def _ascii(length: int) -> String:
-    """A text of ASCII only: ids, tokens, statuses. Compared byte by byte."""
+    """Returns the type of ASCII texts (ids, tokens, statuses), which compare byte by byte."""
     return String(length, collation=None).with_variant(
         mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
     )
 
 
 def _name(length: int) -> String:
-    """A text that users choose. Compared byte by byte: PostgreSQL's `C`, SQLite's BINARY, MySQL's as its table has it."""
+    """Returns the type of texts that users choose, which compare byte by byte (on MySQL by the table's collation)."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
@@ -80,17 +80,17 @@ def _text() -> Text:
 
 
 class Words(TypeDecorator[str]):
-    """What people are told, without a bound. It may quote an error: what no database stores in a text is replaced."""
+    """A text for people, of any length. It may quote an error: characters that a database cannot store are replaced."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The dialect's own text."""
+        """Returns the dialect's type for long texts."""
         return _text()
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Without NULs and halves of surrogate pairs."""
+        """Replaces NULs and halves of surrogate pairs."""
         return None if value is None else stored_text(value)
 
 
@@ -207,12 +207,12 @@ worker = Table(
     Column("stopped_at", BigInteger),
     Column("dead_at", BigInteger),
     Column("death", _text()),
-    # 1 while the process is neither stopped nor known to be dead, and NULL afterwards: what the index covers.
+    # 1 until the process is stopped or known to be dead, then NULL: the index covers living processes only.
     Column("alive", SmallInteger),
     Column("namespace", _name(LABEL_LENGTH)),
-    # Microseconds between two of its beats, by which its silence is judged.
+    # Microseconds between two of its beats, for deciding whether it is silent.
     Column("beat_every", BigInteger),
-    # What the host's own clock said at its last beat, in microseconds: nothing is judged by it, and `doctor` compares it.
+    # The host's time at its last beat, in microseconds; only `doctor` compares it.
     Column("clock_at", BigInteger),
     PrimaryKeyConstraint("id"),
     **_MYSQL,
@@ -235,7 +235,7 @@ event = Table(
 
 
 def _open_index(name: str, *columns: Column[Any], where: str) -> Index:
-    """An index over unfinished work: partial where the database can, else over columns that finished rows leave NULL."""
+    """Makes an index over unfinished work: partial if supported, else over columns that are NULL in finished rows."""
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
@@ -253,11 +253,11 @@ _open_index(
     "ix_durable_workflow_ended",
     workflow.c.pruned_at,
     workflow.c.ended_at,
-    # Not also `pruned_at IS NULL`: PostgreSQL does not search for what is true of every entry, and reads to the last.
+    # Without `pruned_at IS NULL`: PostgreSQL would not search by a condition of the index itself, and read all of it.
     where="ended_at IS NOT NULL",
 )
 
 
 def literals(statuses: Any) -> Any:
-    """Statuses as literals, so that a compiled statement and a partial index meet."""
+    """Returns statuses as literals, so that compiled statements can use the partial indexes."""
     return [literal_column(f"'{status.value}'") for status in sorted(statuses)]

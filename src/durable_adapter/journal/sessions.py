@@ -1,7 +1,7 @@
-"""The transaction of a transactional step, with a session on it.
+"""The transaction and the session of a transactional step.
 
-SQLAlchemy's ORM takes 6 MB and a good part of a second: it is loaded with the first transactional step, or by a worker that
-knows of one before it forks.
+SQLAlchemy's ORM takes 6 MB and a large part of a second. It is loaded with the first transactional step, or before a fork by a
+worker that has one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Refused(Exception):
-    """Carries what a database refused of a step's transaction, which is rolled back."""
+    """Raised when a database refused a statement or the commit of a step's transaction, which is rolled back."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -33,31 +33,32 @@ def _reason(error: SQLAlchemyError) -> object:
     return getattr(error, "orig", None) or error
 
 
-def _swallowed(error: SQLAlchemyError) -> TransactionMisuse | None:
-    """PostgreSQL takes nothing more after an error, so that a body which goes on behind one cannot be committed."""
+def _misuse_of(error: SQLAlchemyError) -> TransactionMisuse | None:
+    """Returns the error for a body that went on after a database error, after which PostgreSQL refuses all statements."""
     if getattr(getattr(error, "orig", None), "sqlstate", None) != "25P02":
         return None
     misuse = TransactionMisuse(
         "the body of a transactional step caught a database error and went on, and PostgreSQL takes nothing more in a "
-        "transaction after one. Put the statement that may fail into `with durable.session().begin_nested():`."
+        "transaction after one. The step was rolled back. Put the statement that may fail into "
+        "`with durable.session().begin_nested():`."
     )
     misuse.__cause__ = error
     return misuse
 
 
 def load_sessions() -> None:
-    """Loads what `step_transaction` needs, so that processes forked from this one share it."""
-    from . import step_session  # noqa: F401 - loading it is the purpose
+    """Imports what `step_transaction` needs, so that forked processes share it."""
+    from . import step_session  # noqa: F401 - the import is the purpose
 
 
 @contextlib.contextmanager
 def step_transaction(db: Database) -> Iterator[tuple[Connection, StepSession]]:
-    """One transaction with a session on it; what the session still holds is flushed before the commit.
+    """Opens a transaction with a session, which is flushed before the commit.
 
     Raises:
-        Refused: the database refused something of the block, or its commit, so that nothing of it is left.
-        JournalUnreachable: the database went away, or its answer to the commit was lost: what was committed is unknown
-            until the step's row is read again.
+        Refused: the database refused a statement or the commit; everything was rolled back.
+        JournalUnreachable: the database became unreachable, or its answer to the commit was lost: whether it was committed
+            is unknown until the step's row is read again.
     """
     from .step_session import StepSession
 
@@ -71,8 +72,8 @@ def step_transaction(db: Database) -> Iterator[tuple[Connection, StepSession]]:
         lost = isinstance(error, DBAPIError) and not isinstance(error, IntegrityError) and (unreachable(error) or aborted(error))
         if lost:
             raise JournalUnreachable(f"the transaction of a step on {db.safe_url} was lost: {_reason(error)}") from error
-        raise Refused(_swallowed(error) or error) from error
+        raise Refused(_misuse_of(error) or error) from error
     finally:
-        # Only now: closing rolls back, which after the commit above means nothing, and before it would undo the step.
+        # Closing rolls back: before the commit above, it would undo the step.
         with contextlib.suppress(Exception):
             session.close()

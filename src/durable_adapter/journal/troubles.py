@@ -1,7 +1,7 @@
-"""What needs a person: gathered where it is written, and told once its transaction is committed.
+"""Troubles that need a person: collected in a transaction, and reported once it is committed.
 
-A writer adds a trouble beside the change that makes it, and only where it changed something: a replay, or a second process
-that finds the same, adds none. What was rolled back is not told.
+A writer adds a trouble together with the change that causes it, and only if it changed something: a replay, or a second process
+that finds the same, adds none. After a rollback nothing is reported.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _KEY = "durable_troubles"
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One thing that needs a person.
+    """A trouble that needs a person's attention.
 
     Attributes:
-        alert: what it is.
+        alert: its kind.
         ref: the run.
-        key: the step; None where it is the run as a whole.
-        why: in words.
+        key: the step; None if it concerns the whole run.
+        why: the reason, as people read it.
     """
 
     alert: Alert
@@ -36,22 +36,22 @@ class Trouble:
     why: str
 
 
-#: Is told of what one transaction committed.
+#: Called with the troubles of one committed transaction.
 Observer = Callable[[Sequence[Trouble]], None]
 
 
 def add(conn: Connection, alert: Alert, ref: str, key: str | None, why: str | None) -> None:
-    """Adds a trouble to the caller's transaction: it is told after the commit."""
+    """Adds a trouble to the caller's transaction. It is reported after the commit."""
     conn.info.setdefault(_KEY, []).append(Trouble(alert, ref, key, why or ""))
 
 
 def taken(conn: Connection) -> list[Trouble]:
-    """Takes what the transaction on a connection has gathered, each trouble once."""
+    """Removes and returns the troubles of the transaction on a connection, each once."""
     return list(dict.fromkeys(conn.info.pop(_KEY, ())))
 
 
 def tell(observers: list[Observer], troubles: list[Trouble]) -> None:
-    """Tells every observer of some troubles; one that raises is logged, and disturbs nothing."""
+    """Calls every observer with some troubles. An observer that raises is logged, and has no other effect."""
     for observer in list(observers) if troubles else ():
         try:
             observer(troubles)

@@ -1,6 +1,6 @@
-"""The nouns: statuses, kinds, rows and ids. Everything here is plain data; nothing touches a database or a queue.
+"""The model: statuses, kinds, rows and ids. Everything here is plain data; nothing uses a database or a queue.
 
-The other rooms import them from here; the files are for readers.
+Other packages import the names from here, not from the files.
 """
 
 from ..codec import Stored

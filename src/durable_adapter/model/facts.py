@@ -6,14 +6,14 @@ import enum
 
 
 class Mode(enum.StrEnum):
-    """How much the adapter does for a task."""
+    """The mode of a task: durable, or unchanged."""
 
     OFF = "off"
     ENFORCE = "enforce"
 
 
 class Safety(enum.StrEnum):
-    """What makes a step safe to repeat, as declared by the user."""
+    """The reason why a step is safe to repeat, as the user declared it."""
 
     PROTECTED = "protected"
     IDEMPOTENT = "idempotent"
@@ -21,7 +21,7 @@ class Safety(enum.StrEnum):
     PROBE = "probe"
 
     def joined(self, other: Safety) -> Safety:
-        """What makes a step safe to repeat of which one attempt was declared so and another so: no more than both."""
+        """Returns the safety of a step with attempts of both safeties: the guarantees that both have."""
         if self is other:
             return self
         if {self, other} == {Safety.PROBE, Safety.IDEMPOTENT}:
@@ -29,12 +29,12 @@ class Safety(enum.StrEnum):
         return Safety.PROTECTED
 
 
-#: Declared so, a step is repeated without asking anybody.
+#: A step with one of these is repeated without a probe or a person.
 REPEATABLE: frozenset[Safety] = frozenset({Safety.IDEMPOTENT, Safety.TRANSACTIONAL})
 
 
 class Effect(enum.StrEnum):
-    """What is known about a failed step's effect."""
+    """The knowledge about a failed step's effect."""
 
     UNKNOWN = "unknown"
     DID_NOT_HAPPEN = "did_not_happen"
@@ -42,7 +42,7 @@ class Effect(enum.StrEnum):
 
 
 class Death(enum.StrEnum):
-    """How a process is known not to run anything any more."""
+    """The evidence that a process runs nothing any more."""
 
     PARENT_SAW = "parent_saw"
     STOOD_STILL = "stood_still"
@@ -50,26 +50,26 @@ class Death(enum.StrEnum):
 
 
 class Cause(enum.StrEnum):
-    """Why a step stands where it stands. Stable: findings are grouped and alerts made by it; a sentence for people stands beside.
+    """The reason for a step's status. The names are stable, because findings and alerts depend on them.
 
-    Of a step that was in doubt it says why for as long as nothing else is known.
+    A step that was in doubt keeps its cause until another is known.
     """
 
     #: The process that ran the attempt was seen to end, or its worker was stopped.
     WORKER_DIED = "worker_died"
-    #: Its worker's heartbeat stood still, or its worker is not in the journal any more.
+    #: Its worker's heartbeat stopped, or its worker is not in the journal any more.
     WORKER_SILENT = "worker_silent"
-    #: Its worker lives, and has not named the attempt in two heartbeats.
+    #: Its worker is alive, but has not named the attempt in two heartbeats.
     WORKER_FORGOT = "worker_forgot"
-    #: Its time-out has passed, or its body has said nothing for too long.
+    #: Its time-out has passed, or its body has sent no heartbeat for too long.
     TIMED_OUT = "timed_out"
     #: The attempt ended in an error that does not say whether the effect happened.
     RAISED = "raised"
-    #: It waited for another attempt, which is not safe any more: declared otherwise now, or the provider may have forgotten.
+    #: It waited for another attempt, which is not safe any more: its declaration changed, or the provider may have lost its key.
     UNSAFE_TO_REPEAT = "unsafe_to_repeat"
-    #: Its message was lost, not begun as far as the journal knows; a worker without the plugin may have run it.
+    #: Its message was lost, and the journal knows no begin; a worker without the plugin may have run it.
     MESSAGE_LOST = "message_lost"
-    #: The result store has a result of it although it never began here.
+    #: The result store has its result although it never began here.
     RAN_ELSEWHERE = "ran_elsewhere"
     #: The result store has a result under its task id that is a little older than its run.
     OLD_RESULT = "old_result"
@@ -79,16 +79,16 @@ class Cause(enum.StrEnum):
     TRANSACTION_LOST = "transaction_lost"
     #: The code does not fit what is recorded.
     DRIFT = "drift"
-    #: It happened, and what it returned cannot be recorded.
+    #: It happened, but its return value cannot be recorded.
     VALUE_MISSING = "value_missing"
     #: The engine ended its task on purpose before it began: revoked, expired, rejected.
     ENDED_BY_ENGINE = "ended_by_engine"
-    #: A worker threw its message away unread: it does not know the task, or may not read the message. Its body did not run.
+    #: A worker discarded its message unread: it does not know the task, or may not read the message. Its body did not run.
     NOT_TAKEN = "not_taken"
 
 
 class Attention(enum.StrEnum):
-    """Why a row that is otherwise finished is still in front of a person."""
+    """The reason why a row needs a person's attention."""
 
     TWICE = "twice"
     EFFECT_UNKNOWN = "effect_unknown"
@@ -101,7 +101,7 @@ class Attention(enum.StrEnum):
 
 
 class Alert(enum.StrEnum):
-    """What people are told at once: the name with which the log line begins. Frozen, because alerts are made on it."""
+    """The event name of a log line that needs a person at once. Frozen, because users' alerts depend on it."""
 
     STEP_HELD = "step_held"
     VALUE_MISSING = "value_missing"
@@ -115,7 +115,7 @@ class Alert(enum.StrEnum):
 
 
 class Event(enum.StrEnum):
-    """What the append-only log tells; the happy path writes none."""
+    """The kind of an event in the append-only log. The happy path writes none."""
 
     ATTEMPT_FAILED = "attempt_failed"
     IN_DOUBT = "in_doubt"

@@ -1,4 +1,4 @@
-"""References, keys and stamps: how each is made and read, and how long a text of the journal may be.
+"""References, keys and stamps: their formats, and the lengths of the journal's texts.
 
 The formats are frozen: a change would give every step another key, and every provider another idempotency key.
 """
@@ -13,25 +13,25 @@ import uuid
 
 from ..errors import UnknownStamp
 
-#: Characters that a step's key may have in the journal.
+#: Most characters of a step's key in the journal.
 KEY_LENGTH = 400
 
-#: And the name of a step, a task, a workflow or a queue.
+#: Most characters of the name of a step, a task, a workflow or a queue.
 NAME_LENGTH = 255
 
-#: And an engine's id of a task.
+#: Most characters of an engine's task id.
 TASK_ID_LENGTH = 155
 
-#: And the id of a workflow.
+#: Most characters of a workflow's id.
 ID_LENGTH = 200
 
-#: And what its users call a namespace, a version of their code, and the attribute that is an amount.
+#: Most characters of a namespace, a code version, and the name of the attribute that is an amount.
 LABEL_LENGTH = 64
 
-#: Whose workflows are, where nobody says so.
+#: Namespace used when none is configured.
 DEFAULT_NAMESPACE = "default"
 
-#: Names the space in which every derived id of this library lives. Frozen: a change would make every key new.
+#: The uuid5 namespace of every derived id. Frozen: a change would change every key.
 NAMESPACE = uuid.UUID("6f1d6c2e-7b0b-5f43-9a5c-0d0e5b1d4c11")
 
 #: The name of the stamp that carries a run through a broker. Frozen.
@@ -40,34 +40,34 @@ STAMP = "durable_run"
 #: Version of the stamp's format. Frozen for the formats `1:<ref>` and `1:<ref>:<key>`.
 STAMP_VERSION = "1"
 
-#: What a run's `waiting_for` begins with where its function sleeps; the key of the sleep follows. Frozen.
+#: Prefix of a run's `waiting_for` while its function sleeps; the key of the sleep follows. Frozen.
 SLEEPS = "sleep:"
 _REF = re.compile("[0-9a-f]{32}")
 
 
 def new_ref() -> str:
-    """A new run reference: 32 hex digits that begin with the time, so that new rows sit together in the index."""
+    """Returns a new run reference: 32 hex digits that begin with the time, so that new rows are adjacent in the index."""
     milliseconds = time.time_ns() // 1_000_000
     return f"{milliseconds:012x}7{os.urandom(10).hex()[:19]}"
 
 
 def new_token() -> str:
-    """A new fence for one claim: 16 random hex digits."""
+    """Returns a new token for one claim: 16 random hex digits."""
     return os.urandom(8).hex()
 
 
 def derive(*parts: object) -> str:
-    """An id that is the same for the same parts, in every process and for ever: uuid5 over their joined text."""
+    """Returns an id that is always the same for the same parts: uuid5 over their joined text."""
     return str(uuid.uuid5(NAMESPACE, "\x1f".join(str(part) for part in parts)))
 
 
 def derive_ref(*parts: object) -> str:
-    """Like `derive`, as a run reference (32 hex digits)."""
+    """Returns the id of `derive` as a run reference (32 hex digits)."""
     return derive(*parts).replace("-", "")
 
 
 def member_key(position: int, name: str) -> str:
-    """The key of a canvas member: its place in the plan, counted from 1, and its name. Frozen format.
+    """Returns the key of a canvas member: its place in the plan, counted from 1, and its name. Frozen format.
 
     Starting the same workflow id again, after a restore for example, gives its members the same keys.
 
@@ -79,37 +79,37 @@ def member_key(position: int, name: str) -> str:
 
 
 def task_key(task_id: str, name: str) -> str:
-    """The key that a canvas member had in revision 0001: its message has a stamp without a key. Frozen format."""
+    """Returns the key of a canvas member in revision 0001, whose message has a stamp without a key. Frozen format."""
     return bounded_key(f"{task_id}/0/{name}")
 
 
-#: How the key of a canvas member begins. No name of a task may begin so, because the key of a dispatched call begins with it.
+#: Prefix of a canvas member's key. No task name may begin so, because the key of a dispatched call begins with the name.
 _PLACE = re.compile(r"\d+:")
 
 
 def is_member_key(key: str) -> bool:
-    """Whether a key is that of a canvas member, by its form; those of revision 0001 included."""
+    """Returns whether a key has the form of a canvas member's key, of any revision."""
     return _PLACE.match(key) is not None or "/0/" in key
 
 
 def call_key(name: str, occurrence: int, given: str | None = None) -> str:
-    """The key of a call in a workflow function: its name and occurrence, or the key that the user gave. Frozen format."""
+    """Returns the key of a call in a workflow function: its name and occurrence, or the user's own key. Frozen format."""
     return f"{name}#{occurrence}" if given is None else f"{name}@{given}"
 
 
-#: What the key of every compensation begins with. Frozen.
+#: Prefix of the key of every compensation. Frozen.
 UNDO = "undo:"
 
 
 def undo_key(key: str) -> str:
-    """The key of the compensation that undoes the step *key*. Frozen format."""
+    """Returns the key of the compensation that undoes the step *key*. Frozen format."""
     return f"{UNDO}{key}"
 
 
 def idempotency_key(namespace: str, workflow: str, run: int, ref: str, key: str, generation: int = 0) -> str:
-    """The key that a provider sees for a step: stable across retries, other for each run (P4). Frozen formats.
+    """Returns the key that a provider sees for a step: stable across retries, different for each run (P4). Frozen formats.
 
-    A declared workflow is named by its id and run number. One that has no id of its own is named by its reference.
+    A declared workflow is identified by its id and run number, another by its reference.
 
     Args:
         namespace: the run's namespace.
@@ -117,23 +117,23 @@ def idempotency_key(namespace: str, workflow: str, run: int, ref: str, key: str,
         run: its number.
         ref: its reference.
         key: the step's key.
-        generation: how often the step is known not to have happened. A provider that remembers a refusal under the old key
-            would repeat it, so each of these begins a new key.
+        generation: the number of times that the step is known not to have happened. Each makes a new key, because a
+            provider that stored a refusal under the old key would repeat it.
     """
     return derive("idempotency", namespace, workflow or ref, run, key, *([generation + 1] if generation else []))
 
 
 def make_stamp(ref: str, key: str | None = None) -> str:
-    """The text that names the run *ref* and the step *key* in a message. Those of revision 0001 may have no key."""
+    """Returns the text that names the run *ref* and the step *key* in a message. Revision 0001 had no key."""
     return f"{STAMP_VERSION}:{ref}" if key is None else f"{STAMP_VERSION}:{ref}:{key}"
 
 
 def read_stamp(stamp: object) -> tuple[str, str | None] | None:
-    """The run reference and the step key in a stamp; None where there is none.
+    """Returns the run reference and the step key of a stamp; None if there is no stamp.
 
     Raises:
-        UnknownStamp: there is one of a form that this code does not know. It is not taken for none: the message belongs to a
-            run, which must not begin as another.
+        UnknownStamp: the stamp has a form that this code does not know. It does not count as missing, because the message
+            belongs to a run, which must not begin as another.
     """
     if isinstance(stamp, (list, tuple)):
         stamp = stamp[0] if stamp else None
@@ -147,7 +147,7 @@ def read_stamp(stamp: object) -> tuple[str, str | None] | None:
 
 
 def attempt_name(ref: str, key: str, token: str | None) -> str:
-    """How a beat names an attempt that it is running."""
+    """Returns the name of a running attempt in a worker's heartbeat."""
     return f"{ref} {token or ''} {key}"
 
 
@@ -162,7 +162,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def bounded_key(key: str) -> str:
-    """*key*, or where it is longer than the journal's column its beginning and a hash of the whole."""
+    """Returns *key*; if it is longer than the journal's column, its beginning and a hash of the whole."""
     if len(key) <= KEY_LENGTH:
         return key
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -170,7 +170,7 @@ def bounded_key(key: str) -> str:
 
 
 def can_be_kept(text: str) -> bool:
-    """Whether every database can keep a text as it is: none keeps halves of surrogate pairs, and PostgreSQL no NUL."""
+    """Returns whether every database can store a text: without halves of surrogate pairs and (PostgreSQL) NULs."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
@@ -178,13 +178,13 @@ def can_be_kept(text: str) -> bool:
 
 
 def is_storable(text: str) -> bool:
-    """Whether a text may be an id, a key or a name: it can be kept, and holds no control character.
+    """Returns whether a text may be an id, a key or a name: it can be stored, and has no control character.
 
-    U+001F among them joins the parts from which keys are derived (`derive`): inside of a part it would forge another's.
+    U+001F joins the parts from which keys are derived (`derive`): inside a part it could forge another key.
     """
     return can_be_kept(text) and _CONTROLS.search(text) is None
 
 
 def stored_text(text: str) -> str:
-    """*text* without what a database cannot keep."""
+    """Returns *text* with the characters replaced that a database cannot store."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -1,7 +1,7 @@
-"""The kinds of journaled call: one table of what is true of each.
+"""The kinds of journaled call: one table of their traits.
 
-Everything that treats kinds differently asks for a trait, here or in SQL (`having`). A new kind is a row of this table and a
-file in `runtime/kinds/`; see "Adding a kind" in CONTRIBUTING.md.
+Code that treats kinds differently checks a trait, here or in SQL (`having`). A new kind is a row of this table and a file in
+`runtime/kinds/`; see "Adding a kind" in CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .ids import UNDO, is_member_key
 
 
 class Shape(enum.StrEnum):
-    """How the plan of a workflow is known: before it starts, or by running it."""
+    """The form of a workflow's plan: known before it starts, or found by running it."""
 
     CANVAS = "canvas"
     FUNCTION = "function"
@@ -22,7 +22,7 @@ class Shape(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How the kinds are told to people that end with time.
+    """The texts about a timed kind.
 
     Attributes:
         noun: as in "a sleep that ends at 12:00".
@@ -39,19 +39,20 @@ class Words:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Kind(str):
-    """What sort of journaled call a step row is: its name, as stored, with its traits.
+    """The kind of a journaled call: its stored name, with its traits.
 
     Attributes:
-        name: as the journal has it.
-        member: planned in a canvas, where it comes after other members.
-        in_place: where a workflow function calls it, the function's own process runs it: no message of its own sends it.
-        awaited: a workflow function sends it, goes on, and waits for it at the latest when it returns. Its end wakes that.
+        name: the name in the journal.
+        member: it is planned in a canvas, where it comes after other members.
+        in_place: when a workflow function calls it, the function's own process runs it, without a message.
+        awaited: a workflow function sends it, goes on, and waits for it at the latest when it returns. Its end wakes the
+            function.
         claimable: a worker claims each attempt, whose effect may be in doubt.
-        makes_calls: its body makes the calls of its run and runs from the top on every wake. It is held as it stands.
-        timed: nothing runs. It ends when its time has come, and wakes its function. How that is told; None for other kinds.
+        makes_calls: its body makes the calls of its run and runs from the top on every wake. It is held in any open status.
+        timed: nothing runs. It ends at its time, and wakes its function. The texts about it; None for other kinds.
         undoes: it undoes another step, as a part of a rollback.
-        marked: it is under this library's rules. Of one that is not, only the sending and the end are recorded.
-        fails_run: the run fails when it fails for good; not so where a function is told of it, or a rollback.
+        marked: it is durable. For an unmarked one only the sending and the end are recorded.
+        fails_run: its final failure fails the run; false where a function or a rollback handles the failure.
     """
 
     name: str
@@ -77,12 +78,12 @@ class Kind(str):
 
     @property
     def called(self) -> bool:
-        """Whether a workflow function calls it: that gets its value, or an error that it may catch."""
+        """True if a workflow function calls it, and gets its value, or an error that it may catch."""
         return self.in_place or self.awaited
 
     @property
     def has_body(self) -> bool:
-        """Whether a worker with this library runs something of it."""
+        """True if a worker runs a body for it."""
         return self.claimable or self.makes_calls
 
 
@@ -93,7 +94,7 @@ Kind.SLEEP = Kind("sleep", in_place=True, timed=Words("a sleep", "sleeping", "it
 Kind.COMPENSATION = Kind("compensation", claimable=True, undoes=True, fails_run=False)
 Kind.UNMARKED = Kind("unmarked", member=True, marked=False)
 
-#: Every kind by its name. A row whose kind is not among them is left alone (P11).
+#: Every kind by its name. A row with another kind is not changed (P11).
 KINDS: dict[str, Kind] = {kind.name: kind for kind in vars(Kind).values() if isinstance(kind, Kind)}
 
 
@@ -101,7 +102,7 @@ def kind_named(name: object) -> Kind:
     """Returns the kind that a row names.
 
     Raises:
-        ValueError: this release has none of that name.
+        ValueError: this release has no kind of that name.
     """
     found = KINDS.get(name) if isinstance(name, str) else None
     if found is None:

@@ -1,6 +1,6 @@
-"""The rows of the journal as they are read: steps, runs of workflows, workers; and what a message expects of its step.
+"""The rows of the journal: steps, runs of workflows, workers; and the fields that a message expects of its step.
 
-Times are integers: microseconds since 1970 in UTC, read from the database's clock.
+Times are integers: microseconds since 1970 in UTC, from the database's clock.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from .ids import attempt_name
 from .kinds import Kind, Shape
 from .status import CLAIMABLE, StepStatus, WorkflowStatus
 
-#: Microseconds in one second: the unit of every stored time.
+#: Microseconds in one second. Every stored time is in microseconds.
 SECOND = 1_000_000
 
-#: How many of its own beats a process must have missed before its silence counts.
+#: Beats that a process must have missed before it counts as silent.
 MISSED_BEATS = 4
 
-#: What a step's options say of its order: members of other runs, or of its function, that it comes after as well, each as run
-#: and key.
+#: Option of a step: members of other runs, or of its function, that it also comes after, each as run and key.
 ALSO_AFTER = "also_after"
 
-#: It may begin although what it comes after failed: that only has to be over.
+#: Option of a step: it may begin when the steps that it comes after have ended, even if they failed.
 ALLOW_FAILURE = "allow_failure"
 
 
@@ -39,7 +38,7 @@ class StepRow:
     name: str
     kind: Kind
     status: StepStatus
-    #: What sends it, where that is another engine than its run's.
+    #: The engine that sends it, if it is not its run's.
     engine: str | None = None
     attempt: int = 0
     takeovers: int = 0
@@ -63,7 +62,7 @@ class StepRow:
     over_at: int | None = None
     deadline_at: int | None = None
     heartbeat_at: int | None = None
-    #: What the last heartbeat said, as JSON.
+    #: The details of the last heartbeat, as JSON.
     details: str | None = None
     doubt: str | None = None
     doubt_at: int | None = None
@@ -74,46 +73,46 @@ class StepRow:
     sent_at: int | None = None
     begun_at: int | None = None
     ended_at: int | None = None
-    #: The keys of the canvas members that it comes after; None where the plan does not say, as for calls of a function.
+    #: The keys of the canvas members that it comes after; None if the plan has none, as for a function's calls.
     after: list[str] | None = None
-    #: How many of those are still open; None where nobody counts them, as in rows of revision 0001.
+    #: The number of those that are still open; None if they are not counted, as in rows of revision 0001.
     pending: int | None = None
-    #: Whether the run's counter counts it: the run ends with the last of those.
+    #: True if the run's counter counts it. The run ends with the last such step.
     completes_run: bool = False
-    #: Why it is in doubt, held or cancelled (`Cause`).
+    #: The reason why it is in doubt, held or cancelled (`Cause`).
     cause: str | None = None
-    #: Since when it may have happened twice; None once a person has acknowledged it.
+    #: When it was found that it may have happened twice; None once a person has acknowledged that.
     twice_at: int | None = None
-    #: When its idempotency key was first used; None where that is not known.
+    #: When its idempotency key was first used; None if unknown.
     first_begun_at: int | None = None
-    #: Of its idempotency key.
+    #: The generation of its idempotency key.
     generation: int = 0
-    #: How often its message was sent, and its transaction lost, since a person last decided about it.
+    #: The numbers of sends of its message, and of losses of its transaction, since a person's last decision about it.
     sends: int = 0
     losses: int = 0
 
     @property
     def marks(self) -> list[str]:
-        """Why it is in front of a person, the most urgent reason first. The facts are independent of each other."""
+        """The reasons why it needs a person's attention, the most urgent first. They are independent of each other."""
         twice = [Attention.TWICE.value] if self.twice_at is not None else []
         return twice + ([self.attention] if self.attention is not None else [])
 
     @property
     def is_guarded(self) -> bool:
-        """Whether nothing but the journal keeps it from running twice: its message is sent again only so often."""
+        """True if only the journal prevents a second run. Its message is resent a limited number of times."""
         return self.kind.claimable and self.safety in (Safety.PROTECTED, Safety.PROBE)
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a message says of its step. The row decides: a claim takes a row only where it says the same.
+    """The fields of a message's step. A claim takes a row only if they match it.
 
     Attributes:
         name: the task.
-        kind: what sort of call it is.
+        kind: the kind of call.
         completes_run: nothing follows it.
-        fingerprints: of its arguments, and of its arguments without the first, as `member_fingerprint` gives them; None where
-            they are not compared.
+        fingerprints: of its arguments, and of its arguments without the first (see `member_fingerprint`); None if they are
+            not compared.
     """
 
     name: str
@@ -123,11 +122,11 @@ class Expected:
 
     @property
     def kinds(self) -> tuple[Kind, Kind]:
-        """The kinds of row that it fits. A task that was marked after its plan was made has an unmarked row."""
+        """The kinds of row that match. A task that was marked after its plan was made has an unmarked row."""
         return self.kind, Kind.UNMARKED if self.kind.member else self.kind
 
     def misfit(self, row: StepRow) -> str | None:
-        """Why a row is not this message's; None where it is."""
+        """Returns why a row does not match this message; None if it does."""
         if row.name != self.name or row.kind not in self.kinds:
             return f"the message is for a {self.kind} {self.name}, and the journal has a {row.kind} {row.name} there"
         if row.status not in CLAIMABLE:
@@ -173,14 +172,14 @@ class WorkflowRow:
     pruned_at: int | None = None
 
     def at_stake(self, attribute: str | None = None) -> str | None:
-        """What is at stake in this run: the value of *attribute*, else of the one that is named as its amount."""
+        """Returns the amount at stake in this run: the value of *attribute*, default of the run's amount attribute."""
         name = attribute or self.amount
         value = self.attributes.get(name) if name else None
         return None if value is None or isinstance(value, bool) else str(value)
 
 
 def function_of(steps: Sequence[StepRow]) -> StepRow | None:
-    """Returns the workflow function of a run; None in a canvas."""
+    """Returns the workflow function of a run; None for a canvas."""
     return next((s for s in steps if s.kind.makes_calls), None)
 
 
@@ -190,7 +189,7 @@ def forward(steps: Sequence[StepRow]) -> list[StepRow]:
 
 
 def in_place(run: WorkflowRow, step: StepRow) -> bool:
-    """Whether a step has no message of its own, because the function of its run runs it in its own process."""
+    """Returns whether a step has no message, because the function of its run runs it in its own process."""
     return run.shape is Shape.FUNCTION and step.kind.in_place
 
 
@@ -215,7 +214,7 @@ class WorkerRow:
     stopped_at: int | None = None
     dead_at: int | None = None
     death: str | None = None
-    #: Whose workflows it runs; None in rows of revision 0001.
+    #: The namespace of the workflows that it runs; None in rows of revision 0001.
     namespace: str | None = None
     #: Microseconds between two of its beats; None in rows of revision 0001.
     beat_every: int | None = None
@@ -224,7 +223,7 @@ class WorkerRow:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it stopped, or was declared dead."""
+        """True if it stopped or was declared dead."""
         return self.dead_at is not None or self.stopped_at is not None
 
     def names(self, step: StepRow) -> bool:
@@ -232,7 +231,7 @@ class WorkerRow:
         return attempt_name(step.ref, step.key, step.token) in {*self.running, *self.previously_running}
 
     def is_silent(self, now: int, stale: int) -> bool:
-        """Whether it has not beaten for so long that a sweeper which watched it would declare it dead.
+        """Returns whether its silence is long enough for a sweeper to declare it dead.
 
         Args:
             now: database time in microseconds.
@@ -241,19 +240,19 @@ class WorkerRow:
         return now - self.beat_at > max(stale, MISSED_BEATS * (self.beat_every or 0))
 
     def sweeps(self, engine: str) -> bool:
-        """Whether it is a sweeper that can send messages of an engine."""
+        """Returns whether it is a sweeper that can send messages of an engine."""
         return self.role == "sweeper" and engine in self.engine.split(",")
 
     def takes(self, engine: str, queue: str | None) -> bool:
-        """Whether it takes messages of an engine from a queue; None stands for any queue."""
+        """Returns whether it takes messages of an engine from a queue; None for any queue."""
         return takes(self.role, self.engine, self.queues, engine, queue)
 
 
 def takes(role: str, engines: str, queues: Collection[str], engine: str, queue: str | None) -> bool:
-    """Whether a process takes messages of an engine from a queue, by what its row says.
+    """Returns whether a process takes messages of an engine from a queue, according to its row.
 
-    A worker that has begun nothing yet is known by the sweeper in its parent, which names the queues. A worker that names
-    no queue may take any.
+    A worker that has begun nothing yet has no row, but the sweeper in its parent names its queues. A worker that names no
+    queue may take any.
     """
     listens = engine in engines.split(",") and (role == "worker" or bool(queues))
     return listens and (queue is None or not queues or queue in queues)
