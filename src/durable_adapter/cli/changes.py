@@ -198,7 +198,7 @@ def carry_out(
         signed: whether it is, by whom and why.
         refused: why other things that were named are not to be done; complete once all changes are taken.
         more: there may be more of what was named than one order may concern.
-        at_the_end: lets be sent what all of them made due, and says by whom.
+        at_the_end: has what all of them made due sent, and says by whom.
 
     Returns:
         The exit code: 1 where something was refused, or had been decided otherwise meanwhile.

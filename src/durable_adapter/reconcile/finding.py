@@ -55,7 +55,7 @@ MEANING: dict[Trouble, str] = {
     Trouble.NOT_RUNNING: "a step began, and its living worker no longer runs it",
     Trouble.IN_DOUBT: "a step has been in doubt for longer than it should take to settle",
     Trouble.LOST: "something is due, and nothing has begun",
-    Trouble.ROLLBACK_UNFINISHED: "a rollback has come to rest before its end",
+    Trouble.ROLLBACK_UNFINISHED: "a rollback has stopped before its end",
     Trouble.WAITING_LONG: "a workflow waits for longer than was asked about",
 }
 

@@ -234,7 +234,7 @@ def not_taken(case: Case) -> Iterator[Finding]:
 
 
 def rollback_unfinished(case: Case) -> Iterator[Finding]:
-    """Rollbacks, and decisions about one, that have come to rest before their end."""
+    """Rollbacks, and decisions about one, that have stopped before their end."""
     run, look = case.run, case.look
     if run.status not in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.FAILING):
         return

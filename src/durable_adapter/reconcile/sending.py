@@ -39,14 +39,14 @@ class Sending:
         self._put_off: set[str] = set()
 
     def due(self, engine: str) -> str:
-        """Something of an engine is due: lets it be sent, and says by whom; empty where that is told at the end."""
+        """Something of an engine is due: has it sent, and says by whom; empty where that is told at the end."""
         if self._in_bulk:
             self._put_off.add(engine)
             return ""
         return self._told(engine)
 
     def at_the_end(self) -> str:
-        """Lets be sent what was put off, and says by whom; empty where nothing was."""
+        """Has what was put off sent, and says by whom; empty where nothing was."""
         engines = sorted(self._put_off)
         here = [engine for engine in engines if engine in self._engines]
         # One sweep serves all engines that are at hand.

@@ -122,7 +122,7 @@ def span(microseconds: int) -> str:
 
 
 def since(at: int | None, now: int) -> str:
-    """A moment and how long ago it was; or still ahead."""
+    """A moment, with how long ago it was, or how far ahead it is."""
     if at is None:
         return "an unknown time"
     return f"{moment(at)} ({span(now - at)} ago)" if at <= now else f"{moment(at)} (in {span(at - now)})"
