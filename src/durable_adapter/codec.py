@@ -1,8 +1,8 @@
-"""Values as the journal keeps them: bytes, with the short tag of the codec that wrote them.
+"""Encodes values for the journal: bytes, with the short tag of the codec that wrote them.
 
-`JsonCodec` gives back what it was given, with the same types, or refuses with the path of what it cannot keep. Reading
-imports nothing: a class of the user's comes back only where it was registered. `fingerprint` compares arguments (P5),
-`mask` shows a value without showing it. Imports nothing but the standard library and the errors.
+`JsonCodec` returns equal values of the same types, or refuses with the path of a value that it cannot keep. Reading imports
+nothing: a user's class is restored only if it is registered. `fingerprint` compares arguments (P5), `mask` shows the structure of
+a value without its content. This file imports only the standard library and the errors.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .errors import DurableError, UnknownCodec, UnreadableValue, UnregisteredTyp
 T = TypeVar("T")
 _Convert = Callable[[Any], Any]
 
-TAG = "$durable"  # the key that marks a JSON object as something that JSON has no word for
+TAG = "$durable"  # the key of a JSON object that stands for a value of another type
 TAG_LENGTH = 32  # characters of a codec's tag
-MAX_DEPTH = 100  # containers inside containers; far below where Python's own stack ends
+MAX_DEPTH = 100  # nested containers; far below Python's recursion limit
 _SHOWN = 50  # items of one container that `mask` shows
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z_\-]{0,39}[0-9]{0,2}")
 _LONG_INT = 1 << 2048  # about 617 digits; Python may refuse to read a decimal number of more than 640
@@ -43,16 +43,16 @@ class CircularValue(UnserialisableValue, ValueError):
 
 
 class _Reason(ValueError):
-    """Carries why a value cannot be kept up to where its path is known; its text never contains the value."""
+    """Raised where a value cannot be kept, and caught where its path is known; its text never contains the value."""
 
 
 class Codec(Protocol):
-    """Turns values into bytes and back. A codec of your own (encryption, say) needs these four and `register_codec`."""
+    """Encodes values as bytes and decodes them. Your own codec (encryption, say) needs these four and `register_codec`."""
 
     id: str
     """Short name, stored with each value."""
     version: int
-    """Counted up when old readers could no longer read what is written."""
+    """Increased when old readers cannot read new values."""
 
     def encode(self, value: object) -> bytes:
         """Returns the value as bytes; raises `UnserialisableValue` rather than lose something."""
@@ -101,27 +101,27 @@ def register(
     dump: _Convert | None = None,
     load: _Convert | None = None,
 ) -> type[T] | Callable[[type[T]], type[T]]:
-    """Lets values of exactly this class be recorded, and come back as this class. Also a decorator, bare or called.
+    """Lets values of exactly this class be recorded, and restored as this class. Also a decorator, bare or called.
 
-    An enum is recorded by the name of its member (a flag by its value). Of a dataclass the fields are recorded, and put
-    back without `__init__` or `__post_init__`; a field that is younger than the record takes its default. A named tuple
-    is recorded by field. A pydantic model goes through `model_dump` and `model_validate`, and is refused if they do not
-    give the same fields and private attributes back. What is in no field is refused: a dataclass or named tuple with other
-    attributes when it is recorded, a dataclass that is also a dict, a list or an error when it is registered. A subclass has
-    to be registered itself.
+    An enum is recorded by the name of its member (a flag by its value). A dataclass is recorded by field, and restored
+    without `__init__` or `__post_init__`; a field that is newer than the record gets its default. A named tuple is recorded
+    by field. A pydantic model is recorded with `model_dump` and restored with `model_validate`, and is refused if they do
+    not preserve its fields and private attributes. A dataclass or named tuple with other attributes than its fields is
+    refused when it is recorded; a dataclass that is also a dict, a list or an error, when it is registered. A subclass must
+    be registered itself.
 
     Args:
         cls: An enum, dataclass, named tuple or pydantic model; any class if `dump` and `load` are given.
-        name: What is stored for the class (default: module and qualified name). A name of your own survives moving it.
-        aliases: Names under which older records of the class are still to be read.
-        dump: Gets the object, returns something recordable that tells everything about it.
-        load: Gets what `dump` returned, returns the object.
+        name: The stored name of the class (default: module and qualified name). Your own name allows you to move the class.
+        aliases: Names under which older records of the class can still be read.
+        dump: Receives the object, and returns a recordable value with its whole content.
+        load: Receives the value that `dump` returned, and returns the object.
 
     Returns:
         The class itself, unchanged.
 
     Raises:
-        TypeError: The class needs `dump` and `load`, or is recorded as it is.
+        TypeError: The class needs `dump` and `load`, or needs no registration.
         ValueError: The name belongs to another class.
 
     Example:
@@ -142,7 +142,7 @@ def register(
     entry = _Registered(cls, name or f"{cls.__module__}.{cls.__qualname__}", *shape)
     for known in (entry.name, *aliases):
         other = _BY_NAME.get(known)
-        # The same class again, after its module was reloaded, takes over.
+        # The same class of a reloaded module replaces the old one.
         if other and (other.cls.__module__, other.cls.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"the name {known!r} is already registered for {_type_name(other.cls)}")
     _BY_NAME.update(dict.fromkeys((entry.name, *aliases), entry))
@@ -157,7 +157,7 @@ def _shape(cls: Any) -> tuple[_Convert, _Convert] | None:
     if issubclass(cls, enum.Enum):
         return (lambda member: member._name_), (lambda name: cls[name])
     if dataclasses.is_dataclass(cls):
-        # What a built-in base holds besides (a dict's items, an error's arguments) is in no field.
+        # The data of a built-in base (a dict's items, an error's arguments) is in no field.
         plain = all(base is object or base.__module__ not in ("builtins", "collections") for base in bases)
         return (_dump_fields, functools.partial(_load_fields, cls)) if plain else None
     if hasattr(cls, "model_dump") and hasattr(cls, "model_validate"):
@@ -174,7 +174,7 @@ def _dump_fields(value: Any) -> dict[str, object]:
 
 
 def _refuse_more(value: Any, names: Collection[str]) -> None:
-    """Raises where an object has attributes besides its fields: a cached property alone is made anew."""
+    """Raises if an object has attributes besides its fields, other than cached properties."""
     slots = {s for base in type(value).__mro__ for s in _slots(base) if hasattr(value, s)}
     for extra in sorted((getattr(value, "__dict__", {}).keys() | slots) - set(names)):
         if not isinstance(getattr(type(value), extra, None), functools.cached_property):
@@ -216,7 +216,7 @@ def _load_row(cls: Any, recorded: dict[str, object]) -> object:
 
 
 def _model_shape(cls: Any) -> tuple[_Convert, _Convert]:
-    # Field names where pydantic can read them back (2.11), aliases before: a model with aliases survives either way.
+    # Field names if pydantic can read them (2.11), else aliases, so that a model with aliases can be restored.
     by_name = "by_name" in inspect.signature(cls.model_validate).parameters
     either = {"by_name": True, "by_alias": True} if by_name else {}
 
@@ -248,7 +248,7 @@ def _dump_moment(moment: datetime | time) -> object:
         extra["zone"] = zone.key
         zone = None
     elif zone is not None:
-        offset = zone.utcoffset(None)  # a tzinfo that needs no date for this (pydantic's, dateutil's) is a fixed offset
+        offset = zone.utcoffset(None)  # a tzinfo that needs no date (pydantic's, dateutil's) is a fixed offset
         if offset is None:
             raise _Reason(f"its time zone is a {_type_name(type(zone))}: use zoneinfo.ZoneInfo or a fixed offset")
         if type(zone) is timezone and zone.tzname(None) != timezone(offset).tzname(None):
@@ -305,7 +305,7 @@ _NATIVE: Collection[type] = (*_LEAVES, *_ATOMS, int, *_CONTAINERS)
 
 
 def _is_plain(value: object, sequences: Collection[type], depth: int = MAX_DEPTH) -> bool:
-    """Tells whether JSON itself keeps the value as it is: exact types, string keys, nothing that looks like a tag."""
+    """Returns whether plain JSON preserves the value: exact types, string keys, nothing that looks like a tag."""
     kind = type(value)
     if kind in _ATOMS:
         return True
@@ -335,7 +335,7 @@ _dumps_sorted = json.JSONEncoder(
 
 
 class _Tagger:
-    """Rewrites one value into what JSON can carry, and knows at every moment where in the value it is."""
+    """Converts one value to tagged JSON, and tracks the path inside it."""
 
     def __init__(self, *, canonical: bool) -> None:
         self.canonical = canonical
@@ -382,7 +382,7 @@ class _Tagger:
         return {TAG: "@" + entry.name, "v": self.tag(self.taken_apart(value, entry.dump))}
 
     def at(self, step: object, value: object) -> object:
-        self.trail.append(step)  # left in place by an error: its message needs it
+        self.trail.append(step)  # not removed after an error, whose message needs it
         tagged = self.tag(value)
         self.trail.pop()
         return tagged
@@ -449,12 +449,12 @@ _loads_tagged = json.JSONDecoder(object_hook=_untag).decode
 
 
 class JsonCodec:
-    """Strict JSON that is read by people and databases, with tagged objects for what JSON has no word for.
+    """Strict JSON that people and databases can read, with tagged objects for other types.
 
     Keeps, with exact types: None, bool, int of any size, float, str, list, dict with any keys, tuple, set, frozenset,
     bytes, Decimal, UUID, datetime and time (naive, fixed offset or ZoneInfo, with fold), date, timedelta, registered
-    classes. Anything else, subclasses included, is refused. Not kept: that one object occurs in two places (it comes
-    back as two), and whose fixed offset a time zone was (it comes back as `datetime.timezone`).
+    classes. Anything else, subclasses included, is refused. An object that occurs in two places is restored as two objects,
+    and any fixed-offset time zone as `datetime.timezone`.
 
     Example:
         >>> JSON.encode({"price": Decimal("1.50"), "n": 3})
@@ -492,22 +492,22 @@ class JsonCodec:
 
 
 class PickleCodec:
-    """Python's pickle, for values that nothing else keeps. Reading runs what was written: trust the journal."""
+    """Python's pickle, for values that no other codec keeps. Decoding can run code: use it only with a journal you trust."""
 
     id = "pickle"
     version = 1
 
     def encode(self, value: object) -> bytes:
-        """Returns the pickled value; raises `UnserialisableValue` where pickle gives up."""
+        """Returns the pickled value; raises `UnserialisableValue` if pickle fails."""
         try:
             return pickle.dumps(value, protocol=5)
         except Exception as error:
             raise UnserialisableValue(f"$: pickle refuses a {_type_name(type(value))}: {type(error).__name__}") from error
 
     def decode(self, data: bytes) -> object:
-        """Returns the unpickled value; raises `UnreadableValue` where pickle gives up."""
+        """Returns the unpickled value; raises `UnreadableValue` if pickle fails."""
         try:
-            return pickle.loads(data)  # noqa: S301 - only reached where somebody asked for pickle by name
+            return pickle.loads(data)  # noqa: S301 - only if pickle was allowed by name
         except Exception as error:
             raise UnreadableValue(f"recorded bytes are not a value of pickle/1: {type(error).__name__}") from error
 
@@ -520,7 +520,7 @@ def register_codec(codec: Codec) -> None:
     """Makes a codec available under its id, and readable under its tag, in this process.
 
     Raises:
-        ValueError: The tag is longer than the journal's column, or not of ASCII only.
+        ValueError: The tag is longer than the journal's column, or not ASCII.
     """
     if len(codec_tag(codec)) > TAG_LENGTH or not codec_tag(codec).isascii():
         raise ValueError(f"the codec's tag {codec_tag(codec)!r} must have {TAG_LENGTH} characters of ASCII at the most")
@@ -528,7 +528,7 @@ def register_codec(codec: Codec) -> None:
 
 
 def codec_tag(codec: Codec) -> str:
-    """Returns what is stored beside a value, such as `json/1`."""
+    """Returns the tag that is stored with a value, such as `json/1`."""
     return f"{codec.id}/{codec.version}"
 
 
@@ -540,7 +540,7 @@ def get_codec(name: str, *, allow_pickle: bool = False) -> Codec:
     """Returns the newest codec of that name.
 
     Raises:
-        UnknownCodec: There is none, or it is `pickle` and nobody allowed it.
+        UnknownCodec: There is none, or it is `pickle`, which was not allowed.
     """
     known = [codec for codec in _CODECS.values() if codec.id == name]
     if not known:
@@ -565,8 +565,8 @@ def decode_stored(tag: str, data: bytes, *, allow_pickle: bool = False) -> objec
     """Returns the value that is stored under a codec's tag.
 
     Raises:
-        UnknownCodec: No codec here reads that tag; says what would.
-        UnregisteredType, UnreadableValue: As the codec's `decode`.
+        UnknownCodec: No codec here reads that tag; the message says what to do.
+        UnregisteredType, UnreadableValue: See the codec's `decode`.
     """
     codec = _CODECS.get(tag)
     if codec is None:
@@ -580,13 +580,13 @@ def decode_stored(tag: str, data: bytes, *, allow_pickle: bool = False) -> objec
 
 
 def fingerprint(value: object) -> str:
-    """Returns 32 hex digits that are equal exactly where two values are recorded equally, whatever the order of keys.
+    """Returns 32 hex digits that are equal if and only if two values are recorded equally, in any order of keys.
 
     1, 1.0 and True differ, and so do `Decimal("1.0")` and `Decimal("1.00")`. A tuple, named or not, equals a list of
-    the same items, because brokers turn the one into the other. What else a broker changes (integer keys, say) differs.
+    the same items, because brokers turn tuples into lists. Other changes by a broker (integer keys, say) make a difference.
 
     Raises:
-        UnserialisableValue: As `JsonCodec.encode`.
+        UnserialisableValue: See `JsonCodec.encode`.
 
     Example:
         >>> fingerprint({"a": (1, 2), "b": 3}) == fingerprint({"b": 3, "a": [1, 2]})
@@ -597,10 +597,10 @@ def fingerprint(value: object) -> str:
 
 
 def mask(value: object) -> object:
-    """Returns the structure of a value with types and sizes in place of what it says, for showing to people.
+    """Returns the structure of a value, with types and sizes instead of its content, for people to see.
 
-    Keys that read like field names are kept; others are masked as well, because people key by e-mail or account number.
-    What is deep or long is cut.
+    Keys that look like field names are kept; others are masked as well, because they may be e-mail addresses or account
+    numbers. Deep or long values are cut.
 
     Example:
         >>> mask({"card": "4242424242424242", "items": [1, None]})

@@ -1,7 +1,7 @@
-"""What runs here now: the step and the workflow function of the current context, and what user code may ask of them.
+"""The step and the workflow function of the current context, and the functions that user code may call on them.
 
-Light on purpose: importing it loads neither a database library nor a queue. The objects behind the variables are the
-runtime's; outside of a step or a workflow every function here raises `NotInWorkflow`.
+Importing it loads neither a database library nor a queue. The runtime sets the variables; outside of a step or a workflow every
+public function here raises `NotInWorkflow`.
 """
 
 from __future__ import annotations
@@ -73,30 +73,30 @@ class RunningFunction(Protocol):
 
 
 class Outside(Protocol):
-    """Runs steps that are called outside of any workflow: what the test journal does."""
+    """Runs steps that are called outside of any workflow. The test journal is one."""
 
     def call_step(
         self, policy: StepPolicy, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any: ...
 
 
-#: Who is active. The last one counts; in production there is none, and such calls run plain.
+#: The active ones, of which the last is used. In production there is none, and such calls run plain.
 OUTSIDE: list[Outside] = []
 STEP: ContextVar[CurrentStep | None] = ContextVar("durable_step", default=None)
 FUNCTION: ContextVar[CurrentFunction | None] = ContextVar("durable_function", default=None)
 
 
-#: The workflow functions whose bodies run in this process, by the thread that runs them.
+#: The workflow functions whose bodies run in this process, by thread.
 RUNNING: dict[int, RunningFunction] = {}
-#: The steps of which it was said that they were called plainly beside a function: once a process is enough.
+#: The steps whose plain call beside a function was logged, which is done once a process.
 _TOLD: set[str] = set()
 
 
 def beside(name: str) -> str | None:
-    """What to say of a step that is called in a thread of which nothing is known, while a workflow function runs in another.
+    """Returns the warning for a step that is called in an unknown thread while a workflow function runs in another; else None.
 
-    A thread does not know who started it. So nobody can tell a thread of the function's own, whose call is not recorded and
-    is made again on each replay, from one that has nothing to do with it.
+    Python does not record which thread started another. So a thread that the function started, whose call is repeated on each
+    replay, cannot be told from an unrelated one.
     """
     here = threading.get_ident()
     others = [function for thread, function in list(RUNNING.items()) if thread != here and not function.is_inside_step]
@@ -110,7 +110,7 @@ def beside(name: str) -> str | None:
 
 
 def called_plainly(name: str) -> None:
-    """Says once that a step runs plainly, where it may have been meant to be a workflow function's."""
+    """Warns once that a step runs plainly, if the call may belong to a workflow function."""
     if RUNNING and name not in _TOLD and (why := beside(name)) is not None:
         _TOLD.add(name)
         logger.warning("step_not_recorded step=%s msg=%r", name, why)
@@ -127,9 +127,9 @@ def _step(what: str) -> CurrentStep:
 
 
 def idempotency_key() -> str:
-    """The current step's key for its provider: the same in every attempt, another in each run.
+    """Returns the current step's key for its provider: the same in every attempt, another in each run.
 
-    Send it as `Idempotency-Key`. Made from the namespace, the workflow, the run and the step's key.
+    Send it as `Idempotency-Key`. It is derived from the namespace, the workflow, the run and the step's key.
 
     Raises:
         NotInWorkflow: called outside of a step.
@@ -138,9 +138,9 @@ def idempotency_key() -> str:
 
 
 def session() -> Session:
-    """The SQLAlchemy session of the current transactional step: it shares the transaction of the step's own row.
+    """Returns the SQLAlchemy session of the current transactional step, in the transaction of the step's own row.
 
-    It commits with the step and cannot be committed or rolled back by itself (`TransactionMisuse`).
+    It is committed with the step, and cannot be committed or rolled back separately (`TransactionMisuse`).
 
     Raises:
         NotInWorkflow: called outside of a step marked `transactional=True`.
@@ -149,7 +149,7 @@ def session() -> Session:
 
 
 def external_reference(reference: str) -> None:
-    """Records the provider's own name for what this step does (a charge id), for `explain` and for people.
+    """Records the provider's reference for what this step does (a charge id), which `explain` shows.
 
     Raises:
         NotInWorkflow: called outside of a step.
@@ -158,23 +158,22 @@ def external_reference(reference: str) -> None:
 
 
 def heartbeat(details: Any = None) -> bool:
-    """Says that the body of the current step is alive, and where it stands.
+    """Records that the body of the current step is alive, and its progress.
 
-    A step declared with `heartbeat=30` whose body has not said so for 30 seconds is in doubt, as after a time-out: not over,
-    since the body may still be running. Call it as often as you like: it is written at most once in a third of that time.
+    A step declared with `heartbeat=30` that sends no heartbeat for 30 seconds is in doubt, as after a time-out: not over,
+    because the body may still be running. Call it as often as you like: it is written at most once in a third of that time.
 
     Args:
-        details: where the body stands, as small plain JSON; None leaves what was said last. `explain` shows it, and
-            `durable.last_heartbeat()` hands it to the next attempt.
+        details: the progress, as small plain JSON; None keeps the last details. `explain` shows them, and
+            `durable.last_heartbeat()` returns them in the next attempt.
 
     Returns:
-        Whether this attempt still holds the step, as far as was seen when it was last written. False where somebody decided
-        otherwise, or another attempt has begun: nothing is raised, and the body may stop. Its own end is accepted or kept
-        like that of any late attempt.
+        Whether this attempt still held the step at the last write. False if it was decided otherwise, or another attempt
+        has begun: nothing is raised, and the body may stop. Its end is handled like that of any late attempt.
 
     Raises:
-        NotInWorkflow: called outside of a step, or of one that does not declare `heartbeat=`.
-        UnserialisableValue: the details are no plain JSON, or too long.
+        NotInWorkflow: called outside of a step, or in one that does not declare `heartbeat=`.
+        UnserialisableValue: the details are not plain JSON, or too long.
 
     Example:
         >>> def export(order_ids):
@@ -187,9 +186,9 @@ def heartbeat(details: Any = None) -> bool:
 
 
 def last_heartbeat() -> Any:
-    """What the current step said last in a heartbeat: in this attempt, or in one before it; None where nothing was said.
+    """Returns the details of the current step's last heartbeat, in this attempt or an earlier one; None if there are none.
 
-    What an attempt said in the last third of its heartbeat before its process died is not known.
+    Details that an attempt sent in the last third of its heartbeat before its process died may be missing.
 
     Raises:
         NotInWorkflow: called outside of a step.
@@ -202,7 +201,7 @@ def sleep(duration: float | timedelta, *, key: str | None = None) -> None:
 
     Args:
         duration: seconds, or a timedelta.
-        key: names this sleep, where its order among the calls may change.
+        key: the key of this sleep, for when its order among the calls may change.
 
     Raises:
         NotInWorkflow: called outside of a workflow function.

@@ -1,7 +1,7 @@
-"""Every error this library raises on its own account, one class per thing that can go wrong.
+"""The errors of this library, one class for each thing that can go wrong.
 
-A message names the workflow, the step, what was expected, what was found and the command that shows or mends it.
-Suspensions are not errors: they derive from `BaseException`, so that a task's `except Exception` does not swallow them.
+A message names the workflow, the step, what was expected, what was found, and the command that shows or corrects it.
+Suspensions are not errors: they derive from `BaseException`, so that a task's `except Exception` does not catch them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ class DurableError(Exception):
 
 
 class DeclarationError(DurableError, TypeError):
-    """Raised when what a user declared about a step or a workflow contradicts itself or cannot be kept."""
+    """Raised when the declaration of a step or a workflow contradicts itself or cannot be kept."""
 
 
 class NotInstalled(DurableError):
-    """Raised when an operation needs a journal and no `install()` has named one."""
+    """Raised when an operation needs a journal and none is configured."""
 
 
 class InstallConflict(DurableError):
@@ -24,7 +24,7 @@ class InstallConflict(DurableError):
 
 
 class SettingError(DurableError, ValueError):
-    """Raised when a setting has a value that is not accepted; names where the value came from."""
+    """Raised when a setting has a value that is not accepted; the message names the value's origin."""
 
 
 class JournalError(DurableError):
@@ -36,7 +36,7 @@ class JournalUnreachable(JournalError):
 
 
 class JournalBusy(JournalError):
-    """Raised when somebody else's transaction keeps a row for longer than a sweeper waits; it looks again later."""
+    """Raised when another transaction locks a row for longer than a sweeper or an order waits; a sweeper tries again later."""
 
 
 class JournalUnmigrated(JournalError):
@@ -48,14 +48,14 @@ class JournalAhead(JournalError):
 
 
 class UnreadableRow(DurableError):
-    """Raised when a row of the journal holds what this release cannot read: the row is left alone here, and reported (P11).
+    """Raised when this release cannot read a row of the journal: the row is not changed here, and is reported (P11).
 
     Attributes:
-        ref: the run's reference; of a worker's row, its id.
-        key: the step's key; None where the row is the run's own.
-        namespace: whose run; None where the row is a step's.
-        id: the workflow's id, likewise.
-        why: which column, and what is wrong with it.
+        ref: the run's reference; for a worker's row, its id.
+        key: the step's key; None for a run's or a worker's row.
+        namespace: the run's namespace; None for other rows.
+        id: the workflow's id; None for other rows.
+        why: the column, and the reason.
     """
 
     def __init__(self, ref: str, key: str | None, why: str, *, namespace: str | None = None, id: str | None = None) -> None:
@@ -72,7 +72,7 @@ class UnreadableRow(DurableError):
 
 
 class IllegalTransition(JournalError):
-    """Raised when code asks for a change of status that the table of legal transitions does not have."""
+    """Raised when code requests a change of status that the table of legal transitions does not have."""
 
 
 class NotInWorkflow(DurableError):
@@ -84,11 +84,11 @@ class UnserialisableValue(DurableError, TypeError):
 
 
 class NotReadable(DurableError):
-    """Base of the errors that say why this process cannot read a recorded value. Such a value is drift, and held."""
+    """Base of the errors for a recorded value that this process cannot read. The step or function that needs it is held."""
 
 
 class UnreadableValue(NotReadable):
-    """Raised when recorded bytes do not give a value: they are damaged, or a registered class has changed since."""
+    """Raised when recorded bytes cannot be decoded: they are damaged, or a registered class has changed since."""
 
 
 class UnregisteredType(NotReadable):
@@ -100,7 +100,7 @@ class UnknownCodec(NotReadable):
 
 
 class StepFailed(DurableError):
-    """Raised in place of a recorded error whose own type is not loaded in this process."""
+    """Raised instead of a recorded error whose own type is not loaded in this process."""
 
     def __init__(self, message: str, *, type_name: str = "", traceback_text: str = "") -> None:
         super().__init__(message)
@@ -114,7 +114,7 @@ class SameIdOtherArguments(DurableError):
 
 
 class WorkflowPruned(DurableError):
-    """Raised when an id is started again whose run ended so long ago that only its tombstone is left."""
+    """Raised when an id is started again of whose run only the tombstone is left, after its retention."""
 
 
 class UnknownWorkflow(DurableError):
@@ -126,15 +126,15 @@ class UnsupportedCanvas(DurableError):
 
 
 class CannotSuspend(DurableError):
-    """Raised where a workflow function would have to wait, on a queue library that cannot give its worker back meanwhile."""
+    """Raised when a workflow function would have to wait, on a queue library that cannot release its worker meanwhile."""
 
 
 class PutAside(DurableError):
-    """Raised by a job that RQ before 2.1 is to put off: it has not failed, and an exception is all that such an RQ listens to."""
+    """Raised by a job that RQ before 2.1 is to defer. It has not failed: only an exception makes such an RQ leave it."""
 
 
 class DependencyFailed(DurableError):
-    """Recorded for a step that never began, because one of another run that it comes after failed for good."""
+    """Recorded for a step that never began, because a step of another run that it comes after failed for good."""
 
 
 class UnknownStamp(DurableError):
@@ -146,11 +146,11 @@ class CannotSendAgain(DurableError):
 
 
 class ValueUnreadable(CannotSendAgain):
-    """Raised when a step cannot be sent, because a value that it is to be given cannot be read by this process."""
+    """Raised when a step cannot be sent, because this process cannot read a value that the step receives."""
 
 
 class MessageExpired(DurableError):
-    """Recorded for a step that never began, because its message was to be discarded after a time that has passed."""
+    """Recorded for a step that never began, because its message expired."""
 
 
 class EndedByEngine(DurableError):
@@ -162,7 +162,7 @@ class NotResolvable(DurableError):
 
 
 class StepUndone(DurableError):
-    """Raised when a step that was undone by a rollback is touched again; nothing after it may run (P1)."""
+    """Raised when a step that a rollback has undone is called again; nothing after it may run (P1)."""
 
 
 class WorkflowChanged(DurableError):
@@ -170,11 +170,11 @@ class WorkflowChanged(DurableError):
 
 
 class InsideEventLoop(DurableError):
-    """Raised when an `async def` step would run in a thread whose event loop is running: it would keep that from going on."""
+    """Raised when an `async def` step would run in a thread whose event loop is running, and so block that loop."""
 
 
 class SameKeyTwice(DurableError):
-    """Raised when a workflow function makes a second call under a key that it has used for another one in the same wake."""
+    """Raised when a workflow function makes two calls with the same key in one wake."""
 
 
 class TransactionMisuse(DurableError):
@@ -182,10 +182,10 @@ class TransactionMisuse(DurableError):
 
 
 class NotFinished(DurableError):
-    """Raised in a test by a call whose workflow waits: for time to pass, or for a person. Only under the test journal."""
+    """Raised in a test, under the test journal, by a call whose workflow waits for time to pass or for a person."""
 
 
-#: Errors that say that what a program asks for cannot be kept durable: it would be refused again, so it is not tried again.
+#: Errors for a request that cannot be durable. It would be refused again, so it is not retried.
 REFUSALS: tuple[type[Exception], ...] = (
     CannotSuspend,
     DeclarationError,
@@ -197,7 +197,7 @@ REFUSALS: tuple[type[Exception], ...] = (
 
 
 class Killed(BaseException):
-    """Raised by a test's own code where the process is to die: the test journal takes it for `kill -9`.
+    """Raised by a test's own code where the process is to die: the test journal handles it like `kill -9`.
 
     Example:
         >>> def charge_and_die(order_id):
@@ -207,7 +207,7 @@ class Killed(BaseException):
 
 
 class Suspended(BaseException):
-    """Carries a suspension out of user code; deliberately not an `Exception`, so that handlers let it pass."""
+    """Raised to leave user code when a workflow is suspended. It is not an `Exception`, so that handlers do not catch it."""
 
     def __init__(self, why: str, *, wake_at: int | None = None) -> None:
         super().__init__(why)
@@ -216,7 +216,7 @@ class Suspended(BaseException):
 
 
 class Deferred(Suspended):
-    """Leaves a call alone: somebody else runs it, it is not due, it is in doubt, or it is held."""
+    """Raised when a call cannot run now: another worker runs it, or it is not due, in doubt, or held."""
 
     def __init__(self, why: str, *, held: bool = False, wake_at: int | None = None) -> None:
         super().__init__(why, wake_at=wake_at)

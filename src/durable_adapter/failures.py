@@ -1,8 +1,8 @@
-"""Errors as the journal keeps them: what raised, what it said and where, without a single local variable.
+"""Records errors for the journal, with type, message and traceback but without local variables, and restores them.
 
-A recorded error comes back as its own type where that type is already loaded; otherwise as `StepFailed`. Where JSON could not
-keep all of it (a response object, say), it is of a subclass that says what is missing, so that `except` finds it all the same.
-Neither recording nor restoring raises or imports: an error must not be lost because it is badly behaved.
+A recorded error is restored as its own type if that type is already loaded, otherwise as `StepFailed`. If JSON could not keep all
+of it (a response object, say), it is restored as a subclass that says what is missing, so that `except` still matches. Neither
+recording nor restoring raises or imports, so that no error is lost.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ MESSAGE_LIMIT = 4_000  # characters: enough for a provider's error body
 REPR_LIMIT = 200  # characters of the message in the repr of an error that could not be recorded in full
 TRACEBACK_LIMIT = 16_000  # characters, the last ones: the innermost frames are at the end
 FRAME_LIMIT = 50  # innermost frames of each error
-CHAIN_LIMIT = 5  # errors behind the error
-GROUP_LIMIT = 10  # errors beside each other in an exception group
-MEMBERS_LIMIT = 30  # errors in an exception group and the groups in it, all together
+CHAIN_LIMIT = 5  # causes and contexts of the error
+GROUP_LIMIT = 10  # direct members of an exception group
+MEMBERS_LIMIT = 30  # members of an exception group and its nested groups, in total
 STATE_LIMIT = 16_000  # bytes of recorded arguments, and of attributes
-MEMBER_STATE_LIMIT = 2_000  # likewise, of each error in an exception group
+MEMBER_STATE_LIMIT = 2_000  # the same for each member of an exception group
 
-#: Characters at which a text is cut that is too long to be recorded in full.
+#: Characters of a text that is too long to be recorded in full.
 _CUT_AT = MESSAGE_LIMIT
 
-#: What a restored error has in its dictionary besides its own attributes: what it said, and what could not be kept of it, or
-#: not in full.
+#: The keys that a restored error has in its dictionary besides its own attributes: its message, and the names of its parts that
+#: could not be kept, or not in full.
 _SAID, _MISSING, _CUT = "__durable_message__", "__durable_missing__", "__durable_cut__"
 _OURS = frozenset({"__notes__", "__durable_recorded__", _SAID, _MISSING, _CUT})
 
@@ -43,24 +43,24 @@ _SEPARATORS = {
 
 
 def record_failure(exc: BaseException) -> dict[str, object]:
-    """Describes an error as plain data that JSON carries.
+    """Describes an error as plain data for JSON.
 
-    Recorded are its type, its message, its traceback (source lines, no variables), the errors behind it, and, as JSON
-    text, its arguments and attributes as far as `JsonCodec` keeps them. Every part is bounded. Never raises.
+    It records the type, the message, the traceback (source lines, no variables), the chain of causes and contexts, and, as
+    JSON text, the arguments and attributes that `JsonCodec` keeps. Every part has a limit. Never raises.
 
     Args:
         exc: The error, as caught.
 
     Returns:
-        `type`, `module`, `message`, `traceback`, `chain` (type, message and relation of each error behind this one);
-        `args` and `attributes`, or `kept_args` where only a part of the arguments can be recorded; `omitted` and `cut`, the
-        names of what cannot be recorded, or not in full; `group` and `members` of an exception group.
+        `type`, `module`, `message`, `traceback`, `chain` (type, message and relation of each cause or context); `args` and
+        `attributes`, or `kept_args` if only some arguments can be recorded; `omitted` and `cut`, the names of parts that
+        cannot be recorded, or not in full; `group` and `members` of an exception group.
 
     Example:
         >>> record_failure(ValueError("no such order"))["message"]
         'no such order'
     """
-    behind = list(_behind(exc))
+    behind = list(_causes(exc))
     failure = {
         **_named(exc),
         "traceback": _traceback_text(exc, behind),
@@ -78,12 +78,12 @@ def _named(exc: BaseException) -> dict[str, object]:
 
 
 def _state(exc: BaseException, limit: int, room: list[int]) -> dict[str, object]:
-    """What an error carries, as far as it can be recorded.
+    """Returns the recordable arguments, attributes and members of an error.
 
     Args:
         exc: the error.
-        limit: bytes of its arguments, and of its attributes.
-        room: how many errors may still be recorded as members of groups; shared by all groups in a group.
+        limit: the most bytes of its arguments, and of its attributes.
+        room: the number of members that may still be recorded, shared by all nested groups.
     """
     state: dict[str, object] = {}
     lost = _Lost(names=list(vars(exc).get(_MISSING, ())), cut=list(vars(exc).get(_CUT, ())))
@@ -119,14 +119,14 @@ def _state(exc: BaseException, limit: int, room: list[int]) -> dict[str, object]
 
 @dataclass
 class _Lost:
-    """What of an error cannot be recorded, and what only in part, by name."""
+    """The names of an error's parts that cannot be recorded, or only in part."""
 
     names: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
 
 
 def _kept(values: Mapping[str, object], limit: int, lost: _Lost) -> dict[str, object]:
-    """Those of some values that can be recorded in so many bytes; a text that is too long for that is cut."""
+    """Returns those of some values that can be recorded in *limit* bytes; a text that is too long is cut."""
     kept: dict[str, object] = {}
     for name, value in values.items():
         given = value
@@ -144,17 +144,16 @@ def _kept(values: Mapping[str, object], limit: int, lost: _Lost) -> dict[str, ob
 
 
 def restore_failure(failure: Mapping[str, Any]) -> Exception:
-    """Gives back a recorded error, to be raised again.
+    """Restores a recorded error, to be raised again.
 
-    It is of its own type if that is an `Exception` in a module that is already loaded, and if the copy, made from the
-    recorded arguments and attributes, says what the original said. Where the constructor wants other arguments than
-    it handed to `Exception`, the copy is made without it. Where something could not be recorded, it is of a subclass of its
-    own type with the same name: what is missing raises `AttributeError`, and its `repr` names it. In all other cases it is a
-    `StepFailed`. Either way it carries the recorded traceback as a note, and `__durable_recorded__` is true of it. Never
-    raises, and never imports.
+    It has its own type if that is an `Exception` in a loaded module, and if the copy, made from the recorded arguments and
+    attributes, has the original's message. If the constructor takes other arguments than it passed to `Exception`, it is
+    not called. If a part could not be recorded, the type is a subclass with the same name: a missing attribute raises
+    `AttributeError`, and the `repr` names it. In all other cases it is a `StepFailed`. The recorded traceback is a note of
+    the error, and its `__durable_recorded__` is true. Never raises, and never imports.
 
     Args:
-        failure: What `record_failure` returned.
+        failure: The result of `record_failure`.
 
     Example:
         >>> restore_failure(record_failure(KeyError("order-42")))
@@ -193,7 +192,7 @@ def _copy(failure: Mapping[str, Any]) -> Exception | None:
         try:
             exc = make(cls, args)
             exc.__dict__.update(attributes)
-        except Exception:  # noqa: S112 - somebody else's constructor may raise anything
+        except Exception:  # noqa: S112 - a foreign constructor may raise anything
             continue
         if type(exc) is cls and _message(exc) == message:
             return exc
@@ -206,10 +205,10 @@ def _copy(failure: Mapping[str, Any]) -> Exception | None:
 
 
 def _recorded_args(cls: type[Exception], failure: Mapping[str, Any]) -> list[Any]:
-    """The arguments of an error; those that could not be recorded are None.
+    """Returns the arguments of an error; those that could not be recorded are None.
 
     Raises:
-        KeyError: none are recorded, or they cannot be read; likewise the other errors of reading them.
+        KeyError: none are recorded. Reading them raises the decoder's other errors.
     """
     if "group" in failure and issubclass(cls, BaseExceptionGroup):
         return [str(failure["group"]), [_copy(one) or _failed(one) for one in _listed(failure.get("members"))]]
@@ -226,12 +225,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 class _Incomplete:
-    """Stands before a recorded error's own type where not all of it could be kept: says what it said, and what is missing."""
+    """A mixin before the type of a recorded error of which a part is missing. It has the message, and names what is missing."""
 
     __slots__ = ()
 
     def __init_subclass__(cls, **_: Any) -> None:
-        """Nothing: nobody who keeps a list of their error types is to hear of one that is only a copy."""
+        """Does nothing, so that a base that registers its subclasses does not register this copy."""
 
     def __str__(self) -> str:
         return str(vars(self)[_SAID])
@@ -239,12 +238,12 @@ class _Incomplete:
     def __repr__(self) -> str:
         said = str(self)
         said = said if len(said) <= REPR_LIMIT else f"{said[:REPR_LIMIT]}..."
-        return f"{type(self).__qualname__}({said!r}) [recorded; not kept: {_told(self)}]"
+        return f"{type(self).__qualname__}({said!r}) [recorded; not kept: {_not_kept(self)}]"
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"{type(self).__qualname__} has no attribute {name!r} here: the error was read from the journal, which could not "
-            f"keep: {_told(self)}"
+            f"keep: {_not_kept(self)}"
         )
 
     def __reduce__(self) -> Any:
@@ -253,17 +252,17 @@ class _Incomplete:
         return _incomplete, (own, args, dict(vars(self)))
 
 
-def _told(exc: Any) -> str:
-    """What could not be kept of an error, or not in full."""
+def _not_kept(exc: Any) -> str:
+    """Returns the names of an error's parts that could not be kept, or not in full."""
     return ", ".join([*vars(exc).get(_MISSING, ()), *(f"{name} (cut)" for name in vars(exc).get(_CUT, ()))])
 
 
-#: The types that stand for others, by the type that they stand for.
+#: The incomplete subclasses, by original type.
 _INCOMPLETE: dict[type[Exception], type[Exception]] = {}
 
 
 def _incomplete(cls: type[Exception], args: list[Any], state: dict[str, Any]) -> Exception:
-    """An error of a subclass of *cls*, made without any constructor of its own."""
+    """Makes an error of a subclass of *cls*, without calling the constructor of *cls*."""
     if cls not in _INCOMPLETE:
         names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         _INCOMPLETE[cls] = type(cls.__name__, (_Incomplete, cls), names)
@@ -279,14 +278,14 @@ def _constructed(cls: type[Exception], args: list[Any]) -> Exception:
 
 
 def _assembled(cls: type[Exception], args: list[Any]) -> Exception:
-    """Makes an exception as its constructor would have left it, without calling that: only the built-in base's part."""
+    """Makes an exception without calling its own constructor, only the one of its built-in base."""
     exc = cls.__new__(cls, *args)
     _builtin_base(cls).__init__(exc, *args)
     return exc
 
 
 def _loaded_type(module: str, type_name: str) -> type[Exception] | None:
-    """Finds a class without importing: `getattr` on a module may import (a lazy one does), its dictionary does not."""
+    """Finds a loaded class. It reads dictionaries, because `getattr` on a lazy module may import."""
     found: object = sys.modules.get(module)
     for name in type_name.removeprefix(f"{module}.").split("."):
         try:
@@ -296,7 +295,7 @@ def _loaded_type(module: str, type_name: str) -> type[Exception] | None:
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 
 
-def _behind(exc: BaseException) -> Iterator[tuple[str, BaseException]]:
+def _causes(exc: BaseException) -> Iterator[tuple[str, BaseException]]:
     seen = {id(exc)}
     for _ in range(CHAIN_LIMIT):
         how, other = "cause", exc.__cause__
@@ -325,7 +324,7 @@ def _traceback_text(exc: BaseException, behind: list[tuple[str, BaseException]])
 
 
 def _frames(exc: BaseException) -> str:
-    # Not TracebackException: it looks into objects for suggestions, and does not bound the message.
+    # Not TracebackException: it inspects objects for suggestions, and does not limit the message.
     try:
         frames = "".join(traceback.format_list(traceback.extract_tb(exc.__traceback__, limit=-FRAME_LIMIT)))
     except Exception:
@@ -336,8 +335,7 @@ def _frames(exc: BaseException) -> str:
 
 
 def _args(exc: BaseException) -> list[object]:
-    # What pickle would hand to the type. Not `exc.args`: an OSError leaves its file name out, and a subclass may
-    # hide them behind something else.
+    # The arguments that pickle would pass. Not `exc.args`: an OSError omits its file name, and a subclass may override them.
     return list(_builtin_base(type(exc)).__reduce__(exc)[1])
 
 
@@ -366,6 +364,6 @@ def _type_name(cls: type) -> str:
 
 
 def _text(text: object, limit: int = sys.maxsize) -> str:
-    """Returns exactly a `str`, in valid Unicode, cut in the middle of nothing: the end is what goes."""
+    """Returns a plain `str` in valid Unicode, cut at its end."""
     exact = str.encode(str(text)[:limit], "utf-8", "backslashreplace").decode()
     return exact if len(str(text)) <= limit else f"{exact}..."

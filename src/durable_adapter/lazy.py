@@ -1,4 +1,4 @@
-"""Names that a package offers and loads only when they are first asked for, so that importing it stays cheap."""
+"""Lazy names of a package: each is imported when it is first used, so that importing the package is fast."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def lazily(package: str, origins: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package.
+    """Returns the `__getattr__` and `__dir__` of a package.
 
     Args:
         package: its `__name__`.
-        origins: where each of its names comes from: a module, relative to the package.
+        origins: the module of each of its names, relative to the package.
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - it becomes the package's own

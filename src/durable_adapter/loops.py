@@ -1,7 +1,7 @@
-"""A coroutine that has its event loop to itself, and may stop it: how a step that is an async function is recorded in place.
+"""Suspends an event loop that runs only one coroutine, so that an async step can be recorded in place.
 
-`asyncio.run(step(...))` in a plain function starts a loop for that one coroutine, and nothing else waits for it. The step is
-then recorded as ever, in the same thread, while the loop stands still.
+`asyncio.run(step(...))` in a plain function starts a loop for that one coroutine, and nothing else waits for it. The step is then
+recorded like any other, in the same thread, while the loop is suspended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import CodeType
 
 
 def _is_alone(code: CodeType) -> bool:
-    """Whether the only task of the running loop is a coroutine of this code itself."""
+    """Returns whether the only task of the running loop is a coroutine of this code."""
     task = asyncio.current_task()
     if task is None or len(asyncio.all_tasks()) != 1:
         return False
@@ -22,10 +22,10 @@ def _is_alone(code: CodeType) -> bool:
 
 @contextlib.contextmanager
 def standing_still(code: CodeType) -> Iterator[None]:
-    """A block in which no loop runs in this thread, where the running one has nothing else to do; else the loop runs on.
+    """Suspends this thread's running loop for the block, if it has no other task; else the loop keeps running.
 
     Args:
-        code: the code of the coroutine that asks.
+        code: the code of the calling coroutine.
     """
     if not _is_alone(code):
         yield

@@ -1,8 +1,8 @@
-"""Text made safe to show: for terminals, for log lines, and for a shell.
+"""Makes text safe for terminals, log lines and a shell.
 
-Everything from outside (an error of a provider, an id, a task's name, a reason) may hold characters that move a cursor,
-write to a clipboard or turn text around. They are escaped here and nowhere else: the command line's output and the filter
-of the library's logger both call `line()` or `lines()`. A URL in a text loses its secrets on the way (`urls.py`).
+Text from outside (a provider's error, an id, a task's name, a reason) may contain characters that move the cursor, write to the
+clipboard or reverse text. Only this file escapes them: the command line's output and the filter of the library's logger both call
+`line()` or `lines()`, which also hide the secrets of URLs (`urls.py`).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .urls import without_secrets
 _UNSAFE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-#: Of those, what `json.dumps(..., ensure_ascii=False)` leaves as it is.
+#: Those of them that `json.dumps(..., ensure_ascii=False)` does not escape.
 _UNSAFE_IN_JSON: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "", 1))
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-#: Names the loggers' filter, which is added once.
+#: The library's logger.
 _LOGGER: Final = "durable_adapter"
 
 
 def line(text: str) -> str:
-    """The text on one line: what is unsafe is escaped, line ends included.
+    """Returns the text on one line, with unsafe characters and line ends escaped.
 
     Example:
         >>> line("declined\\x1b[2J\\nnothing is wrong")
@@ -38,20 +38,20 @@ def line(text: str) -> str:
 
 
 def lines(text: str, indent: str = "  ") -> str:
-    """The text on several lines: what is unsafe is escaped, and each line behind the first is indented.
+    """Returns the text with its lines, with unsafe characters escaped, and each line after the first indented.
 
-    The indent keeps a line that came from outside from passing for a line of ours.
+    The indent distinguishes lines from outside from the library's own.
     """
     return f"\n{indent}".join(line(part) for part in text.expandtabs().split("\n"))
 
 
 def json_text(dumped: str) -> str:
-    """Dumped JSON, in which what is unsafe on a terminal is written as JSON's own escapes: nothing is lost."""
+    """Returns dumped JSON with the characters that are unsafe on a terminal as JSON escapes."""
     return _UNSAFE_IN_JSON.sub(_as_json, dumped)
 
 
 def shell_word(text: str) -> str:
-    """One word of a shell command. It is safe to paste, whatever the text holds (bash, zsh, ksh; plain text: any shell).
+    """Returns the text as one word of a shell command that is safe to paste (bash, zsh, ksh; plain text: any shell).
 
     Example:
         >>> shell_word("order-42"), shell_word("it's"), shell_word("a\\nb")
@@ -64,7 +64,7 @@ def shell_word(text: str) -> str:
 
 
 def guard_log() -> None:
-    """Has every record of the library's logger made safe, before any handler sees it."""
+    """Adds a filter to the library's logger that makes every record safe before any handler sees it."""
     logger = logging.getLogger(_LOGGER)
     if not any(isinstance(each, SafeRecords) for each in logger.filters):
         logger.addFilter(SafeRecords())
@@ -81,14 +81,14 @@ class SafeRecords(logging.Filter):
             record.args = {name: _argument(each) for name, each in record.args.items()}
         record.msg = lines(str(record.msg))
         if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
-            told = told_traceback(record.exc_info[1])
-            if told is not None:
-                record.exc_text = told
+            safe = told_traceback(record.exc_info[1])
+            if safe is not None:
+                record.exc_text = safe
         return True
 
 
 def told_traceback(error: BaseException | None) -> str | None:
-    """An error's traceback made safe; None where it is safe as Python writes it, so that a handler may write its own."""
+    """Returns an error's traceback made safe; None if Python's own text is safe, so that a handler may format it."""
     try:
         raw = "".join(traceback.format_exception(error)).rstrip("\n")
     except Exception:
@@ -98,7 +98,7 @@ def told_traceback(error: BaseException | None) -> str | None:
 
 
 def words_of(error: BaseException) -> str:
-    """An error's own text; of one whose `str()` raises, its type."""
+    """Returns an error's text; if its `str()` raises, its type."""
     try:
         return str(error)
     except Exception:
@@ -106,7 +106,7 @@ def words_of(error: BaseException) -> str:
 
 
 def _argument(value: Any) -> Any:
-    """What a log line's `%s`, `%d` or `%g` is given; numbers stay numbers."""
+    """Returns a log record's argument made safe; numbers stay numbers."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return line(words_of(value) if isinstance(value, BaseException) else str(value))
@@ -133,5 +133,5 @@ def _came_from_the_shell(text: str) -> bool:
 
 
 def _is_plain(byte: int) -> bool:
-    """Whether a byte may stand as it is inside of `$'...'`; `!` may not, for the sake of a shell's history."""
+    """Returns whether a byte needs no escape inside `$'...'`; `!` does, because of the shell's history."""
     return 0x20 <= byte < 0x7F and byte not in b"'\\!"

@@ -1,7 +1,6 @@
 """Settings: argument, then environment, then the engine's own settings, then `[tool.durable_adapter]` in pyproject.toml.
 
-Each value keeps where it came from, so that `doctor` can show it. The journal's URL is always given by name: there is
-no default and no silent SQLite.
+Each value keeps its origin, which `doctor` shows. The journal's URL has no default.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from .urls import safe_url
 
 #: The prefix of the environment's names: DURABLE_ADAPTER_JOURNAL and so on.
 ENVIRONMENT = "DURABLE_ADAPTER_"
-#: Names with that prefix that are no settings: the command line reads them.
+#: Names with that prefix that only the command line reads.
 OF_THE_COMMANDS = frozenset({"DURABLE_ADAPTER_DEBUG"})
 #: The prefix of names in `app.conf` and Django settings: durable_adapter_journal and so on.
 ENGINE = "durable_adapter_"
 
 
-#: The shortest and the longest time that a setting may name, in seconds, and likewise in days: less is a slip of the unit.
+#: The shortest and the longest time of a setting in seconds, and in days. A value outside is probably in the wrong unit.
 SECONDS = (0.001, 100 * 365 * 86_400.0)
 DAYS = (1 / 24, 100 * 365.0)
 
@@ -95,16 +94,16 @@ class Settings:
 
     Attributes:
         journal: SQLAlchemy URL of the journal.
-        namespace: keeps apart users of one journal.
+        namespace: separates the users of one journal.
         schema: PostgreSQL schema of the journal's tables.
-        mode: `enforce`, or `off`: no new start is made durable; what began durable ends durable.
+        mode: `enforce`, or `off`: no new start is made durable; runs that began durable end durable.
         stale: silence after which a watched worker is declared dead.
-        beat: time between two beats of a worker.
+        beat: time between two heartbeats of a worker.
         sweep_every: time between two sweeps.
-        resend_after: time after which a message that nobody began may count as lost.
-        plain_until: time after the journal first recorded a task as enforced for which its unstamped messages that come again
-            run plain, as they began.
-        retention: days that a finished run is kept.
+        resend_after: time after which a message that no worker began may count as lost.
+        plain_until: time, from when the journal first recorded a task as enforced, in which redelivered unstamped messages
+            of the task run plain, as they began.
+        retention: days for which a finished run is kept.
         pool_size: database connections kept open per process.
         code_version: the user's own version of the code, for `explain`.
         strict: refuse to start a worker in which an enforced task is not hooked.
@@ -131,7 +130,7 @@ class Settings:
         """The journal's URL.
 
         Raises:
-            NotInstalled: nobody named one; the message says where it is looked for.
+            NotInstalled: none is configured; the message says where to set it.
         """
         if self.journal is None:
             raise NotInstalled(
@@ -168,16 +167,16 @@ def load(
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> Settings:
-    """Reads the settings from all their places.
+    """Reads the settings from all sources.
 
     Args:
-        arguments: what was passed in code; None values do not count.
-        engine: looks a name such as `durable_adapter_stale` up in the engine's settings; None where there is none.
-        environment: the environment; the process's own if not given.
-        file: the pyproject.toml; the nearest one above the working directory if not given.
+        arguments: the arguments passed in code; None values do not count.
+        engine: looks up a name such as `durable_adapter_stale` in the engine's settings; None if there is no engine.
+        environment: the environment; default the process's own.
+        file: the pyproject.toml; default the nearest one above the working directory.
 
     Raises:
-        SettingError: an unknown name, or a value that is not accepted; says where it came from.
+        SettingError: a name is unknown, or a value is not accepted; the message names its origin.
     """
     given = {name: value for name, value in (arguments or {}).items() if value is not None}
     environ = os.environ if environment is None else environment
@@ -219,13 +218,13 @@ def load(
     if settings.sweep_every > settings.stale / 4:
         raise SettingError(
             f"sweep_every={settings.sweep_every:g} ({origins['sweep_every']}) must be at most a quarter of "
-            f"stale={settings.stale:g} ({origins['stale']}): a sweeper that looks away for longer can declare nobody dead"
+            f"stale={settings.stale:g} ({origins['stale']}): a sweeper with longer pauses cannot declare a worker dead"
         )
     return settings
 
 
 def _file(path: Path | None) -> tuple[Mapping[str, Any], Path | None]:
-    """The `[tool.durable_adapter]` table of a pyproject.toml, if there is one."""
+    """Returns the `[tool.durable_adapter]` table of a pyproject.toml, and its path."""
     if path is None:
         here = Path.cwd()
         path = next((p for p in (d / "pyproject.toml" for d in (here, *here.parents)) if p.is_file()), None)

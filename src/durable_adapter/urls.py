@@ -1,7 +1,7 @@
-"""Secrets in URLs: hidden here and nowhere else, also in URLs that nothing can parse.
+"""Hides the secrets in URLs, also in URLs that cannot be parsed. No other file does.
 
-A password may stand before the `@`, in the query (`?password=`, `?sslpassword=`, `?passfile=`), or, unescaped, hold an
-`@`, a `/` or a `?` itself. Where it is not certain what is secret, more is hidden than needs to be.
+A password may be before the `@`, in the query (`?password=`, `?sslpassword=`, `?passfile=`), or contain an unescaped `@`, `/` or
+`?`. If it is uncertain which part is secret, too much is hidden rather than too little.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import re
 from typing import Final
 from urllib.parse import unquote_plus
 
-#: Stands in the place of what is hidden.
+#: Replaces a hidden part.
 HIDDEN: Final = "***"
 _SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.\-]*://"
-#: A URL inside of a text; a quote or a space ends it.
+#: A URL inside a text; a quote or a space ends it.
 _IN_TEXT: Final = re.compile(rf"\b{_SCHEME}[^\s'\"`<>]+")
 _URL: Final = re.compile(rf"(?P<scheme>{_SCHEME})(?P<rest>.*)", re.DOTALL)
-#: Brokers may be several URLs with a semicolon between them.
+#: A broker setting may be several URLs, separated by semicolons.
 _NEXT: Final = re.compile(rf";(?={_SCHEME})")
 _SECRET: Final = re.compile(r"pass|pwd|secret|token|cred|key|auth|signature", re.IGNORECASE)
-#: `password=...` as libpq's other form of a connection string has it.
+#: `password=...` in libpq's key-value form of a connection string.
 _PAIR: Final = re.compile(
     r"(?P<name>[\w%.\-]*(?:pass|pwd|secret|token)[\w%.\-]*\s*=\s*)(?P<value>'[^']*'|[^\s&;]+)", re.IGNORECASE
 )
 _PORT: Final = re.compile(r"\d*")
-#: What stands before the query, the query, and the fragment.
+#: The part before the query, the query, and the fragment.
 _PARTS: Final = re.compile(r"([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 
 
 def safe_url(url: str) -> str:
-    """The URL without its secrets, fit for terminals, logs and messages. Never raises.
+    """Returns the URL without its secrets, for terminals, logs and messages. Never raises.
 
     Example:
         >>> safe_url("postgresql://shop:se@cret@db/shop?sslmode=require&sslpassword=x")
@@ -39,17 +39,17 @@ def safe_url(url: str) -> str:
 
 
 def has_secret(url: str) -> bool:
-    """Whether something of a URL is hidden when it is shown."""
+    """Returns whether `safe_url` hides a part of the URL."""
     return safe_url(url) != str(url)
 
 
 def without_secrets(text: str) -> str:
-    """A text in which the secrets of every URL are hidden."""
+    """Returns the text with the secrets of every URL in it hidden."""
     return _IN_TEXT.sub(lambda found: safe_url(found[0]), text) if "://" in text else text
 
 
 def scrubbed(text: str, *urls: str | None) -> str:
-    """The text of an error about some URLs: without them, and without pieces of their passwords.
+    """Returns the text of an error about some URLs, without their secrets or pieces of these.
 
     A driver that could not parse a URL may quote any piece of it ("invalid port: 'cret@db'").
     """
@@ -75,7 +75,7 @@ def _one(url: str) -> str:
 
 
 def _credentials(rest: str) -> tuple[str, str | None, str]:
-    """A user, a password, and what follows them, of what stands behind the scheme."""
+    """Splits the part after the scheme into user, password and the rest."""
     if rest.startswith("/"):  # a path: there is no host, and an `@` is the name of a file
         return "", None, rest
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
@@ -94,13 +94,13 @@ def _credentials(rest: str) -> tuple[str, str | None, str]:
 
 
 def _parts(rest: str) -> tuple[str, str | None, str | None]:
-    """What stands before the query, the query, and the fragment; the latter are None where there are none."""
+    """Splits a URL into the part before the query, the query and the fragment; missing ones are None."""
     found = _PARTS.fullmatch(rest)
     return (found[1], found[2], found[3]) if found is not None else (rest, None, None)
 
 
 def _query(query: str) -> str:
-    """A query in which what is called a secret, or holds one, is hidden."""
+    """Returns a query with the values hidden whose names or contents are secrets."""
 
     def pair(text: str) -> str:
         name, equals, value = text.partition("=")
@@ -111,7 +111,7 @@ def _query(query: str) -> str:
 
 
 def _pieces(url: str) -> set[str]:
-    """Every text of which a driver's error might quote a piece: the passwords, whole, decoded and cut at what cuts URLs."""
+    """Returns the texts that a driver's error might quote: the passwords, whole, decoded, and split at URL delimiters."""
     found: set[str] = set()
     for each in _NEXT.split(url):
         match = _URL.fullmatch(each)
