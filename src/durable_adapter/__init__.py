@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .runtime.alerts import on_attention, on_held
     from .runtime.attributes import attributes
 else:
-    #: Where each name comes from, once it is asked for: every `celery` command imports this file.
+    #: The module of each name, which is imported at its first use: every `celery` command imports this file.
     __getattr__, __dir__ = lazily(
         __name__,
         {

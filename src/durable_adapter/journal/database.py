@@ -60,7 +60,7 @@ _NOW: Final = {
 _BEGIN: Final = {"postgresql": "BEGIN", "mysql": "START TRANSACTION", "sqlite": "BEGIN IMMEDIATE"}
 #: Seconds for which a sweeper waits for a row that another transaction has locked; whole seconds, as MySQL requires.
 LOCK_WAIT: Final = 1
-#: Statements that set this lock timeout for a transaction, and that reset it for the connection (None: it ends by itself).
+#: Statements that set this lock timeout for a transaction, and that reset it (None: it ends with the transaction).
 _LOCK_TIMEOUT: Final = {
     "postgresql": (f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'", None),
     "mysql": (
@@ -513,17 +513,17 @@ class Database:
     @contextlib.contextmanager
     def _lock_wait(self, connection: Connection) -> Iterator[str | None]:
         """Limits lock waits within `in_a_hurry`; yields the statement to run inside the transaction, if one is needed."""
-        hurry, calm = _LOCK_TIMEOUT[self.dialect_name]
-        if not _IN_A_HURRY.get() or calm is None:
-            yield hurry if _IN_A_HURRY.get() else None
+        limit, reset = _LOCK_TIMEOUT[self.dialect_name]
+        if not _IN_A_HURRY.get() or reset is None:
+            yield limit if _IN_A_HURRY.get() else None
             return
         busy = int(float(self._connect_args.get("timeout", SQLITE_BUSY)) * 1000)
-        connection.exec_driver_sql(hurry)
+        connection.exec_driver_sql(limit)
         try:
             yield None
         finally:
             try:
-                connection.exec_driver_sql(calm.format(busy=busy))
+                connection.exec_driver_sql(reset.format(busy=busy))
             except Exception:
                 connection.invalidate()
 

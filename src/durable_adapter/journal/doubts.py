@@ -121,8 +121,8 @@ class Doubts:
             "error": error,
             "attempt": step.c.attempt + (1 if token is None else 0),
         }
-        told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": token, "who": who, "why": why, "cause": cause.value}
-        if self._move(conn, row, StepStatus.IN_DOUBT, values, *conditions, of=of, **told):
+        log: dict[str, Any] = {"event": Event.IN_DOUBT, "token": token, "who": who, "why": why, "cause": cause.value}
+        if self._move(conn, row, StepStatus.IN_DOUBT, values, *conditions, of=of, **log):
             return True
         return stands(conn, row, step.c.cause == cause.value, step.c.doubt == why, _DOUBTED, token=token)
 
@@ -146,8 +146,8 @@ class Doubts:
         """Turns a step in one of the statuses *of* into *held*. One commit."""
 
         def write(conn: Connection) -> bool:
-            told: dict[str, Any] = {"event": event, "alert": alert, "token": row.token, "who": who, "why": why}
-            if self._move(conn, row, StepStatus.HELD, values, *where, of=of, **told):
+            log: dict[str, Any] = {"event": event, "alert": alert, "token": row.token, "who": who, "why": why}
+            if self._move(conn, row, StepStatus.HELD, values, *where, of=of, **log):
                 return True
             held = step.c.status == StepStatus.HELD.value
             return stands(conn, row, held, step.c.evidence == why, token=row.token)
@@ -177,8 +177,8 @@ class Doubts:
         values |= {"ended_at": None, "attention": None}
 
         def write(conn: Connection) -> bool:
-            told: dict[str, Any] = {"event": Event.IN_DOUBT, "token": row.token, "who": who, "why": why, "cause": cause.value}
-            if self._move(conn, row, StepStatus.IN_DOUBT, values, same_token(row), *where, of=(of,), **told):
+            log: dict[str, Any] = {"event": Event.IN_DOUBT, "token": row.token, "who": who, "why": why, "cause": cause.value}
+            if self._move(conn, row, StepStatus.IN_DOUBT, values, same_token(row), *where, of=(of,), **log):
                 return True
             return stands(conn, row, _DOUBTED, step.c.cause == cause.value, step.c.doubt == why, token=row.token)
 
@@ -223,8 +223,8 @@ class Doubts:
                 "sends": 0,
                 "evidence": why,
             }
-            told: dict[str, Any] = {"event": Event.TAKEN_OVER, "token": row.token, "who": who, "why": why}
-            if not self._move(conn, row, StepStatus.WAITING, values, same_token(row), of=(StepStatus.IN_DOUBT,), **told):
+            log: dict[str, Any] = {"event": Event.TAKEN_OVER, "token": row.token, "who": who, "why": why}
+            if not self._move(conn, row, StepStatus.WAITING, values, same_token(row), of=(StepStatus.IN_DOUBT,), **log):
                 waits = step.c.status == StepStatus.WAITING.value
                 return stands(conn, row, waits, step.c.evidence == why, token=row.token)
             return row.kind.undoes or self._undo.goes_forward(conn, row.ref)

@@ -299,8 +299,8 @@ class Ends:
                 "deadline_at": None,
                 "verdict": why if who else step.c.verdict,
             }
-            told: dict[str, Any] = {"event": Event.STEP_FAILED, "token": token, "who": who, "why": why, "effect": effect.value}
-            changed = self._move(conn, row, StepStatus.FAILED, values, claim, of=of, **told)
+            log: dict[str, Any] = {"event": Event.STEP_FAILED, "token": token, "who": who, "why": why, "effect": effect.value}
+            changed = self._move(conn, row, StepStatus.FAILED, values, claim, of=of, **log)
             if not changed and not self._failed_before(conn, row, token, error):
                 self._late_failure(conn, row, token, worker_id, why)
                 return Ended(recorded=False)
@@ -518,8 +518,8 @@ class Ends:
             "worker": worker_id,
         }
         claim = [] if token is None else [step.c.token == token]
-        told: dict[str, Any] = {"event": Event.VALUE_MISSING, "alert": Alert.VALUE_MISSING, "token": token, "why": reason}
-        return self._db.transaction(lambda conn: self._move(conn, row, StepStatus.HELD, values, *claim, of=OPEN_STEPS, **told))
+        log: dict[str, Any] = {"event": Event.VALUE_MISSING, "alert": Alert.VALUE_MISSING, "token": token, "why": reason}
+        return self._db.transaction(lambda conn: self._move(conn, row, StepStatus.HELD, values, *claim, of=OPEN_STEPS, **log))
 
     @staticmethod
     def _lock(conn: Connection, ref: str, *keys: str) -> None:

@@ -208,9 +208,9 @@ class Members:
         unsent = sa.case((step.c.sends == 0, 0), else_=step.c.sends - 1)
 
         def write(conn: Connection) -> bool:
-            told: dict[str, Any] = {"event": Event.SENT_AGAIN, "who": who, "why": why}
+            log: dict[str, Any] = {"event": Event.SENT_AGAIN, "who": who, "why": why}
             due = lost | {"sends": 0, "look_at": self._db.now}
-            if self._transitions.move(conn, row, StepStatus.WAITING, due, believed, of=(StepStatus.PLANNED,), **told):
+            if self._transitions.move(conn, row, StepStatus.WAITING, due, believed, of=(StepStatus.PLANNED,), **log):
                 return True
             for stands, again in ((waits, {}), (doubted, {"look_at": self._db.now})):  # a waiting step is due already
                 change = sa.update(step).where(this(row), believed, stands).values(**lost, sends=unsent, **again)

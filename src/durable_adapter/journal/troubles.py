@@ -57,4 +57,6 @@ def tell(observers: list[Observer], troubles: list[Trouble]) -> None:
             observer(troubles)
         except Exception:
             first = troubles[0]
-            logger.exception("alert_failed alert=%s run=%s troubles=%d", first.alert, first.ref, len(troubles))
+            logger.exception(
+                "alert_failed alert=%s run=%s troubles=%d msg='An observer raised.'", first.alert, first.ref, len(troubles)
+            )

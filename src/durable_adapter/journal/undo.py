@@ -242,7 +242,7 @@ class Undo:
             "ended_at": self._db.now,
             # A timer's end is kept, because a person may reopen the run.
             "deadline_at": sa.case((step.c.kind.in_(having("timed")), step.c.look_at), else_=sa.null()),
-            # Where an engine sends all messages at the start, this step's may wait in a queue: a check follows.
+            # An engine may send all messages at the start: this step's may wait in a queue, so a check follows.
             "look_at": sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null()),
         }
         conn.execute(moving(StepStatus.CANCELLED, cancelled, not_begun))

@@ -172,8 +172,8 @@ class Verdicts:
             values: dict[str, Any] = {"look_at": self._db.now, "sent_at": None, "sends": 0}
             values |= dict.fromkeys(("attention", "cause", "doubt", "doubt_at", "evidence"))
             drifted = step.c.attention == Attention.DRIFT.value
-            told: dict[str, Any] = {"event": Event.OPERATOR, "who": who, "why": why, "action": "retry"}
-            changed = self._move(conn, row, StepStatus.WAITING, values, drifted, same_token(row), of=(StepStatus.HELD,), **told)
+            log: dict[str, Any] = {"event": Event.OPERATOR, "who": who, "why": why, "action": "retry"}
+            changed = self._move(conn, row, StepStatus.WAITING, values, drifted, same_token(row), of=(StepStatus.HELD,), **log)
             if changed:
                 self._undo.goes_forward(conn, row.ref)
                 self._undo.look_now(conn, row.ref)

@@ -227,7 +227,7 @@ class WorkerRow:
         return self.dead_at is not None or self.stopped_at is not None
 
     def names(self, step: StepRow) -> bool:
-        """Whether one of its last two beats names the step's attempt."""
+        """Returns whether one of its last two beats names the step's attempt."""
         return attempt_name(step.ref, step.key, step.token) in {*self.running, *self.previously_running}
 
     def is_silent(self, now: int, stale: int) -> bool:
