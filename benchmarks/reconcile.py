@@ -249,7 +249,9 @@ def age(journal: Any, ref: str) -> None:
     with journal.db.engine.connect() as connection:
         sets = f"created_at = created_at - {hour}"
         connection.exec_driver_sql(f"UPDATE durable_step SET {sets} WHERE ref = '{ref}'")
-        connection.exec_driver_sql(f"UPDATE durable_workflow SET {sets}, look_at = look_at - {hour} WHERE ref = '{ref}'")
+        connection.exec_driver_sql(
+            f"UPDATE durable_workflow SET {sets}, next_check_at = next_check_at - {hour} WHERE ref = '{ref}'"
+        )
 
 
 if __name__ == "__main__":

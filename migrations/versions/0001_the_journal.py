@@ -72,7 +72,7 @@ def upgrade() -> None:
         sa.Column("amount", name(64)),
         sa.Column("waiting_for", name(406)),
         sa.Column("wake_at", sa.BigInteger),
-        sa.Column("look_at", sa.BigInteger),
+        sa.Column("next_check_at", sa.BigInteger),
         sa.Column("attention", ascii_text(24)),
         sa.Column("resends", sa.SmallInteger, nullable=False),
         sa.Column("open_steps", sa.Integer, nullable=False),
@@ -82,7 +82,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("ref", name="pk_durable_workflow"),
         sa.UniqueConstraint("namespace", "id", "run", name="uq_durable_workflow_namespace_id_run"),
     )
-    create_index("ix_durable_workflow_look", "durable_workflow", "look_at", where="look_at IS NOT NULL")
+    create_index("ix_durable_workflow_next_check", "durable_workflow", "next_check_at", where="next_check_at IS NOT NULL")
     create_index("ix_durable_workflow_attention", "durable_workflow", "attention", where="attention IS NOT NULL")
     create_index("ix_durable_workflow_created", "durable_workflow", "created_at")
     create_index("ix_durable_workflow_ended", "durable_workflow", "pruned_at", "ended_at", where="ended_at IS NOT NULL")
@@ -116,7 +116,7 @@ def upgrade() -> None:
         sa.Column("target", name(400)),
         sa.Column("message", blob()),
         sa.Column("reference", name(255)),
-        sa.Column("look_at", sa.BigInteger),
+        sa.Column("next_check_at", sa.BigInteger),
         sa.Column("over_at", sa.BigInteger),
         sa.Column("deadline_at", sa.BigInteger),
         sa.Column("heartbeat_at", sa.BigInteger),
@@ -132,7 +132,7 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.BigInteger),
         sa.PrimaryKeyConstraint("ref", "key", name="pk_durable_step"),
     )
-    create_index("ix_durable_step_look", "durable_step", "look_at", where="look_at IS NOT NULL")
+    create_index("ix_durable_step_next_check", "durable_step", "next_check_at", where="next_check_at IS NOT NULL")
     create_index(
         "ix_durable_step_unsettled",
         "durable_step",

@@ -112,7 +112,7 @@ def a_chain_at_an_unmarked_task(journal: Journal) -> str:
 def a_callback_that_fails(journal: Journal) -> str:
     ref = a_run(journal, "charge", "ship", **MONEY)
     succeed(journal, ref, "charge")
-    journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK, "it fails behind it")
+    journal.doubts.raise_attention(ref, "charge", Attention.CALLBACK, "it fails behind it")
     return ref
 
 

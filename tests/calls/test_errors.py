@@ -75,7 +75,7 @@ def test_an_idempotent_step_is_tried_again_after_it_and_not_after_a_plain_refusa
     for error, attempts in ((Declined(), 1), (DeclinedLate(), 3)):
         ref = a_run(journal, a_step("charge", safety=policy.safety), "ship")
         at_work.ran.clear()
-        at_work.host.pause = lambda _seconds, ref=ref: change(journal, ref, "charge", look_at=0)  # type: ignore[misc]
+        at_work.host.pause = lambda _seconds, ref=ref: change(journal, ref, "charge", next_check_at=0)  # type: ignore[misc]
 
         def body(error: Exception = error) -> None:
             raise error

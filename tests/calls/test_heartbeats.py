@@ -56,7 +56,7 @@ def test_a_claim_is_due_when_the_body_has_been_silent_for_as_long_as_it_may(jour
         during(at_work, ref, lambda ref=ref, seen=seen: seen.append(the(journal, ref, "charge")), policy)  # type: ignore[misc]
         (row,) = seen
         assert row.deadline_at == about((row.begun_at or 0) + seconds * SECOND)
-        assert row.look_at == about(row.deadline_at)
+        assert row.next_check_at == about(row.deadline_at)
 
 
 def test_each_heartbeat_moves_the_deadline_but_not_beyond_the_time_out(
@@ -65,18 +65,18 @@ def test_each_heartbeat_moves_the_deadline_but_not_beyond_the_time_out(
     ref = a_member(journal, BOTH)
 
     def body() -> None:
-        age(journal, ref, "charge", "begun_at", "deadline_at", "look_at", by=25 * SECOND)
+        age(journal, ref, "charge", "begun_at", "deadline_at", "next_check_at", by=25 * SECOND)
         passing(25)
         assert durable.heartbeat()
         row = the(journal, ref, "charge")
         assert row.deadline_at == about(journal.time() + 30 * SECOND)
-        assert row.look_at == about(row.deadline_at)
+        assert row.next_check_at == about(row.deadline_at)
         assert row.heartbeat_at == about(journal.time())
-        age(journal, ref, "charge", "begun_at", "deadline_at", "look_at", by=60 * SECOND)
+        age(journal, ref, "charge", "begun_at", "deadline_at", "next_check_at", by=60 * SECOND)
         passing(60)
         durable.heartbeat()
         row = the(journal, ref, "charge")
-        assert row.deadline_at == row.look_at == about((row.begun_at or 0) + 100 * SECOND)
+        assert row.deadline_at == row.next_check_at == about((row.begun_at or 0) + 100 * SECOND)
 
     during(at_work, ref, body, BOTH)
     assert the(journal, ref, "charge").status is StepStatus.SUCCEEDED
@@ -118,11 +118,11 @@ def test_an_attempt_in_doubt_goes_on_saying_what_it_does_and_stays_in_doubt(
     def body() -> None:
         durable.heartbeat({"done": 1})
         journal.due.take_steps(journal.time() + 31 * SECOND, 10)
-        look_at = the(journal, ref, "charge").look_at
+        next_check_at = the(journal, ref, "charge").next_check_at
         passing(40)
         assert durable.heartbeat({"done": 2}), "the claim still holds"
         row = the(journal, ref, "charge")
-        assert (row.status, row.details, row.look_at) == (StepStatus.IN_DOUBT, '{"done": 2}', look_at)
+        assert (row.status, row.details, row.next_check_at) == (StepStatus.IN_DOUBT, '{"done": 2}', next_check_at)
 
     during(at_work, ref, body)
 
@@ -168,7 +168,7 @@ def test_what_was_said_last_is_read_by_the_next_attempt_also_after_an_error(
     policy = StepPolicy(heartbeat=30, idempotent=True)
     ref = a_member(journal, policy)
     at_work.host.near = 10.0
-    at_work.host.pause = lambda _seconds: change(journal, ref, "charge", look_at=0)
+    at_work.host.pause = lambda _seconds: change(journal, ref, "charge", next_check_at=0)
     read: list[Any] = []
 
     def body() -> int:

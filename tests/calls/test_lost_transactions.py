@@ -219,7 +219,7 @@ def test_a_run_can_be_cancelled_while_a_transactional_step_of_its_function_runs(
     @durable.step(transactional=True)
     def books() -> str:
         book(1)
-        with other.db.in_a_hurry():
+        with other.db.with_short_lock_waits():
             seen.append(other.runs.cancel(ref, who="me", why="the customer left"))
         return "booked"
 

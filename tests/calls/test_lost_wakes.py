@@ -92,7 +92,7 @@ def test_a_suspended_run_that_is_not_due_is_not_sent_again(
     token = claim(journal, ref, "mail#1")  # it runs for hours
     journal.workers.beat("w1", [attempt_name(ref, "mail#1", token)])
     for hours in range(1, 10):
-        change(journal, ref, look_at=1)
+        change(journal, ref, next_check_at=1)
         at_work.leaves(ref, order)  # duplicates come as well
         sweeper.sweep(journal.time() + hours * HOUR)
     assert engine.sent == []
@@ -111,6 +111,6 @@ def test_a_due_run_whose_step_in_place_is_not_settled_is_woken_by_that(
     sweeper.sweep(journal.time() + SECOND)
     assert the(journal, ref, "charge#1").status is StepStatus.HELD
     for hours in range(1, 5):
-        change(journal, ref, look_at=1)
+        change(journal, ref, next_check_at=1)
         sweeper.sweep(journal.time() + hours * HOUR)
     assert engine.sent == [], "a person decides about it, and that wakes it"

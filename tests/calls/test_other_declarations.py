@@ -71,7 +71,7 @@ def test_a_retry_of_what_was_idempotent_is_not_made_by_code_in_which_it_is_not(
     ref = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT), "ship")
     with pytest.raises(Deferred, match="tried again in 5 s"):
         at_work.step(ref, "charge", timed_out, IDEMPOTENT)
-    age(journal, ref, "charge", "look_at")
+    age(journal, ref, "charge", "next_check_at")
     with pytest.raises(Deferred) as left:
         at_work.step(ref, "charge", lambda: 1, now, again=again)
     assert (left.value.held, at_work.ran["charge"]) == (True, 1)

@@ -90,7 +90,7 @@ def test_an_attempt_that_may_still_run_is_not_taken_over(journal: Journal, at_wo
     ref = doubted(journal, IDEMPOTENT, over_at=over_at)
     assert "may still be running" in str(left(at_work, ref, IDEMPOTENT))
     row = the(journal, ref, "charge")
-    assert (row.status, row.look_at) == (StepStatus.IN_DOUBT, over_at)
+    assert (row.status, row.next_check_at) == (StepStatus.IN_DOUBT, over_at)
 
 
 def test_a_transactional_step_in_doubt_did_not_happen(journal: Journal, at_work: Workplace) -> None:
@@ -129,7 +129,7 @@ def test_did_not_happen_counts_only_after_the_attempt_was_over_and_settled(
     over_at = the(journal, ref, "charge").over_at or 0
     assert "“did not happen” counts only in" in str(left(at_work, ref, policy))
     row = the(journal, ref, "charge")
-    assert (row.status, row.look_at) == (StepStatus.IN_DOUBT, over_at + settle * SECOND), "asked again as soon as it counts"
+    assert (row.status, row.next_check_at) == (StepStatus.IN_DOUBT, over_at + settle * SECOND), "asked again as soon as it counts"
     age(journal, ref, "charge", "over_at", by=settle * SECOND - SECOND // 2)
     left(at_work, ref, policy)
     age(journal, ref, "charge", "over_at", by=SECOND)
@@ -146,7 +146,7 @@ def test_a_probe_that_raises_is_asked_again_and_held_after_fifteen_minutes(
     evidence = "the probe raised ConnectionError: the bank is away"
     assert f"{evidence}; it is asked again" in str(left(at_work, ref, policy))
     row = the(journal, ref, "charge")
-    assert (row.status, row.evidence, row.look_at) == (StepStatus.IN_DOUBT, evidence, about(journal.time() + PROBE_AGAIN))
+    assert (row.status, row.evidence, row.next_check_at) == (StepStatus.IN_DOUBT, evidence, about(journal.time() + PROBE_AGAIN))
     age(journal, ref, "charge", "doubt_at", by=PROBE_PATIENCE - 10 * SECOND)
     left(at_work, ref, policy)
     assert (the(journal, ref, "charge").status, told) == (StepStatus.IN_DOUBT, [])

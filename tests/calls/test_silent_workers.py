@@ -114,7 +114,7 @@ def test_did_not_happen_of_an_attempt_that_nobody_saw_end_is_asked_again_and_hel
     assert (row.status, row.over_at) == (StepStatus.IN_DOUBT, SILENT)
     assert not left(at_work, ref).held
     row = the(journal, ref, "charge")
-    assert (row.status, row.look_at) == (StepStatus.IN_DOUBT, about(journal.time() + AGAIN))
+    assert (row.status, row.next_check_at) == (StepStatus.IN_DOUBT, about(journal.time() + AGAIN))
     age(journal, ref, "charge", "doubt_at", by=SILENT_PATIENCE + SECOND)
     assert left(at_work, ref).held
     row = the(journal, ref, "charge")
@@ -126,7 +126,7 @@ def test_did_not_happen_of_an_attempt_that_nobody_saw_end_is_asked_again_and_hel
 def test_sweeps_do_not_put_the_same_silence_in_doubt_again(journal: Journal, sweeper: Sweeper) -> None:
     ref = silent(journal, sweeper, PROBED)
     before = the(journal, ref, "charge").doubt_at
-    assert journal.due.of_the_dead(10) == []
+    assert journal.due.of_dead_workers(10) == []
     assert sweeper.sweep().doubts == 0
     assert the(journal, ref, "charge").doubt_at == before
 
@@ -139,7 +139,7 @@ def test_did_not_happen_counts_once_its_parent_saw_the_silent_worker_end(
     assert journal.workers.child_died("p", 9, "signal 9") == 0, "it is no second death"
     sweeper.sweep()
     assert the(journal, ref, "charge").over_at == about(journal.time())
-    assert journal.due.of_the_dead(10) == []
+    assert journal.due.of_dead_workers(10) == []
     assert at_work.step(ref, "charge", charge, PROBED) == "ch_1"
     assert CHARGED == ["ch_1"]
 

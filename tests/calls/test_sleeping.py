@@ -30,8 +30,8 @@ def test_a_sleeping_run_is_suspended_with_what_it_waits_for_and_until_when(journ
     ref = a_function(journal)
     left = at_work.leaves(ref, naps)
     run, timer = the_run(journal, ref), the_step(journal, ref, "sleep")
-    assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUSPENDED, f"{SLEEPS}{timer.key}", timer.look_at)
-    assert timer.look_at == left.wake_at == about(journal.time() + MONTH)
+    assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUSPENDED, f"{SLEEPS}{timer.key}", timer.next_check_at)
+    assert timer.next_check_at == left.wake_at == about(journal.time() + MONTH)
     assert (timer.kind, timer.status) == (Kind.SLEEP, StepStatus.WAITING)
 
 
@@ -121,7 +121,7 @@ def test_a_wake_that_finds_the_sleep_ended_meanwhile_goes_on(journal: Journal, a
     at_work.leaves(ref, naps)
 
     def overtaken() -> str:
-        change(journal, ref, the_step(journal, ref, "sleep").key, status=StepStatus.SUCCEEDED.value, look_at=None)
+        change(journal, ref, the_step(journal, ref, "sleep").key, status=StepStatus.SUCCEEDED.value, next_check_at=None)
         return naps()
 
     assert at_work.function(ref, overtaken) == "rested"
@@ -130,7 +130,7 @@ def test_a_wake_that_finds_the_sleep_ended_meanwhile_goes_on(journal: Journal, a
 def test_a_sleep_that_is_over_is_no_wait(journal: Journal, at_work: Workplace) -> None:
     ref = a_function(journal)
     at_work.leaves(ref, naps)
-    change(journal, ref, the_step(journal, ref, "sleep").key, look_at=journal.time() - SECOND)
+    change(journal, ref, the_step(journal, ref, "sleep").key, next_check_at=journal.time() - SECOND)
     assert at_work.function(ref, naps) == "rested"
     assert the_step(journal, ref, "sleep").status is StepStatus.SUCCEEDED
 
@@ -175,6 +175,6 @@ def test_reconcile_says_until_when_it_sleeps_and_finds_one_thing_where_nobody_wo
     (finding,) = look_for_trouble(journal, namespace="default", longer_than=DAY).findings
     assert finding.kind is Trouble.WAITING_LONG
     assert "It waits for a sleep that ends" in finding.certain
-    age(journal, ref, timer, "look_at", by=MONTH + DAY)
+    age(journal, ref, timer, "next_check_at", by=MONTH + DAY)
     age(journal, ref, None, "wake_at", by=MONTH + DAY)
     assert [f.kind for f in look_for_trouble(journal, namespace="default").findings] == [Trouble.LOST]

@@ -119,14 +119,14 @@ def test_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge")
     held(journal, ref, "charge")
     told = cli.json("explain", ref, code=1)
-    assert list(told) == ["workflow", "steps", "events", "next_look_at", "unswept", "findings", "next", "others"]
+    assert list(told) == ["workflow", "steps", "events", "next_check_at", "unswept", "findings", "next", "others"]
     assert list(told["workflow"]) == [
         "id", "ref", "run", "declared", "namespace", "name", "shape", "engine", "status", "state", "attributes", "parent",
         "code_version", "waiting_for", "wake_at", "created_at", "ended_at", "attention", "pruned_at", "error",
     ]  # fmt: skip
     assert list(told["steps"][0]) == [
         "key", "position", "name", "kind", "status", "safety", "attempt", "takeovers", "task_id", "queue", "worker", "begun_at",
-        "ended_at", "look_at", "cause", "doubt", "doubt_at", "evidence", "verdict", "effect", "attention", "twice_at",
+        "ended_at", "next_check_at", "cause", "doubt", "doubt_at", "evidence", "verdict", "effect", "attention", "twice_at",
         "reference", "heartbeat_at", "details", "undoes", "arguments", "outcome", "error", "engine_says",
     ]  # fmt: skip
     assert [list(e) for e in told["events"]] == [["at", "kind", "key", "who", "why", "detail"]] * 2

@@ -134,7 +134,7 @@ def test_a_failure_with_its_effect_unknown_is_found_and_resolved(cli: Cli, journ
     assert statuses(journal, ref) == {"run": "failed", "charge": "succeeded", "ship": "cancelled"}
     assert cli("retry", ref, *SIGNED).exit_code == 0
     assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "planned"}
-    assert the(journal, ref, "charge").look_at is not None, "its memo sends what follows"
+    assert the(journal, ref, "charge").next_check_at is not None, "its memo sends what follows"
 
 
 def test_a_failure_that_did_not_happen_after_all_may_be_retried(cli: Cli, journal: Journal) -> None:
@@ -354,7 +354,7 @@ def test_doubt_that_nobody_looks_at_is_found(cli: Cli, journal: Journal, shop: S
     (step,) = journal.reads.steps(ref)
     change(journal, ref, step.key, safety=Safety.PROBE.value)
     in_doubt(journal, ref, step.key)
-    age(journal, ref, step.key, "look_at", by=2 * MINUTE)
+    age(journal, ref, step.key, "next_check_at", by=2 * MINUTE)
     found = cli.findings()["in_doubt"]
     assert "It has been due to be looked at since" in found["certain"]
     assert [r["command"].split()[1] for r in found["remedies"]] == ["-A", "resolve", "resolve", "resolve"]
@@ -394,10 +394,10 @@ def test_a_lost_message_is_found_and_sent_again(cli: Cli, journal: Journal, shop
 @pytest.mark.usefixtures("unswept")
 def test_a_lost_message_is_left_to_the_sweepers_without_an_app(cli: Cli, journal: Journal, shop: Shop) -> None:
     ref = lost(journal, shop)
-    change(journal, ref, look_at=journal.time() + HOUR, resends=3)
+    change(journal, ref, next_check_at=journal.time() + HOUR, resends=3)
     done = cli.run_printed(cli.findings()["lost_message"]["command"])
     assert "Nobody sweeps: no sweeper is known." in done.stdout
-    assert (the_run(journal, ref).look_at or 0) <= journal.time(), "whoever sweeps next looks at it"
+    assert (the_run(journal, ref).next_check_at or 0) <= journal.time(), "whoever sweeps next looks at it"
 
 
 def test_a_message_that_waits_for_its_countdown_is_not_lost(cli: Cli, journal: Journal, shop: Shop) -> None:
@@ -414,7 +414,7 @@ def test_a_step_that_is_due_and_not_begun_is_found(cli: Cli, journal: Journal, s
     token = claim(journal, ref, step.key)
     journal.ends.try_again(the(journal, ref, step.key), token, 0, None, "the task asked to be run again")
     assert cli.findings() == {}
-    age(journal, ref, step.key, "look_at", by=5 * MINUTE)
+    age(journal, ref, step.key, "next_check_at", by=5 * MINUTE)
     found = cli.findings("-A", shop.name)["lost_message"]
     assert "It has been due since" in found["certain"]
     assert cli.run_printed(found["command"]).exit_code == 0
@@ -519,8 +519,8 @@ def test_a_run_that_waits_for_long_is_found_when_asked_about(cli: Cli, journal: 
 def test_a_job_that_fails_behind_its_step_is_shown_until_it_is_acknowledged(cli: Cli, journal: Journal) -> None:
     ref = a_run(journal, "charge", a_step("ship", options=LAST), engine="rq")
     succeed(journal, ref, "charge")
-    assert journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK, "it fails behind it")
-    assert not journal.doubts.put_before_people(ref, "charge", Attention.CALLBACK, "it fails behind it"), "it is there"
+    assert journal.doubts.raise_attention(ref, "charge", Attention.CALLBACK, "it fails behind it")
+    assert not journal.doubts.raise_attention(ref, "charge", Attention.CALLBACK, "it fails behind it"), "it is there"
     succeed(journal, ref, "ship", completes_run=True)
     found = cli.findings()["called_failed"]
     assert "RQ calls its job failed all the same" in found["certain"]

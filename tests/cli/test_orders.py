@@ -193,7 +193,7 @@ def test_retry_takes_a_cancelled_run_up_again(cli: Cli, journal: Journal) -> Non
     assert statuses(journal, ref) == {"run": "cancelled", "charge": "succeeded", "ship": "cancelled"}
     cli("retry", ref, *SIGNED, code=0)
     assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "planned"}
-    assert the(journal, ref, "charge").look_at is not None, "its memo sends what follows"
+    assert the(journal, ref, "charge").next_check_at is not None, "its memo sends what follows"
 
 
 def test_retry_completes_a_run_of_which_everything_happened_after_all(cli: Cli, journal: Journal) -> None:
@@ -258,7 +258,7 @@ def test_rollback_undoes_in_reverse_and_cancels_the_rest(cli: Cli, journal: Jour
     assert statuses(journal, ref) == {
         "run": "rolling_back", "flight": "succeeded", "hotel": "succeeded", "mail": "cancelled", "undo:hotel": "planned"
     }  # fmt: skip
-    assert (the_run(journal, ref).look_at or 0) <= journal.time()
+    assert (the_run(journal, ref).next_check_at or 0) <= journal.time()
 
 
 @on_sqlite
@@ -469,7 +469,7 @@ def test_a_waiting_step_is_made_due_by_retry(cli: Cli, journal: Journal) -> None
     ref = a_run(journal, "charge")
     token = claim(journal, ref, "charge")
     journal.ends.try_again(the(journal, ref, "charge"), token, 0, None, "again")
-    age(journal, ref, "charge", "look_at", by=SECOND)
+    age(journal, ref, "charge", "next_check_at", by=SECOND)
     journal.due.take_steps(journal.time(), 10)
     assert the(journal, ref, "charge").sent_at is not None
     cli("retry", ref, *SIGNED, code=0)

@@ -43,9 +43,9 @@ def test_json_has_a_stable_shape(cli: Cli, journal: Journal) -> None:
     held(journal, ref, "charge")
     told = cli.json("reconcile", code=1)
     assert list(told) == [
-        "at", "looked_at", "swept_at", "unswept", "next_look_at", "counts", "at_stake", "more", "applied", "findings"
+        "at", "looked_at", "swept_at", "unswept", "next_check_at", "counts", "at_stake", "more", "applied", "findings"
     ]  # fmt: skip
-    assert {k: v for k, v in told.items() if k not in ("at", "next_look_at", "findings")} == {
+    assert {k: v for k, v in told.items() if k not in ("at", "next_check_at", "findings")} == {
         "looked_at": 1, "swept_at": None, "unswept": [{"engine": "celery", "last_beat_at": None}],
         "counts": {"nobody_sweeps": 1, "held": 1},
         "at_stake": None, "more": False, "applied": None,
@@ -183,11 +183,11 @@ def test_apply_mends_what_is_safe_and_leaves_the_rest_to_people(cli: Cli, journa
 
 def test_apply_without_an_app_makes_it_due_and_sends_nothing(cli: Cli, journal: Journal, shop: Shop) -> None:
     refs = troubled(journal, shop)
-    change(journal, refs["lost"], look_at=journal.time() + MINUTE)
+    change(journal, refs["lost"], next_check_at=journal.time() + MINUTE)
     told = cli.json("reconcile", *SIGNED, code=1)
     assert set(told["applied"]["due"]) == {refs["dead"], refs["lost"]}
     assert (told["applied"]["swept"], told["applied"]["ended"]) == ({}, [])
-    assert (the_run(journal, refs["lost"]).look_at or 0) <= journal.time()
+    assert (the_run(journal, refs["lost"]).next_check_at or 0) <= journal.time()
     assert shop.sent == ["charge"]
     assert statuses(journal, refs["dead"])["charge"] == "begun", "the sweepers in the workers do that"
     assert "Nothing was sent from here: the sweepers in the workers do that." in cli("reconcile", *SIGNED).stdout

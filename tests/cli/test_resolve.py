@@ -134,7 +134,7 @@ def test_failed_means_that_nothing_happened_and_the_workflow_fails_with_the_reco
     assert (row.status, row.effect, row.error) == (StepStatus.FAILED, Effect.DID_NOT_HAPPEN, TIMED_OUT)
     assert row.verdict == "ann: failed: the bank says so"
     assert statuses(journal, ref)["run"] == "rolling_back"
-    assert (the_run(journal, ref).look_at or 0) <= journal.time()
+    assert (the_run(journal, ref).next_check_at or 0) <= journal.time()
 
 
 @on_sqlite

@@ -61,7 +61,7 @@ def damaged(journal: Journal) -> dict[str, str]:
     for table, column, value in [*DAMAGED, *(ON_SQLITE if journal.db.is_sqlite else [])]:
         ref = a_run(journal, a_step("charge", queue="celery"), a_step("ship", queue="celery"))
         damage(journal, ref, table, column, value)
-        change(journal, ref, look_at=1)
+        change(journal, ref, next_check_at=1)
         found[ref] = column
     return found
 
@@ -104,7 +104,7 @@ def test_more_of_them_than_a_sweep_takes_do_not_keep_it_from_the_others(
     for _ in range(5):
         ref = a_run(journal, a_step("charge", queue="celery"))
         damage(journal, ref, workflow, "status", "paused")
-        change(journal, ref, look_at=1)
+        change(journal, ref, next_check_at=1)
     a_run(journal, a_step("ship", queue="celery", safety=Safety.IDEMPOTENT))
     engine = NotingEngine()
     sweeper = Sweeper(journal, [engine], stale=60)

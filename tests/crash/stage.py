@@ -175,8 +175,8 @@ class Stage(abc.ABC):
         self.stop_workers()
         self.lose_messages()
         with self.journal.db.engine.connect() as connection:  # what was left undone is not this stage's any more
-            connection.execute(sa.text("UPDATE durable_workflow SET look_at = NULL"))
-            connection.execute(sa.text("UPDATE durable_step SET look_at = NULL"))
+            connection.execute(sa.text("UPDATE durable_workflow SET next_check_at = NULL"))
+            connection.execute(sa.text("UPDATE durable_step SET next_check_at = NULL"))
         self.start_workers()
 
     def worker_of(self, pid: int) -> tuple[str, RunningProcess]:

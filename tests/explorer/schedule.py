@@ -51,8 +51,8 @@ _MARKED = (
     "WHERE attention IS NOT NULL OR twice_at IS NOT NULL OR status IN ('held', 'in_doubt')"
 )
 _MOMENTS = (
-    "SELECT look_at FROM durable_step WHERE look_at IS NOT NULL UNION ALL "
-    "SELECT look_at FROM durable_workflow WHERE look_at IS NOT NULL UNION ALL "
+    "SELECT next_check_at FROM durable_step WHERE next_check_at IS NOT NULL UNION ALL "
+    "SELECT next_check_at FROM durable_workflow WHERE next_check_at IS NOT NULL UNION ALL "
     "SELECT wake_at FROM durable_workflow WHERE wake_at IS NOT NULL"
 )
 
@@ -683,8 +683,8 @@ class Schedule:
 
     def _is_over(self) -> bool:
         """Whether the journal has nothing that is ever due."""
-        due = (
-            "SELECT 1 FROM durable_workflow WHERE look_at IS NOT NULL UNION SELECT 1 FROM durable_step WHERE look_at IS NOT NULL"
+        due = " UNION ".join(
+            f"SELECT 1 FROM {table} WHERE next_check_at IS NOT NULL" for table in ("durable_workflow", "durable_step")
         )
         return not self.stage.rows(due)
 

@@ -152,7 +152,7 @@ STEP = "WHERE ref = '{ref}' AND durable_step.key = '{key}'"
         (f"UPDATE durable_step SET status = 'cancelled' {STEP}", "neither recorded nor shown"),
         (f"UPDATE durable_step SET status = 'begun' {STEP}", "with the open step"),
         (f"DELETE FROM durable_step {STEP}", "the journal has no row of it"),
-        ("UPDATE durable_workflow SET status = 'running', look_at = NULL WHERE ref = '{ref}'", "nothing goes on"),
+        ("UPDATE durable_workflow SET status = 'running', next_check_at = NULL WHERE ref = '{ref}'", "nothing goes on"),
         ("UPDATE durable_workflow SET status = 'compensated' WHERE ref = '{ref}'", None),
     ],
 )

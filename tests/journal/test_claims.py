@@ -48,14 +48,14 @@ def test_a_planned_step_is_begun_under_the_token_and_the_worker_of_its_claim(jou
     assert (row.status, row.token, row.worker, row.attempt) == (StepStatus.BEGUN, "aaaaaaaaaaaaaaaa", "w1", 1)
     assert before <= (row.begun_at or 0) <= journal.time()
     assert row.deadline_at == about((row.begun_at or 0) + 30 * SECOND)
-    assert row.look_at == about(row.deadline_at)
+    assert row.next_check_at == about(row.deadline_at)
 
 
 def test_a_step_without_a_time_out_is_not_looked_at_while_it_runs(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     claim(journal, ref, "charge")
     row = the(journal, ref, "charge")
-    assert (row.deadline_at, row.look_at) == (None, None)
+    assert (row.deadline_at, row.next_check_at) == (None, None)
 
 
 def test_a_step_that_is_begun_is_not_claimed_again_however_often_it_is_tried(journal: Journal) -> None:
@@ -75,9 +75,9 @@ def test_only_planned_and_waiting_steps_are_claimed(journal: Journal) -> None:
 
 def test_a_waiting_step_is_claimed_only_once_it_is_due(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", status=StepStatus.WAITING))
-    change(journal, ref, "charge", look_at=journal.time() + MINUTE)
+    change(journal, ref, "charge", next_check_at=journal.time() + MINUTE)
     assert not journal.claims.begin(ref, "charge", new_token(), "w1")
-    change(journal, ref, "charge", look_at=journal.time())
+    change(journal, ref, "charge", next_check_at=journal.time())
     assert journal.claims.begin(ref, "charge", new_token(), "w1")
 
 
@@ -237,7 +237,7 @@ def test_a_call_of_a_function_is_inserted_as_begun(journal: Journal) -> None:
     found = the(journal, ref, "charge#1")
     assert (found.status, found.token, found.attempt, found.worker) == (StepStatus.BEGUN, row.token, 1, "w1")
     assert found.deadline_at == about((found.begun_at or 0) + 30 * SECOND)
-    assert found.look_at == about(found.deadline_at)
+    assert found.next_check_at == about(found.deadline_at)
     assert (found.arguments, found.compensation) == (row.arguments, "refund")
 
 
@@ -321,7 +321,7 @@ def test_a_transactional_step_that_is_not_to_be_had_is_handed_back_as_it_is(jour
     ref = a_run(journal, "book", "pack", "ship")
     succeed(journal, ref, "book")
     in_doubt(journal, ref, "pack")
-    change(journal, ref, "ship", status="waiting", look_at=journal.time() + MINUTE)
+    change(journal, ref, "ship", status="waiting", next_check_at=journal.time() + MINUTE)
     with journal.db.open_transaction() as conn:
         assert journal.claims.lock(conn, ref, "nothing", new_token(), "w1") is None
         for key, status in (("book", "succeeded"), ("pack", "in_doubt"), ("ship", "waiting")):
@@ -458,7 +458,7 @@ def test_nothing_is_claimed_under_a_worker_whose_death_was_written_while_the_cla
     late = meanwhile.run(begin)
     assert death.result() == 1
     assert late.result() is False
-    assert keys(row for row, _ in journal.due.of_the_dead(10)) == []
+    assert keys(row for row, _ in journal.due.of_dead_workers(10)) == []
 
 
 def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was_claimed(
@@ -474,7 +474,7 @@ def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was
         death = meanwhile.run(lambda other: other.workers.child_died("p", 7, "killed"))
         assert claimed.result() is True
         assert death.result() == 1
-        assert key in keys(row for row, _ in journal.due.of_the_dead(10))
+        assert key in keys(row for row, _ in journal.due.of_dead_workers(10))
         journal.workers._db.transaction(lambda conn: conn.execute(sa.update(worker).values(alive=1, dead_at=None)))
 
 
@@ -493,7 +493,7 @@ def test_a_step_that_died_with_its_worker_is_taken_again_by_one_only(journal: Jo
 
         def take(round_: int = round_, ref: str = ref) -> bool:
             journal.workers.child_died("p", round_, "killed")
-            for row, _ in journal.due.of_the_dead(10):
+            for row, _ in journal.due.of_dead_workers(10):
                 journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
             row = the(journal, ref, "charge")
             if row.status is StepStatus.IN_DOUBT:
@@ -510,7 +510,7 @@ def test_a_message_that_the_sweeper_sends_for_a_due_step_can_begin_it(journal: J
     token = claim(journal, ref, "charge")
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 5 * MINUTE, DECLINED, "declined")
     assert not journal.claims.begin(ref, "charge", new_token(), "w1")
-    age(journal, ref, "charge", "look_at", by=5 * MINUTE)
+    age(journal, ref, "charge", "next_check_at", by=5 * MINUTE)
     assert keys(journal.due.take_steps(journal.time(), 10)) == ["charge"]
     assert keys(journal.due.take_steps(journal.time(), 10)) == [], "it was taken a moment ago"
     assert journal.claims.begin(ref, "charge", new_token(), "w1")

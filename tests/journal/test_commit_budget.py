@@ -140,7 +140,7 @@ def test_a_suspension_is_one_commit(journal: Journal, cost: Any) -> None:
 
 def test_a_sleep_is_one_commit_with_its_suspension(journal: Journal, cost: Any) -> None:
     ref = a_function(journal)
-    timer = a_step("sleep#1", ref=ref, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=journal.time() + MINUTE)
+    timer = a_step("sleep#1", ref=ref, kind=Kind.SLEEP, status=StepStatus.WAITING, next_check_at=journal.time() + MINUTE)
     found = cost(lambda: journal.runs.sleep(timer))
     assert (found.commits, found.reads) == (1, 0)
     assert the_run(journal, ref).status is WorkflowStatus.SUSPENDED
@@ -165,8 +165,8 @@ def test_a_sweep_that_finds_nothing_writes_nothing(journal: Journal, cost: Any) 
     def sweep() -> None:
         assert journal.due.take_steps(now, 100) == []
         assert journal.due.take_runs(now, 100) == []
-        assert journal.due.of_the_dead(100) == []
-        assert journal.due.begun_by_the_living(100) == []
+        assert journal.due.of_dead_workers(100) == []
+        assert journal.due.missing_from_heartbeats(100) == []
 
     found = cost(sweep)
     assert (found.commits, found.reads) == (0, 4)

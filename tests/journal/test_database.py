@@ -353,11 +353,11 @@ def test_whoever_is_in_a_hurry_waits_a_moment_for_a_lock_and_later_as_long_as_be
             lambda: hurried.claims.begin(ref, "charge", "t", "w1"),
         ):
             began = time.monotonic()
-            with hurried.db.in_a_hurry(), pytest.raises(JournalBusy, match="keeps a row"):
+            with hurried.db.with_short_lock_waits(), pytest.raises(JournalBusy, match="keeps a row"):
                 operation()
             assert time.monotonic() - began < 20
             assert patience() == before
-    with hurried.db.in_a_hurry():
+    with hurried.db.with_short_lock_waits():
         assert hurried.claims.begin(ref, "charge", "t", "w1")
     assert patience() == before
 

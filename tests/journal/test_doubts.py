@@ -67,7 +67,7 @@ def test_a_begun_step_is_put_in_doubt_with_its_reason_and_keeps_its_token(journa
     row = the(journal, ref, "charge")
     assert (row.status, row.token, row.doubt, row.error) == (StepStatus.IN_DOUBT, token, "its worker died", TIMED_OUT)
     now = about(journal.time())
-    assert (row.doubt_at, row.over_at, row.look_at, row.deadline_at) == (now, now, now, None)
+    assert (row.doubt_at, row.over_at, row.next_check_at, row.deadline_at) == (now, now, now, None)
     assert events(journal, ref) == [Event.IN_DOUBT]
 
 
@@ -111,13 +111,13 @@ def test_a_time_out_makes_an_attempt_in_doubt_and_not_over(journal: Journal) -> 
     """Where the pool cannot kill the body it goes on: nothing may be begun, and no probe's "did not happen" counts."""
     ref = a_run(journal, a_step("charge", safety=Safety.PROBE, options={"timeout": MINUTE}))
     token = claim(journal, ref, "charge", timeout=MINUTE)
-    age(journal, ref, "charge", "begun_at", "deadline_at", "look_at")
+    age(journal, ref, "charge", "begun_at", "deadline_at", "next_check_at")
     assert journal.due.take_steps(journal.time(), 10) == []
     row = the(journal, ref, "charge")
     assert (row.status, row.doubt, row.over_at) == (StepStatus.IN_DOUBT, "its time-out has passed", NOT_OVER)
     assert keys(journal.due.take_steps(journal.time(), 10)) == ["charge"], "its probe may say that it happened"
     assert journal.doubts.ask_later(row, NOT_OVER + 60 * SECOND)
-    assert the(journal, ref, "charge").look_at == about(journal.time() + AGAIN), "and is asked again and again"
+    assert the(journal, ref, "charge").next_check_at == about(journal.time() + AGAIN), "and is asked again and again"
     assert journal.ends.succeed(ref, "charge", token, ONE, completes_run=True), "its own outcome counts"
 
 
@@ -127,18 +127,18 @@ def test_a_timed_out_attempt_is_over_when_its_body_returns_or_its_process_is_dea
     ref = a_run(journal, a_step("charge", options={"timeout": MINUTE}))
     token = claim(journal, ref, "charge", worker="w2", timeout=MINUTE)
     running = [attempt_name(ref, "charge", token)]
-    age(journal, ref, "charge", "begun_at", "deadline_at", "look_at")
+    age(journal, ref, "charge", "begun_at", "deadline_at", "next_check_at")
     journal.due.take_steps(journal.time(), 10)
     for _ in range(2):
         journal.workers.beat("w2", running)
-    assert journal.due.of_the_dead(10) == journal.due.begun_by_the_living(10) == []
+    assert journal.due.of_dead_workers(10) == journal.due.missing_from_heartbeats(10) == []
     row = the(journal, ref, "charge")
     if how == "its body returned":
         assert journal.doubts.raise_doubt(row, token, "it raised", cause=Cause.WORKER_DIED, over=True, error=TIMED_OUT)
     elif how == "its worker lost it":
         for _ in range(2):
             journal.workers.beat("w2", [])
-        ((row, _),) = journal.due.begun_by_the_living(10)
+        ((row, _),) = journal.due.missing_from_heartbeats(10)
         assert journal.doubts.raise_doubt(
             row, row.token, "its worker lives, but does not run it any more", cause=Cause.WORKER_DIED, over=True
         )
@@ -147,13 +147,13 @@ def test_a_timed_out_attempt_is_over_when_its_body_returns_or_its_process_is_dea
             journal.workers.child_died("p", 7, "killed")
         else:
             journal.workers.stop("w2")
-        ((row, death),) = journal.due.of_the_dead(10)
+        ((row, death),) = journal.due.of_dead_workers(10)
         assert death == (Death.PARENT_SAW if how == "its worker died" else Death.STOPPED)
         assert journal.doubts.raise_doubt(row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=True)
     row = the(journal, ref, "charge")
     assert row.over_at == about(journal.time())
-    assert row.look_at == about(journal.time())
-    assert journal.due.of_the_dead(10) == journal.due.begun_by_the_living(10) == []
+    assert row.next_check_at == about(journal.time())
+    assert journal.due.of_dead_workers(10) == journal.due.missing_from_heartbeats(10) == []
 
 
 def test_the_moment_at_which_an_attempt_was_over_does_not_move_again(journal: Journal) -> None:
@@ -170,7 +170,7 @@ def test_a_step_in_doubt_is_held_with_its_evidence_until_a_person_decides(journa
     row = in_doubt(journal, ref, "charge")
     assert journal.doubts.hold(row, "the provider cannot tell", who="w1")
     found = the(journal, ref, "charge")
-    assert (found.status, found.evidence, found.look_at) == (StepStatus.HELD, "the provider cannot tell", None)
+    assert (found.status, found.evidence, found.next_check_at) == (StepStatus.HELD, "the provider cannot tell", None)
     assert found.token == row.token
     assert events(journal, ref) == [Event.IN_DOUBT, Event.HELD]
     assert journal.doubts.hold(row, "the provider cannot tell", who="w1"), "its answer may have been lost"
@@ -196,7 +196,7 @@ def test_a_function_whose_code_no_longer_fits_is_held_and_runs_again_by_a_person
     function = the(journal, ref, "function")
     assert journal.doubts.hold_drift(function, "other arguments")
     found = the(journal, ref, "function")
-    assert (found.status, found.attention, found.look_at) == (StepStatus.HELD, Attention.DRIFT, None)
+    assert (found.status, found.attention, found.next_check_at) == (StepStatus.HELD, Attention.DRIFT, None)
     assert events(journal, ref) == [Event.DRIFT]
     assert journal.verdicts.release(found, who="me", why="the code is fixed")
     assert statuses(journal, ref) == {"run": "running", "function": "waiting"}
@@ -218,7 +218,7 @@ def test_a_step_in_doubt_is_asked_about_later(journal: Journal) -> None:
     at = journal.time() + MINUTE
     assert journal.doubts.ask_later(row, at, "the probe raised")
     found = the(journal, ref, "charge")
-    assert (found.look_at, found.evidence) == (at, "the probe raised")
+    assert (found.next_check_at, found.evidence) == (at, "the probe raised")
     journal.doubts.hold(row, "nobody can tell")
     assert not journal.doubts.ask_later(row, at)
 
@@ -228,7 +228,7 @@ def test_a_step_that_is_safe_to_repeat_is_taken_over_by_a_new_attempt(journal: J
     row = in_doubt(journal, ref, "charge")
     assert journal.doubts.take_over(row, "it is idempotent", who="w1", delay=MINUTE)
     found = the(journal, ref, "charge")
-    assert (found.status, found.takeovers, found.look_at) == (StepStatus.WAITING, 1, about(journal.time() + MINUTE))
+    assert (found.status, found.takeovers, found.next_check_at) == (StepStatus.WAITING, 1, about(journal.time() + MINUTE))
     assert journal.doubts.take_over(row, "it is idempotent", who="w1"), "its answer may have been lost"
     assert the(journal, ref, "charge").takeovers == 1
     assert events(journal, ref) == [Event.IN_DOUBT, Event.TAKEN_OVER]
@@ -259,13 +259,13 @@ def _undo(journal: Journal, ref: str, target: str) -> None:
 def test_a_verdict_that_it_happened_records_the_value_and_the_evidence(journal: Journal) -> None:
     ref = a_run(journal, a_step("charge", completes_run=True))
     row = held(journal, ref, "charge")
-    journal.due.look_again(ref, journal.time() + MINUTE)
+    journal.due.check_again(ref, journal.time() + MINUTE)
     ended = journal.verdicts.happened(row, TWO, who="me", why="it is in the ledger")
     assert (ended.recorded, ended.decision) == (True, None)
     found = the(journal, ref, "charge")
     assert (found.status, found.outcome, found.effect) == (StepStatus.SUCCEEDED, TWO, Effect.HAPPENED)
     assert found.verdict == "me: happened: it is in the ledger"
-    assert found.look_at == about(journal.time()), "its message is sent once more, and stores the engine's result"
+    assert found.next_check_at == about(journal.time()), "its message is sent once more, and stores the engine's result"
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
     assert keys(journal.due.take_steps(journal.time(), 10)) == ["charge"]
     assert keys(journal.due.take_steps(journal.time(), 10)) == []
@@ -282,7 +282,7 @@ def test_a_verdict_that_it_happened_wakes_the_function_that_waits(journal: Journ
     journal.runs.suspend(ref, waiting_for="step:ship#1", wake_at=None, unless_ended="ship#1")
     assert journal.verdicts.happened(row, ONE, who="me", why="the parcel is there").recorded
     run = the_run(journal, ref)
-    assert (run.open_steps, run.look_at, run.wake_at) == (1, about(journal.time()), about(journal.time()))
+    assert (run.open_steps, run.next_check_at, run.wake_at) == (1, about(journal.time()), about(journal.time()))
 
 
 def test_a_verdict_that_it_did_not_happen_makes_a_new_attempt_due(journal: Journal) -> None:
@@ -291,7 +291,7 @@ def test_a_verdict_that_it_did_not_happen_makes_a_new_attempt_due(journal: Journ
     assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger", delay=MINUTE).recorded
     found = the(journal, ref, "charge")
     assert (found.status, found.effect, found.verdict) == (StepStatus.WAITING, DID_NOT, "me: did not happen: not in the ledger")
-    assert (found.token, found.look_at) == (row.token, about(journal.time() + MINUTE))
+    assert (found.token, found.next_check_at) == (row.token, about(journal.time() + MINUTE))
     assert journal.verdicts.did_not_happen(row, who="me", why="not in the ledger").recorded, "its answer may have been lost"
     assert not journal.verdicts.did_not_happen(row, who="you", why="not in the ledger").recorded
     assert events(journal, ref).count(Event.VERDICT) == 1
@@ -310,7 +310,7 @@ def test_a_verdict_that_it_failed_is_a_compare_and_set_too(journal: Journal) -> 
     ended = journal.ends.fail(row, None, DECLINED, DID_NOT, fails_run=True, who="you", why="give it up")
     assert ended.recorded
     assert (the(journal, again, "charge").verdict, statuses(journal, again)["run"]) == ("give it up", "failed")
-    assert the(journal, again, "charge").look_at == about(journal.time()), "its message is sent once more"
+    assert the(journal, again, "charge").next_check_at == about(journal.time()), "its message is sent once more"
 
 
 @pytest.mark.parametrize("status", [s for s in StepStatus if s not in ("in_doubt", "held", "failed")])
@@ -490,17 +490,17 @@ def test_a_step_in_doubt_is_taken_again_and_again_until_it_is_decided(journal: J
 
 def test_a_planned_step_with_a_timer_is_taken_until_it_begins(journal: Journal) -> None:
     now = journal.time()
-    ref = a_run(journal, a_step("sleep", kind=Kind.SLEEP, look_at=now))
+    ref = a_run(journal, a_step("sleep", kind=Kind.SLEEP, next_check_at=now))
     assert keys(journal.due.take_steps(now, 10)) == ["sleep"]
     assert keys(journal.due.take_steps(now + AGAIN, 10)) == ["sleep"], "a sweeper that died in between loses nothing"
-    assert the(journal, ref, "sleep").look_at == now, "it stays due"
+    assert the(journal, ref, "sleep").next_check_at == now, "it stays due"
 
 
 def test_a_batch_is_as_large_as_is_asked_for_and_takes_what_is_due_longest(journal: Journal) -> None:
     refs = [a_run(journal, "charge") for _ in range(5)]
     for number, ref in enumerate(refs):
         in_doubt(journal, ref, "charge")
-        change(journal, ref, "charge", look_at=journal.time() - (number + 1) * MINUTE)
+        change(journal, ref, "charge", next_check_at=journal.time() - (number + 1) * MINUTE)
     assert {row.ref for row in journal.due.take_steps(journal.time(), 2)} == set(refs[3:])
 
 
@@ -513,15 +513,15 @@ def test_begun_steps_of_the_dead_are_found_with_how_that_is_known(journal: Journ
     journal.workers.child_died("p", 11, "killed")
     journal.workers.stood_still("w-silent", 0, "silent for 60 s")
     change(journal, ref, "gone", worker="nobody")
-    found = {row.key: death for row, death in journal.due.of_the_dead(10)}
+    found = {row.key: death for row, death in journal.due.of_dead_workers(10)}
     assert found == {
         "stopped": Death.STOPPED,
         "killed": Death.PARENT_SAW,
         "silent": Death.STOOD_STILL,
         "gone": None,
     }
-    assert len(journal.due.of_the_dead(2)) == 2
-    assert journal.due.begun_by_the_living(10) == []
+    assert len(journal.due.of_dead_workers(2)) == 2
+    assert journal.due.missing_from_heartbeats(10) == []
 
 
 def test_a_begun_attempt_that_is_missing_from_two_beats_of_its_living_worker_is_found(journal: Journal) -> None:
@@ -530,12 +530,12 @@ def test_a_begun_attempt_that_is_missing_from_two_beats_of_its_living_worker_is_
     running = [attempt_name(ref, key, claim(journal, ref, key)) for key in ("running", 'odd "key" %_\\')]
     age(journal, ref, "forgotten", "begun_at", by=SECOND)  # SQLite's clock knows milliseconds only
     journal.workers.beat("w1", [*running, attempt_name(ref, "forgotten", forgotten)])
-    assert journal.due.begun_by_the_living(10) == []
+    assert journal.due.missing_from_heartbeats(10) == []
     journal.workers.beat("w1", running)
-    assert journal.due.begun_by_the_living(10) == [], "missing from one beat only"
+    assert journal.due.missing_from_heartbeats(10) == [], "missing from one beat only"
     journal.workers.beat("w1", running)
     claim(journal, ref, "new")
-    assert [row.key for row, _ in journal.due.begun_by_the_living(10)] == ["forgotten"]
+    assert [row.key for row, _ in journal.due.missing_from_heartbeats(10)] == ["forgotten"]
 
 
 def test_forgotten_attempts_are_found_among_any_number_of_running_ones(journal: Journal) -> None:
@@ -546,7 +546,7 @@ def test_forgotten_attempts_are_found_among_any_number_of_running_ones(journal: 
     age(journal, ref, "forgotten", "begun_at", by=SECOND)  # SQLite's clock knows milliseconds only
     for _ in range(2):
         journal.workers.beat("w1", running)
-    assert [row.key for row, _ in journal.due.begun_by_the_living(5)] == ["forgotten"]
+    assert [row.key for row, _ in journal.due.missing_from_heartbeats(5)] == ["forgotten"]
 
 
 def test_a_finding_is_taken_away_by_a_persons_word(journal: Journal) -> None:
@@ -645,7 +645,7 @@ def test_a_failure_whose_effect_is_unknown_is_in_doubt_again_when_something_want
     assert journal.doubts.doubt_failed(row, "its message came again", who="w1")
     found = the(journal, ref, "charge")
     assert (found.status, found.attention, found.ended_at) == (StepStatus.IN_DOUBT, None, None)
-    assert (found.over_at, found.look_at) == (about(journal.time()), about(journal.time()))
+    assert (found.over_at, found.next_check_at) == (about(journal.time()), about(journal.time()))
     assert journal.doubts.doubt_failed(row, "its message came again"), "its answer may have been lost"
     assert events(journal, ref).count(Event.IN_DOUBT) == 1
     assert journal.runs.reopen(ref, [], who="me", why="again", now=journal.time())

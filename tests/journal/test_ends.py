@@ -57,7 +57,7 @@ def test_a_success_is_recorded_with_its_value_under_the_token_of_its_claim(journ
     row = the(journal, ref, "charge")
     assert (row.status, row.outcome, row.token) == (StepStatus.SUCCEEDED, Stored("json/1", b'"ch_1"'), token)
     assert row.ended_at == about(journal.time())
-    assert (row.look_at, row.deadline_at) == (None, None)
+    assert (row.next_check_at, row.deadline_at) == (None, None)
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
     assert events(journal, ref) == [], "the happy path writes no event"
 
@@ -67,7 +67,7 @@ def test_the_last_success_ends_the_run(journal: Journal) -> None:
     succeed(journal, ref, "charge")
     succeed(journal, ref, "ship", completes_run=True)
     run = the_run(journal, ref)
-    assert (run.status, run.open_steps, run.look_at) == (WorkflowStatus.SUCCEEDED, 0, None)
+    assert (run.status, run.open_steps, run.next_check_at) == (WorkflowStatus.SUCCEEDED, 0, None)
     assert run.ended_at == about(journal.time())
     assert journal.reads.unfinished() == []
 
@@ -198,7 +198,7 @@ def test_a_dispatched_step_wakes_the_function_that_waits_for_it(journal: Journal
     assert (ended.recorded, ended.wakes) == (True, True)
     run = the_run(journal, ref)
     assert (run.status, run.open_steps) == (WorkflowStatus.SUSPENDED, 1)
-    assert run.look_at == about(journal.time()), "a sweeper finds it, should the message be lost"
+    assert run.next_check_at == about(journal.time()), "a sweeper finds it, should the message be lost"
 
 
 def test_the_last_dispatched_step_wakes_the_function_that_waits_for_all(journal: Journal) -> None:
@@ -271,7 +271,7 @@ def _is_awake(journal: Journal, ref: str, *, suspended: bool, woken: bool) -> No
     assert run.status is (WorkflowStatus.SUSPENDED if suspended else WorkflowStatus.RUNNING)
     if suspended:
         assert run.wake_at == about(journal.time())
-        assert run.look_at == about(journal.time())
+        assert run.next_check_at == about(journal.time())
 
 
 def test_a_failure_is_recorded_with_its_error_and_ends_the_run(journal: Journal) -> None:
@@ -282,7 +282,7 @@ def test_a_failure_is_recorded_with_its_error_and_ends_the_run(journal: Journal)
     row = the(journal, ref, "charge")
     assert (row.status, row.error, row.effect, row.attention) == (StepStatus.FAILED, DECLINED, DID_NOT, None)
     run = the_run(journal, ref)
-    assert (run.status, run.error, run.look_at) == (WorkflowStatus.FAILED, DECLINED, None)
+    assert (run.status, run.error, run.next_check_at) == (WorkflowStatus.FAILED, DECLINED, None)
     assert statuses(journal, ref)["ship"] == "cancelled"
     assert events(journal, ref) == [Event.STEP_FAILED]
 
@@ -360,7 +360,7 @@ def test_a_step_that_is_tried_again_is_due_after_its_delay(journal: Journal) -> 
     assert journal.ends.try_again(row, token, 5 * MINUTE, DECLINED, "declined", effect=DID_NOT)
     row = the(journal, ref, "charge")
     assert (row.status, row.attempt, row.error, row.effect) == (StepStatus.WAITING, 1, DECLINED, DID_NOT)
-    assert (row.look_at, row.deadline_at) == (about(journal.time() + 5 * MINUTE), None)
+    assert (row.next_check_at, row.deadline_at) == (about(journal.time() + 5 * MINUTE), None)
     assert journal.ends.try_again(row, token, 5 * MINUTE, DECLINED, "declined"), "its answer may have been lost"
     assert events(journal, ref) == [Event.ATTEMPT_FAILED]
     assert journal.events.of(ref)[0]["detail"] == {"next_in_seconds": 300.0}
@@ -467,10 +467,10 @@ def test_a_late_success_of_a_dispatched_step_counts_and_wakes(journal: Journal) 
     row = held(journal, ref, "ship#1")
     assert journal.runs.suspend(ref, waiting_for="steps", wake_at=None, unless_ended="*")
     journal.verdicts.did_not_happen(row, who="me", why="not in the ledger")
-    age(journal, ref, None, "look_at", by=-MINUTE)
+    age(journal, ref, None, "next_check_at", by=-MINUTE)
     journal.ends.late(ref, "ship#1", row.token or "", ONE, "w1")
     run = the_run(journal, ref)
-    assert (run.open_steps, run.wake_at, run.look_at) == (1, about(journal.time()), about(journal.time()))
+    assert (run.open_steps, run.wake_at, run.next_check_at) == (1, about(journal.time()), about(journal.time()))
 
 
 def test_a_second_success_of_an_idempotent_step_is_no_finding(journal: Journal) -> None:
@@ -494,7 +494,7 @@ def test_a_step_that_happened_without_a_value_is_held_as_such(journal: Journal) 
     assert journal.ends.happened_without_value(row, token, "a lock cannot be recorded", "w1")
     row = the(journal, ref, "charge")
     assert (row.status, row.effect, row.attention) == (StepStatus.HELD, Effect.HAPPENED, Attention.VALUE_MISSING)
-    assert (row.doubt, row.look_at) == ("a lock cannot be recorded", None)
+    assert (row.doubt, row.next_check_at) == ("a lock cannot be recorded", None)
     assert events(journal, ref) == [Event.VALUE_MISSING]
     assert journal.verdicts.happened(row, ONE, who="me", why="it is ch_1").recorded
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED
@@ -725,7 +725,9 @@ def test_a_compensation_that_succeeds_late_undoes_its_target(journal: Journal, m
     assert (the(journal, ref, "charge").status, the(journal, ref, "charge").attention) == (StepStatus.UNDONE, None)
     if meanwhile_its_rollback == "goes on":
         run = the_run(journal, ref)
-        assert (run.status, run.look_at) == (WorkflowStatus.ROLLING_BACK, about(journal.time())), "the next undo is sent now"
+        assert (run.status, run.next_check_at) == (WorkflowStatus.ROLLING_BACK, about(journal.time())), (
+            "the next undo is sent now"
+        )
         _undo(journal, ref, "reserve")
     run = the_run(journal, ref)
     # Behind a failure it may be the second refund: an attempt of which it was decided otherwise.

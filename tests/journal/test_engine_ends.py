@@ -55,9 +55,9 @@ def test_the_step_and_what_comes_after_it_are_cancelled_and_the_run_is_shown(jou
     assert end(journal, ref, "t-1") is Fate.ENDED
     assert statuses(journal, ref) == [StepStatus.SUCCEEDED, StepStatus.CANCELLED, StepStatus.CANCELLED]
     charge = the(journal, ref, "charge")
-    assert (charge.cause, charge.evidence, charge.look_at) == (Cause.ENDED_BY_ENGINE, "it was revoked", None)
+    assert (charge.cause, charge.evidence, charge.next_check_at) == (Cause.ENDED_BY_ENGINE, "it was revoked", None)
     run = the_run(journal, ref)
-    assert (run.status, run.attention, run.look_at) == (WorkflowStatus.CANCELLED, Attention.ENDED_BY_ENGINE, None)
+    assert (run.status, run.attention, run.next_check_at) == (WorkflowStatus.CANCELLED, Attention.ENDED_BY_ENGINE, None)
     assert [e["kind"] for e in journal.events.of(ref)] == [Event.ENDED_BY_ENGINE]
     assert ref in journal.reads.troubled_refs()
 
@@ -167,7 +167,7 @@ def test_a_person_s_order_makes_it_due_and_what_came_after_it_planned(journal: J
     now = journal.time()
     assert journal.runs.reopen(ref, ["charge"], who="me", why="it is to run", now=now)
     charge = the(journal, ref, "charge")
-    assert (charge.status, charge.look_at, charge.cause, charge.evidence) == (StepStatus.WAITING, now, None, None)
+    assert (charge.status, charge.next_check_at, charge.cause, charge.evidence) == (StepStatus.WAITING, now, None, None)
     assert the(journal, ref, "ship").status is StepStatus.PLANNED
     run = the_run(journal, ref)
     assert (run.status, run.attention) == (WorkflowStatus.RUNNING, None)
@@ -187,15 +187,15 @@ def test_one_that_goes_on_is_due_at_once_unless_it_waits_for_its_time(journal: J
     journal.engine_ends.send_again(ref, "t-1")
     charge = the(journal, ref, "charge")
     assert charge.status is StepStatus.WAITING
-    assert charge.look_at is not None
-    assert charge.look_at <= journal.time()
+    assert charge.next_check_at is not None
+    assert charge.next_check_at <= journal.time()
     token = claim(journal, ref, "charge", a_worker(journal))
     assert journal.ends.try_again(the(journal, ref, "charge"), token, 60 * SECOND, None, "not yet", sent=True)
     before = the(journal, ref, "charge")
     journal.due.count_send(before)
     journal.engine_ends.send_again(ref, "t-1")
     row = the(journal, ref, "charge")
-    assert (row.look_at, row.sent_at, row.sends) == (before.look_at, None, 0), "its message did not vanish"
+    assert (row.next_check_at, row.sent_at, row.sends) == (before.next_check_at, None, 0), "its message did not vanish"
 
 
 def test_an_unmarked_member_is_ended_as_well(journal: Journal) -> None:
@@ -205,7 +205,7 @@ def test_an_unmarked_member_is_ended_as_well(journal: Journal) -> None:
     assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
     assert journal.runs.reopen(ref, ["legacy"], who="me", why="it is to run", now=journal.time())
     assert statuses(journal, ref) == [StepStatus.SUCCEEDED, StepStatus.PLANNED, StepStatus.PLANNED]
-    assert the(journal, ref, "charge").look_at is not None, "its message is sent once more, and sends what follows"
+    assert the(journal, ref, "charge").next_check_at is not None, "its message is sent once more, and sends what follows"
 
 
 def test_what_a_function_has_in_hand_is_left_to_be_settled(journal: Journal) -> None:
@@ -243,9 +243,9 @@ def test_a_message_that_no_worker_took_is_looked_after_soon(journal: Journal) ->
     assert journal.engine_ends.not_taken(ref, "t-1", "a worker does not know it")
     charge = the(journal, ref, "charge")
     assert (charge.status, charge.cause, charge.evidence) == (StepStatus.PLANNED, Cause.NOT_TAKEN, "a worker does not know it")
-    look_at = the_run(journal, ref).look_at
-    assert look_at is not None
-    assert look_at < journal.time() + 60 * SECOND
+    next_check_at = the_run(journal, ref).next_check_at
+    assert next_check_at is not None
+    assert next_check_at < journal.time() + 60 * SECOND
     journal.engine_ends.taken_up(charge)
     assert (the(journal, ref, "charge").cause, the(journal, ref, "charge").evidence) == (None, None)
 

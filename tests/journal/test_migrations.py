@@ -226,7 +226,7 @@ def test_a_migration_that_was_cut_short_between_two_statements_goes_on_where_it_
 ) -> None:
     migrate(journal)
     whole = catalogue(journal)
-    for lost in ("DROP TABLE durable_event", "DROP INDEX ix_durable_step_look ON durable_step", "SELECT 1"):
+    for lost in ("DROP TABLE durable_event", "DROP INDEX ix_durable_step_next_check ON durable_step", "SELECT 1"):
         _ask_nothing(journal, f"DELETE FROM {VERSION_TABLE}")
         _ask_nothing(journal, lost)
         assert migrate(journal) == list(REVISIONS)

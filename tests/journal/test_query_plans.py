@@ -119,7 +119,7 @@ _EVENT = {
     "at": "{at}", "ref": "lpad(to_hex(n), 32, '0')", "key": "'step 0'", "who": "'living-1'", "why": "'it happened long ago'",
     "kind": "CASE mod(n, 3) WHEN 0 THEN 'operator' WHEN 1 THEN 'in_doubt' ELSE 'attempt_failed' END",
 }  # fmt: skip
-_DUE, _LATER = {"look_at": "{now} - mod(n, 1000) * 1000"}, {"look_at": "{now} + 600000000 + n * 1000"}
+_DUE, _LATER = {"next_check_at": "{now} - mod(n, 1000) * 1000"}, {"next_check_at": "{now} + 600000000 + n * 1000"}
 _OPEN_RUN = _RUN | _LATER | {"status": "'running'", "open_steps": "1", "ended_at": "NULL"}
 _NOT_YET = dict.fromkeys(("token", "worker", "begun_at", "ended_at", "outcome", "outcome_codec"), "NULL")
 _PLANNED = _STEP | _NOT_YET | {"status": "'planned'", "attempt": "0"}
@@ -141,7 +141,7 @@ SORTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "in doubt": (_OPEN_RUN, _IN_DOUBT | _DUE),
     "held": (_OPEN_RUN, _IN_DOUBT | {"status": "'held'"}),
     "asleep": (
-        _OPEN_RUN | {"shape": "'function'", "status": "'suspended'", "wake_at": _LATER["look_at"]},
+        _OPEN_RUN | {"shape": "'function'", "status": "'suspended'", "wake_at": _LATER["next_check_at"]},
         _TRIED | _LATER | {"kind": "'sleep'", "status": "'waiting'"},
     ),
     "rolling back": (_OPEN_RUN | {"status": "'rolling_back'"}, _PLANNED | {"kind": "'compensation'", "target": "'step 0'"}),
@@ -381,9 +381,9 @@ def starting(journal: Journal) -> None:
     journal.members.stop_after(ref, "charge")
     journal.due.count_resend(ref, "charge", "its message was lost", lost="charge")
     journal.due.count_resends([(ref, "charge", "charge"), (ref, "ship", None)], "its message was lost")
-    journal.due.look_again(ref, 1)
+    journal.due.check_again(ref, 1)
     assert ref in [run.ref for run, _ in journal.due.take_runs(2, 10)]
-    journal.due.look_again(ref, journal.time() + MINUTE)
+    journal.due.check_again(ref, journal.time() + MINUTE)
 
 
 def running(journal: Journal) -> None:
@@ -454,7 +454,9 @@ def running_a_function(journal: Journal) -> None:
     assert journal.ends.succeed_dispatched(ref, "ship#1", token, ONE).wakes
     assert journal.ends.succeed_dispatched(ref, "ship#1", token, ONE).wakes, "its answer was lost"
     journal.runs.woken(ref, "function")
-    timer = a_step("sleep#1", ref=ref, position=5, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=journal.time() + MINUTE)
+    timer = a_step(
+        "sleep#1", ref=ref, position=5, kind=Kind.SLEEP, status=StepStatus.WAITING, next_check_at=journal.time() + MINUTE
+    )
     assert journal.runs.sleep(timer)
     assert not journal.runs.sleep(timer), "its answer was lost"
     journal.runs.woken(ref, "function")
@@ -485,7 +487,7 @@ def doubting(journal: Journal) -> None:
     assert journal.ends.count_loss(the(journal, lost, "a"), "its connection was lost", "living-1") == 1
     assert journal.doubts.hold_unbegun(the(journal, lost, "a"), "its transaction was lost")
     assert journal.doubts.hold_unbegun(the(journal, lost, "a"), "its transaction was lost"), "its answer was lost"
-    assert journal.doubts.put_before_people(ref, "e", Attention.CALLBACK, "it fails behind it")
+    assert journal.doubts.raise_attention(ref, "e", Attention.CALLBACK, "it fails behind it")
 
 
 def undoing(journal: Journal) -> None:
@@ -499,7 +501,7 @@ def undoing(journal: Journal) -> None:
     token = claim(journal, ref, "undo:pack")
     assert journal.ends.succeed_undo(ref, "undo:pack", token, "pack", NOTHING).recorded
     assert journal.ends.succeed_undo(ref, "undo:pack", token, "pack", NOTHING).recorded, "its answer was lost"
-    change(journal, ref, "pack", look_at=1)  # as an earlier release left it
+    change(journal, ref, "pack", next_check_at=1)  # as an earlier release left it
     fail(journal, ref, "undo:charge")
     assert journal.undo.advance(ref) is None, "it is at its end"
     assert journal.runs.reopen(ref, ["undo:charge"], who="me", why="again", now=journal.time())
@@ -522,7 +524,7 @@ def undoing(journal: Journal) -> None:
 def ordering(journal: Journal) -> None:
     """What people order: looks, retries, cancels, rollbacks, acknowledgements."""
     ref = a_run(journal, "charge", "ship")
-    assert journal.due.look_now(ref, who="me", why="now")
+    assert journal.due.check_now(ref, who="me", why="now")
     succeed(journal, ref, "charge")
     assert journal.runs.reopen(ref, [], who="me", why="go on", now=journal.time())
     assert journal.undo.begin(ref, who="me", why="undo it") is not None
@@ -548,20 +550,20 @@ def sweeping(journal: Journal) -> None:
     """What a sweeper asks at every turn, and what it takes; what has nothing due finds it out as cheaply."""
     now = journal.time()
     assert len(journal.workers.alive()) >= 30
-    assert len(journal.due.of_the_dead(200)) == 200
-    assert len(journal.due.begun_by_the_living(200)) == 200
+    assert len(journal.due.of_dead_workers(200)) == 200
+    assert len(journal.due.missing_from_heartbeats(200)) == 200
     for at in (0, now):
         for engines, namespace in ((None, None), (["celery"], "default"), (["rq"], "default"), (["celery"], "another")):
             journal.due.take_steps(at, 200, engines, namespace=namespace)
             journal.due.take_runs(at, 200, engines, namespace=namespace)
     assert set(journal.reads.queues_moved_to("default")) >= {("celery", "celery")}
     assert journal.workers.alive(namespace="default")
-    journal.due.look_again_at({new_ref(): now})
+    journal.due.check_runs_at({new_ref(): now})
     journal.runs.mark_all([new_ref()], None)
     journal.due.count_send(a_step("charge", ref=new_ref(), status=StepStatus.WAITING))
     lost = [a_step("charge", ref=new_ref(), status=one) for one in (StepStatus.WAITING, StepStatus.IN_DOUBT)]
     journal.due.give_back(lost, now)
-    journal.due.nothing_to_send(a_step("charge", ref=new_ref(), status=StepStatus.SUCCEEDED, look_at=now))
+    journal.due.nothing_to_send(a_step("charge", ref=new_ref(), status=StepStatus.SUCCEEDED, next_check_at=now))
     journal.runs.mark(new_ref(), None)
     given_up = a_run(journal, a_step("charge", safety=Safety.IDEMPOTENT, options={"window": DAY}), "ship")
     journal.runs.mark(given_up, "unmarked")

@@ -260,7 +260,7 @@ def test_unfinished_references_come_in_order_of_their_next_look(journal: Journal
     now = journal.time()
     made = [a_run(journal, "charge", shape=Shape.FUNCTION) for _ in range(5)]
     for number, ref in enumerate(made):
-        change(journal, ref, look_at=now + (number // 2) * MINUTE)
+        change(journal, ref, next_check_at=now + (number // 2) * MINUTE)
     change(journal, made[4], status="suspended", wake_at=now + MINUTE)
     expected = sorted(made[:2]) + sorted(made[2:4])
     walked: list[tuple[int, str]] = []

@@ -95,8 +95,8 @@ def test_a_run_and_its_steps_come_back_as_they_were_started(journal: Journal) ->
     )
     assert journal.starts.start(run, [row])
     found = the_run(journal, ref)
-    assert (found.created_at, found.look_at) == (about(journal.time()), about(journal.time() + journal.resend_after))
-    run.created_at, run.look_at = found.created_at, found.look_at
+    assert (found.created_at, found.next_check_at) == (about(journal.time()), about(journal.time() + journal.resend_after))
+    run.created_at, run.next_check_at = found.created_at, found.next_check_at
     assert found == run
     row.created_at = the(journal, ref, "charge#1").created_at
     assert the(journal, ref, "charge#1") == row
@@ -185,11 +185,11 @@ def test_a_function_is_suspended_with_what_it_waits_for(journal: Journal) -> Non
     at = journal.time() + MINUTE
     assert journal.runs.suspend(ref, waiting_for="a timer", wake_at=at)
     run = the_run(journal, ref)
-    assert (run.status, run.waiting_for, run.wake_at, run.look_at) == (WorkflowStatus.SUSPENDED, "a timer", at, at)
+    assert (run.status, run.waiting_for, run.wake_at, run.next_check_at) == (WorkflowStatus.SUSPENDED, "a timer", at, at)
     assert journal.runs.suspend(ref, waiting_for="a signal", wake_at=None)
     run = the_run(journal, ref)
     assert (run.waiting_for, run.wake_at) == ("a signal", None)
-    assert run.look_at == about(journal.time() + journal.resend_after)
+    assert run.next_check_at == about(journal.time() + journal.resend_after)
 
 
 def test_a_function_is_not_suspended_for_what_is_there_already(journal: Journal) -> None:
@@ -224,23 +224,23 @@ def test_a_wake_leaves_what_its_run_waits_for_and_that_it_is_due(journal: Journa
 def test_what_is_due_is_taken_with_its_steps_and_pushed_on(journal: Journal) -> None:
     ref = a_run(journal, "charge", "ship")
     a_run(journal, "charge")
-    age(journal, ref, None, "look_at")
+    age(journal, ref, None, "next_check_at")
     now = journal.time()
     ((run, steps),) = journal.due.take_runs(now, 10)
     assert (run.ref, [s.key for s in steps]) == (ref, ["charge", "ship"])
-    assert the_run(journal, ref).look_at == now + journal.resend_after
+    assert the_run(journal, ref).next_check_at == now + journal.resend_after
     assert journal.due.take_runs(now, 10) == []
 
 
 def test_the_wait_for_the_next_look_doubles_with_every_message_that_was_sent_again_up_to_a_bound(journal: Journal) -> None:
     ref = a_run(journal, "charge")
     for resends, factor in ((1, 2), (2, 4), (3, 8), (12, 8)):
-        change(journal, ref, resends=resends - 1, look_at=1)
+        change(journal, ref, resends=resends - 1, next_check_at=1)
         journal.due.count_resend(ref, "charge", "its message was lost")
         now = journal.time()
         ((run, _),) = journal.due.take_runs(now, 10)
         assert (run.resends, the_run(journal, ref).resends) == (resends, resends)
-        assert the_run(journal, ref).look_at == now + factor * journal.resend_after
+        assert the_run(journal, ref).next_check_at == now + factor * journal.resend_after
     assert events(journal, ref) == [Event.SENT_AGAIN] * 4
 
 
@@ -266,11 +266,11 @@ def test_the_wait_is_as_short_as_ever_once_anything_has_begun_or_ended_since(jou
     journal.due.count_resend(ref, "charge", "its message was lost")
     at = int(journal.events.of(ref)[-1]["at"])
     change(journal, ref, "charge", **{moves: at + 1})
-    change(journal, ref, look_at=1)
+    change(journal, ref, next_check_at=1)
     now = journal.time()
     ((run, _),) = journal.due.take_runs(now, 10)
     assert run.resends == the_run(journal, ref).resends == 0
-    assert the_run(journal, ref).look_at == now + journal.resend_after
+    assert the_run(journal, ref).next_check_at == now + journal.resend_after
 
 
 def test_runs_that_are_due_are_taken_once_by_two_sweepers_at_once(journal: Journal) -> None:
@@ -296,11 +296,11 @@ def test_a_sweeper_does_not_wait_for_runs_that_another_one_has_locked(journal: J
 
 def test_the_next_look_of_an_unfinished_run_can_be_set_and_that_of_a_finished_one_not(journal: Journal) -> None:
     ref = a_run(journal, "charge")
-    journal.due.look_again(ref, 17)
-    assert the_run(journal, ref).look_at == 17
+    journal.due.check_again(ref, 17)
+    assert the_run(journal, ref).next_check_at == 17
     succeed(journal, ref, "charge", completes_run=True)
-    journal.due.look_again(ref, 17)
-    assert the_run(journal, ref).look_at is None
+    journal.due.check_again(ref, 17)
+    assert the_run(journal, ref).next_check_at is None
 
 
 def test_a_run_is_put_in_front_of_people_and_taken_away_again(journal: Journal) -> None:
@@ -333,7 +333,7 @@ def test_a_cancelled_run_begins_nothing_more_and_names_what_may_have_happened(jo
         "retried": "failed",
     }
     run = the_run(journal, ref)
-    assert (run.look_at, run.ended_at) == (None, about(journal.time()))
+    assert (run.next_check_at, run.ended_at) == (None, about(journal.time()))
     assert events(journal, ref)[-1] is Event.OPERATOR
     assert journal.ends.succeed(ref, "begun", begun, ONE, completes_run=True), "what had begun is still recorded"
     assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
@@ -367,7 +367,7 @@ def test_a_failed_run_is_reopened_and_what_was_cancelled_behind_the_failure_plan
     assert journal.runs.reopen(ref, ["ship"], who="me", why="the carrier is back", now=now)
     assert statuses(journal, ref) == {"run": "running", "charge": "succeeded", "ship": "waiting", "mail": "planned"}
     run = the_run(journal, ref)
-    assert (run.look_at, run.ended_at, run.error) == (now, None, None)
+    assert (run.next_check_at, run.ended_at, run.error) == (now, None, None)
     assert the(journal, ref, "ship").attention is None
     succeed(journal, ref, "ship")
     succeed(journal, ref, "mail", completes_run=True)
@@ -493,13 +493,13 @@ def test_a_person_can_have_a_run_looked_at_now_and_what_waits_in_it_sent_again(j
     now = journal.time()
     assert journal.due.take_steps(now, 10)
     assert journal.due.take_steps(now, 10) == []
-    assert journal.due.look_now(ref, who="me", why="the broker is back")
+    assert journal.due.check_now(ref, who="me", why="the broker is back")
     assert [row.key for row in journal.due.take_steps(journal.time(), 10)] == ["charge"]
     assert [run.ref for run, _ in journal.due.take_runs(journal.time(), 10)] == [ref]
     assert events(journal, ref)[-1] is Event.OPERATOR
     journal.runs.cancel(ref, who="me", why="no")
-    assert not journal.due.look_now(ref, who="me", why="the broker is back")
-    assert not journal.due.look_now("0" * 32, who="me", why="no such run")
+    assert not journal.due.check_now(ref, who="me", why="the broker is back")
+    assert not journal.due.check_now("0" * 32, who="me", why="no such run")
 
 
 def test_what_a_person_has_seen_of_a_run_is_taken_out_of_the_findings(journal: Journal) -> None:
@@ -528,7 +528,7 @@ def test_a_death_before_the_begin_makes_due_what_was_sent_and_is_believed_only_s
     ref = a_run(journal, a_step("charge", task_id="task-1"), a_step("legacy", kind=Kind.UNMARKED))
     assert journal.members.died_unbegun(the(journal, ref, "charge"), "its horse died")
     row = the(journal, ref, "charge")
-    assert (row.status, row.look_at, row.sends, row.losses) == (StepStatus.WAITING, about(journal.time()), 0, 1)
+    assert (row.status, row.next_check_at, row.sends, row.losses) == (StepStatus.WAITING, about(journal.time()), 0, 1)
     assert not journal.members.died_unbegun(the(journal, ref, "legacy"), "its body begins without a claim")
     for losses in range(2, MAX_UNBEGUN + 1):
         journal.due.count_send(the(journal, ref, "charge"))
@@ -578,7 +578,7 @@ def test_a_run_that_had_succeeded_goes_on_with_a_member_that_joins_late(journal:
     assert journal.members.join(a_step("ship", ref=ref), ["charge"]) is StepStatus.PLANNED
     run = the_run(journal, ref)
     assert (run.status, run.ended_at, run.open_steps) == (WorkflowStatus.RUNNING, None, 1)
-    assert run.look_at is not None
+    assert run.next_check_at is not None
     journal.members.leave(ref, "ship")
     assert the_run(journal, ref).status is WorkflowStatus.SUCCEEDED, "its message could not be sent"
     assert statuses(journal, ref) == {"charge": "succeeded", "run": "succeeded"}
@@ -621,7 +621,7 @@ def test_a_planned_step_whose_message_a_worker_lost_has_not_begun_and_is_due(jou
     ref = a_run(journal, a_step("charge", task_id="task-1", safety=safety, compensation="refund"), "ship")
     assert journal.members.not_begun("task-1", "revoked") == 1
     row = the(journal, ref, "charge")
-    assert (row.status, row.doubt, row.attempt, row.look_at) == (StepStatus.WAITING, None, 0, about(journal.time()))
+    assert (row.status, row.doubt, row.attempt, row.next_check_at) == (StepStatus.WAITING, None, 0, about(journal.time()))
     assert events(journal, ref) == [Event.SENT_AGAIN]
     assert journal.members.not_begun("task-1", "revoked") == 0, "said before"
     assert journal.runs.cancel(ref, who="me", why="wrong order") == []
@@ -710,28 +710,28 @@ def test_a_cancelled_function_that_is_taken_up_again_sleeps_until_the_time_that_
     ref, wake_at = a_function(journal), journal.time() + 30 * 24 * 60 * MINUTE
     if sent:
         journal.claims.plan_new(a_dispatch(ref, "ship#1", 1))
-    timer = a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=wake_at)
+    timer = a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP, status=StepStatus.WAITING, next_check_at=wake_at)
     assert journal.runs.sleep(timer)
     before = the_run(journal, ref)
     journal.runs.cancel(ref, who="me", why="oops")
-    assert the(journal, ref, "sleep#1").look_at is None
+    assert the(journal, ref, "sleep#1").next_check_at is None
     assert journal.runs.reopen(ref, [], who="me", why="it was a mistake", now=journal.time())
     row, run = the(journal, ref, "sleep#1"), the_run(journal, ref)
-    assert (row.status, row.look_at) == (StepStatus.WAITING, wake_at)
+    assert (row.status, row.next_check_at) == (StepStatus.WAITING, wake_at)
     assert (run.status, run.waiting_for, run.wake_at) == (WorkflowStatus.SUSPENDED, "sleep:sleep#1", wake_at)
-    assert run.look_at == about(before.look_at)
+    assert run.next_check_at == about(before.next_check_at)
 
 
 def test_a_function_whose_step_is_tried_again_does_not_wait_for_its_timer_first(journal: Journal) -> None:
     ref, wake_at = a_function(journal), journal.time() + 60 * MINUTE
     journal.claims.plan_new(a_dispatch(ref, "ship#1", 1))
-    timer = a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=wake_at)
+    timer = a_step("sleep#1", ref=ref, position=2, kind=Kind.SLEEP, status=StepStatus.WAITING, next_check_at=wake_at)
     assert journal.runs.sleep(timer)
     fail(journal, ref, "ship#1", fails_run=False)
     journal.runs.cancel(ref, who="me", why="oops")
     assert journal.runs.reopen(ref, ["ship#1"], who="me", why="it was a mistake", now=journal.time())
     assert the_run(journal, ref).status is WorkflowStatus.RUNNING
-    assert the(journal, ref, "sleep#1").look_at == wake_at
+    assert the(journal, ref, "sleep#1").next_check_at == wake_at
 
 
 def test_a_failure_that_happened_after_all_is_not_run_again(journal: Journal) -> None:

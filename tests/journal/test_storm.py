@@ -239,11 +239,11 @@ class Actor:
 
     def sweep(self, _ref: str) -> None:
         doubts, due = self.journal.doubts, self.journal.due
-        for row, _ in due.of_the_dead(20):
+        for row, _ in due.of_dead_workers(20):
             doubts.raise_doubt(
                 row, row.token, "its worker died", cause=Cause.WORKER_DIED, over=self.chance.random() < 0.7, who="sweeper"
             )
-        for row, _ in due.begun_by_the_living(20):
+        for row, _ in due.missing_from_heartbeats(20):
             doubts.raise_doubt(row, row.token, "its worker lost it", cause=Cause.WORKER_DIED, over=True, who="sweeper")
         now = self.journal.time() + 60 * MINUTE
         for row in due.take_steps(now, 5):
@@ -397,13 +397,13 @@ def calm_down(world: World, actors: list[Actor]) -> None:
 def consistent(world: World) -> None:
     """What must be true of the journal at any moment at which nobody writes."""
     journal = world.journal
-    dead = {row.key for row, _ in journal.due.of_the_dead(1000)}
+    dead = {row.key for row, _ in journal.due.of_dead_workers(1000)}
     living = {row.id for row in journal.workers.alive()}
     for ref in {*world.refs, *world.ended}:
         run, steps = journal.reads.run(ref), journal.reads.steps(ref)
         assert run is not None
         told = (run, steps)
-        assert (run.look_at is not None) is (run.status in OPEN_WORKFLOWS), told
+        assert (run.next_check_at is not None) is (run.status in OPEN_WORKFLOWS), told
         assert len({s.target for s in steps if s.target}) == len([s for s in steps if s.target]), told
         forward = [s for s in steps if s.kind is not Kind.COMPENSATION]
         counted = [s for s in forward if s.completes_run]

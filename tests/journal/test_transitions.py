@@ -319,14 +319,14 @@ class Both:
             self.model.close_if_over()
 
     def nobody_is_dead(self) -> None:
-        assert self.journal.due.of_the_dead(10) == []
+        assert self.journal.due.of_dead_workers(10) == []
 
     def compare(self) -> None:
         run = the_run(self.journal, self.ref)
         found: dict[str, Any] = {row.key: (row.status, row.token) for row in self.journal.reads.steps(self.ref)}
         assert found == {key: (step.status, step.token) for key, step in self.model.steps.items()}
         assert (run.status, run.open_steps) == (self.model.run, self.model.open)
-        assert (run.look_at is None) is (run.status is not WorkflowStatus.RUNNING)
+        assert (run.next_check_at is None) is (run.status is not WorkflowStatus.RUNNING)
 
 
 @pytest.fixture

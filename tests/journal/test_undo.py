@@ -103,7 +103,7 @@ def test_a_rollback_undoes_in_reverse_order_of_completion(journal: Journal) -> N
         "stats": "cancelled",
     }
     run = the_run(journal, ref)
-    assert (run.look_at, run.ended_at, run.attention) == (None, about(journal.time()), None)
+    assert (run.next_check_at, run.ended_at, run.attention) == (None, about(journal.time()), None)
     assert events(journal, ref) == [Event.STEP_FAILED, Event.ROLLBACK]
 
 
@@ -122,7 +122,7 @@ def test_an_undo_is_a_step_of_its_own_with_what_it_needs_to_be_sent(journal: Jou
     row = the(journal, ref, "undo:charge")
     assert (row.kind, row.status, row.name, row.target) == (Kind.COMPENSATION, StepStatus.PLANNED, "refund", "charge")
     assert (row.safety, row.queue, row.task_id) == (Safety.IDEMPOTENT, "money", derive("undo", ref, "charge"))
-    assert the_run(journal, ref).look_at == about(journal.time() + UNSENT)
+    assert the_run(journal, ref).next_check_at == about(journal.time() + UNSENT)
 
 
 def test_a_run_without_anything_to_undo_fails(journal: Journal) -> None:
@@ -131,7 +131,7 @@ def test_a_run_without_anything_to_undo_fails(journal: Journal) -> None:
     decision = fail(journal, ref, "ship").decision
     assert decision == Decision(WorkflowStatus.FAILED)
     assert statuses(journal, ref) == {"run": "failed", "charge": "succeeded", "ship": "failed", "mail": "cancelled"}
-    assert the_run(journal, ref).look_at is None
+    assert the_run(journal, ref).next_check_at is None
 
 
 def test_a_passed_pivot_stops_the_rollback(journal: Journal) -> None:
@@ -155,7 +155,7 @@ def test_an_unresolved_pivot_is_waited_for_and_then_decides(journal: Journal, la
     decision = fail(journal, ref, "mail").decision
     assert decision == Decision(WorkflowStatus.FAILING)
     run = the_run(journal, ref)
-    assert (run.status, run.look_at) == (WorkflowStatus.FAILING, about(journal.time() + REST))
+    assert (run.status, run.next_check_at) == (WorkflowStatus.FAILING, about(journal.time() + REST))
     assert journal.undo.advance(ref) == Decision(WorkflowStatus.FAILING)
     if late == "succeeded":
         assert journal.ends.succeed(ref, "ship", ship.token or "", ONE), "its own late success"
@@ -307,7 +307,7 @@ def test_a_person_can_begin_a_rollback_in_any_state(journal: Journal) -> None:
     assert decision.undo.target == "ship"
     run = the_run(journal, ref)
     assert (run.status, run.ended_at) == (WorkflowStatus.ROLLING_BACK, None)
-    assert run.look_at is not None
+    assert run.next_check_at is not None
     undo(journal, ref, "ship")
     assert undo(journal, ref, "charge") == Decision(WorkflowStatus.COMPENSATED)
     assert events(journal, ref) == [Event.OPERATOR]
@@ -563,7 +563,7 @@ def test_a_verdict_on_a_failure_that_a_function_was_told_changes_nothing_for_it_
     row = the(journal, ref, "charge#1")
     assert (row.status, row.error, row.effect, row.attention) == (StepStatus.FAILED, row.error, Effect.HAPPENED, None)
     assert row.verdict == "me: happened: the bank has it"
-    assert row.look_at is None, "nobody waits for its message"
+    assert row.next_check_at is None, "nobody waits for its message"
 
     decision = journal.ends.fail(the(journal, ref, "function"), None, DECLINED, DID_NOT, fails_run=True).decision
     assert decision is not None

@@ -69,7 +69,7 @@ class SweepsBehindADeath(Worker):
     def _was_looked_at(self, job: Any) -> bool:
         row = install().journal.claims.get(*place_of(job))
         assert row is not None
-        return row.look_at is None or row.look_at > (row.over_at or row.look_at)
+        return row.next_check_at is None or row.next_check_at > (row.over_at or row.next_check_at)
 
 
 def deaths_of(order: str) -> str:

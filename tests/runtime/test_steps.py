@@ -137,7 +137,7 @@ def test_an_attempt_that_is_far_off_gives_the_worker_back(world: World) -> None:
     sent = world.send(shop.keyed, "42")
     row = world.row(sent, "keyed")
     assert row.status is StepStatus.WAITING
-    assert 59 * SECOND < (row.look_at or 0) - world.here.clock.microseconds() <= 60 * SECOND
+    assert 59 * SECOND < (row.next_check_at or 0) - world.here.clock.microseconds() <= 60 * SECOND
     world.journal.advance(59)
     assert len(world.bank.keys) == 1
     world.journal.advance(2)

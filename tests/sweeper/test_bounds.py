@@ -36,7 +36,7 @@ def test_of_many_lost_messages_a_sweep_sends_so_many_again_and_the_next_ones_the
         counts.append(sweeper.sweep(at).sent_again)
         for ref in refs:  # what was sent has arrived: it is not sent a second time
             if the_run(journal, ref).resends:
-                change(journal, ref, look_at=at + DAY)
+                change(journal, ref, next_check_at=at + DAY)
     assert counts == [3, 3, 1]
     assert sorted(the_run(journal, ref).resends for ref in refs) == [1] * 7
     assert engine.sent == ["one"] * 7
@@ -99,7 +99,7 @@ def overdue(journal: Journal, number: int, **given: Any) -> list[str]:
     """Runs whose message is lost."""
     refs = [a_run(journal, a_step(f"ship-{n}", queue="celery", **given)) for n in range(number)]
     for n, ref in enumerate(refs):
-        change(journal, ref, look_at=n + 1)
+        change(journal, ref, next_check_at=n + 1)
     return refs
 
 
@@ -239,7 +239,7 @@ def test_a_stored_result_that_is_too_large_for_the_journal_is_its_own_steps_trou
     """A worker without the plugin ran the step: what it returned cannot be kept, and the next run is looked at all the same."""
     ref = a_run(journal, a_step("one", queue="celery", task_id="t-1", safety=Safety.IDEMPOTENT))
     (other,) = overdue(journal, 1, safety=Safety.IDEMPOTENT)
-    change(journal, ref, look_at=0)
+    change(journal, ref, next_check_at=0)
     engine.outcomes["t-1"] = EngineOutcome(succeeded=True, value=LARGE)
     report = sweeper.sweep(journal.time() + DAY)
     assert (the(journal, ref, "one").status, report.adopted, report.errors) == (StepStatus.IN_DOUBT, 0, [])
@@ -318,7 +318,9 @@ def test_a_broker_that_lets_each_publication_wait_takes_one_of_steps_and_one_of_
     assert [(ref, the(journal, ref, row.key).sent_at) for ref, row in zip(steps, before, strict=True)
             if row.key not in swallowing.sent] == left  # fmt: skip
     unsent = [(ref, f"ship-{n}") for n, ref in enumerate(runs) if f"ship-{n}" not in swallowing.sent]
-    assert [(the_run(journal, ref).look_at, the_run(journal, ref).resends) for ref, _ in unsent] == [(at, 0)] * 4, "not counted"
+    assert [(the_run(journal, ref).next_check_at, the_run(journal, ref).resends) for ref, _ in unsent] == [(at, 0)] * 4, (
+        "not counted"
+    )
     for _ in range(4):
         sweeper.sweep(at)
     assert len(set(swallowing.sent)) == 10, "each has its turn"
@@ -328,7 +330,7 @@ def test_a_withdrawal_and_a_probe_that_the_time_does_not_reach_are_due_again_at_
     journal: Journal,
 ) -> None:
     ref = a_run(journal, "gone", a_step("asked", safety=Safety.PROBE))
-    change(journal, ref, "gone", status=StepStatus.CANCELLED.value, look_at=1)
+    change(journal, ref, "gone", status=StepStatus.CANCELLED.value, next_check_at=1)
     in_doubt(journal, ref, "asked")
     at = journal.time() + DAY
     rows = journal.due.take_steps(at, 10)

@@ -19,7 +19,7 @@ def settled_and_undone(journal: Journal) -> str:
     """A run whose step a person settled as happened, and that was rolled back before the sweeper had sent it again."""
     ref = a_run(journal, a_step("charge", compensation="refund", options={"counts": True}))
     assert journal.verdicts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the provider says so").recorded
-    assert the(journal, ref, "charge").look_at is not None, "its message is to be sent, for the engine to know"
+    assert the(journal, ref, "charge").next_check_at is not None, "its message is to be sent, for the engine to know"
     decision = journal.undo.begin(ref, who="ann", why="the customer changed his mind")
     assert decision is not None
     assert decision.undo is not None
@@ -49,10 +49,10 @@ def test_one_that_an_earlier_release_left_due_is_not_sent_either_and_is_put_righ
     journal: Journal, sweeper: Sweeper, engine: NotingEngine
 ) -> None:
     ref = undone(journal)
-    journal.db.transaction(lambda conn: conn.execute(sa.update(step).where(step.c.key == "charge").values(look_at=1)))
+    journal.db.transaction(lambda conn: conn.execute(sa.update(step).where(step.c.key == "charge").values(next_check_at=1)))
     sweeper.sweep(journal.time() + DAY)
     assert engine.sent == []
-    assert the(journal, ref, "charge").look_at is None
+    assert the(journal, ref, "charge").next_check_at is None
 
 
 def test_its_run_is_forgotten_like_any_other(journal: Journal, engine: NotingEngine, clock: Clock) -> None:
@@ -67,6 +67,6 @@ def test_no_look_that_is_left_on_a_step_that_is_over_keeps_its_run_for_ever(jour
     ref = a_run(journal, "charge")
     succeed(journal, ref, "charge", completes_run=True)
     age(journal, ref, None, "ended_at", by=8 * DAY)
-    left = sa.update(step).where(step.c.ref == ref).values(status=status.value, look_at=1)
+    left = sa.update(step).where(step.c.ref == ref).values(status=status.value, next_check_at=1)
     journal.db.transaction(lambda conn: conn.execute(left))
     assert journal.retention.forget(journal.time() - 7 * DAY).total == 1

@@ -288,7 +288,7 @@ class TestOrder:
         journal.workers.stop("w1")
         sweeper.sweep(later(journal, SECOND))
         journal.verdicts.happened(the(journal, ref, "ship"), ONE, who="ann", why="it was on the van")
-        change(journal, ref, "mail", status=StepStatus.PLANNED.value, look_at=None)
+        change(journal, ref, "mail", status=StepStatus.PLANNED.value, next_check_at=None)
         sweeper.sweep(later(journal, HOUR))
         assert engine.sent == []
         journal.verdicts.happened(the(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
@@ -352,7 +352,7 @@ class TestWishes:
         assert engine.sent == ["charge"]
         sweeper.sweep(later(journal, 2 * HOUR))
         assert engine.sent == ["charge"], "once it was sent there is nothing left to send"
-        assert the(journal, ref, "charge").look_at is None
+        assert the(journal, ref, "charge").next_check_at is None
 
     def test_one_whose_message_cannot_be_made_is_reported_once(
         self, journal: Journal, sweeper: Sweeper, engine: NotingEngine, monkeypatch: pytest.MonkeyPatch
@@ -372,7 +372,7 @@ class TestWishes:
         ref = a_run(journal, "charge")
         journal.verdicts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
         (row,) = journal.due.take_steps(later(journal, SECOND), 10)
-        change(journal, ref, "charge", look_at=journal.time())
+        change(journal, ref, "charge", next_check_at=journal.time())
         journal.due.nothing_to_send(row)
         sweeper.sweep(later(journal, SECOND))
         assert engine.sent == ["charge"]
@@ -472,11 +472,11 @@ class TestLostMessages:
         sent_at = [later(journal)]
         for wait in (0, 1, 2, 4):
             if wait:
-                change(journal, ref, look_at=1)
+                change(journal, ref, next_check_at=1)
                 sweeper.sweep(sent_at[-1] + wait * patience - 20 * SECOND)
                 assert len(engine.sent) == len(sent_at) - 1, "not before its wait is over"
             now = sent_at[-1] + wait * patience
-            change(journal, ref, look_at=1)
+            change(journal, ref, next_check_at=1)
             sweeper.sweep(now)
             assert len(engine.sent) == len(sent_at)
             sent_at.append(now)
@@ -729,7 +729,7 @@ def test_a_body_that_is_frozen_in_its_transaction_keeps_no_sweeper_from_the_othe
         change(journal, frozen, status=WorkflowStatus.ROLLING_BACK.value)
     else:
         journal.runs.suspend(frozen, waiting_for="steps", wake_at=journal.time())
-        timer = a_step("sleep#1", ref=frozen, kind=Kind.SLEEP, status=StepStatus.WAITING, look_at=journal.time())
+        timer = a_step("sleep#1", ref=frozen, kind=Kind.SLEEP, status=StepStatus.WAITING, next_check_at=journal.time())
         journal.claims.plan_new(timer)
 
     with theirs.db.open_transaction() as conn:
@@ -763,12 +763,12 @@ class TestAfterResending:
         listening(journal)
         patience = journal.resend_after
         for _ in range(4):  # the queue is broken for long
-            change(journal, ref, look_at=1)
+            change(journal, ref, next_check_at=1)
             sweeper.sweep(journal.time() + 20 * patience)
         assert engine.sent == ["one"] * 4
         engine.outcomes["t-1"] = EngineOutcome(succeeded=True)
         succeed(journal, ref, "one")  # then one of them arrives, and what follows is lost
-        change(journal, ref, look_at=1)
+        change(journal, ref, next_check_at=1)
         sweeper.sweep(journal.time() + patience - SECOND)
         assert the_run(journal, ref).resends == 0
         assert engine.sent == ["one"] * 4
@@ -784,11 +784,11 @@ class TestAfterResending:
         assert journal.claims.plan_new(a_dispatch(ref, "mail#1", 1, safety=Safety.IDEMPOTENT))
         patience = journal.resend_after
         for _ in range(3):
-            change(journal, ref, look_at=1)
+            change(journal, ref, next_check_at=1)
             sweeper.sweep(journal.time() + 20 * patience)
         assert journal.claims.plan_new(a_dispatch(ref, "ship#1", 2, safety=Safety.IDEMPOTENT))
         engine.sent.clear()
-        change(journal, ref, look_at=1)
+        change(journal, ref, next_check_at=1)
         sweeper.sweep(journal.time() + patience + SECOND)
         assert engine.sent == ["ship#1"]
 

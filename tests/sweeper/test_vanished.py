@@ -26,7 +26,7 @@ def sweep_for_days(journal: Journal, sweeper: Sweeper, ref: str | None = None) -
     for day in range(1, 8):
         journal.workers.beat("listener", [])
         if ref is not None:
-            change(journal, ref, look_at=1)
+            change(journal, ref, next_check_at=1)
         sweeper.sweep(journal.time() + day * DAY)
 
 
@@ -39,7 +39,7 @@ def test_a_planned_one_is_in_doubt_the_second_time(
     sweeper.sweep(journal.time() + DAY)
     assert engine.sent == ["charge"]
     assert the(journal, ref, "charge").sends == 1
-    change(journal, ref, look_at=1)
+    change(journal, ref, next_check_at=1)
     sweeper.sweep(journal.time() + 2 * DAY)
     assert engine.sent == ["charge"], "not a third time"
     assert the(journal, ref, "charge").status is StepStatus.IN_DOUBT

@@ -29,7 +29,7 @@ def not_waiting(journal: Journal, ref: str | None = None) -> Iterator[None]:
         JournalBusy: somebody else holds a row; says who may be that.
     """
     try:
-        with journal.db.in_a_hurry():
+        with journal.db.with_short_lock_waits():
             yield
     except JournalBusy as error:
         raise JournalBusy(f"{error}. Nothing was changed. {holders(journal, ref)}") from error

@@ -87,7 +87,7 @@ def _seen_values(row: StepRow | None) -> dict[str, Any]:
 
 
 #: The columns that a time-out sets.
-_UNTIL = ("deadline_at", "look_at")
+_UNTIL = ("deadline_at", "next_check_at")
 
 
 def _typed(db: Database, column: sa.Column[Any]) -> Any:
@@ -156,7 +156,7 @@ class Claims:
             "attempt": step.c.attempt + 1,
             "begun_at": db.now,
             "deadline_at": db.now + _P("b_timeout", type_=sa.BigInteger),
-            "look_at": db.now + _P("b_timeout", type_=sa.BigInteger),
+            "next_check_at": db.now + _P("b_timeout", type_=sa.BigInteger),
             "over_at": None,
             "cause": None,
             "doubt": None,
@@ -169,7 +169,7 @@ class Claims:
             values,
             step.c.ref == _P("b_ref"),
             step.c.key == _P("b_key"),
-            sa.or_(step.c.look_at.is_(None), step.c.look_at <= db.now),
+            sa.or_(step.c.next_check_at.is_(None), step.c.next_check_at <= db.now),
             harmless,
             sa.or_(generation.is_(None), step.c.generation == generation),
             sa.or_(attempt.is_(None), step.c.attempt == attempt),
@@ -218,7 +218,7 @@ class Claims:
                 heartbeat_at=db.now,
                 details=sa.func.coalesce(_P("b_details", type_=sa.Text), step.c.details),
                 deadline_at=sa.case((begun, until), else_=step.c.deadline_at),
-                look_at=sa.case((begun, until), else_=step.c.look_at),
+                next_check_at=sa.case((begun, until), else_=step.c.next_check_at),
             )
         )
 

@@ -433,7 +433,7 @@ class Database:
         return self._report_unanswered(self.repeat(run), unanswered)
 
     @contextlib.contextmanager
-    def in_a_hurry(self) -> Iterator[None]:
+    def with_short_lock_waits(self) -> Iterator[None]:
         """Limits each lock wait in the block to `LOCK_WAIT`; for code that handles many runs.
 
         A transactional step locks its row for as long as its body runs, and a frozen process locks it indefinitely.
@@ -512,7 +512,7 @@ class Database:
 
     @contextlib.contextmanager
     def _lock_wait(self, connection: Connection) -> Iterator[str | None]:
-        """Limits lock waits within `in_a_hurry`; yields the statement to run inside the transaction, if one is needed."""
+        """Limits lock waits within `with_short_lock_waits`; yields the statement to run in the transaction, if there is one."""
         limit, reset = _LOCK_TIMEOUT[self.dialect_name]
         if not _IN_A_HURRY.get() or reset is None:
             yield limit if _IN_A_HURRY.get() else None
@@ -558,7 +558,7 @@ class Database:
 
         Raises:
             JournalUnreachable: the database did not answer, refused the connection, or aborted every attempt.
-            JournalBusy: within `in_a_hurry`, a lock was not released in time.
+            JournalBusy: within `with_short_lock_waits`, a lock was not released in time.
         """
         reconnected, attempt, since = False, 0, time.monotonic()
         while True:

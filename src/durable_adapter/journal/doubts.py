@@ -115,7 +115,7 @@ class Doubts:
             "cause": cause.value,
             "doubt_at": now,
             "over_at": over_at,
-            "look_at": now + SOON,
+            "next_check_at": now + SOON,
             "sends": 0,
             "deadline_at": None,
             "error": error,
@@ -129,7 +129,7 @@ class Doubts:
     def hold(self, row: StepRow, evidence: str, *, who: str | None = None) -> bool:
         """Turns *in doubt* into *held*: only a person may decide. One commit."""
 
-        values = {"evidence": evidence, "look_at": None}
+        values = {"evidence": evidence, "next_check_at": None}
         return self._hold(row, values, same_token(row), of=(StepStatus.IN_DOUBT,), why=evidence, who=who)
 
     def _hold(
@@ -157,7 +157,7 @@ class Doubts:
     def hold_unbegun(self, row: StepRow, evidence: str, *, who: str | None = None) -> bool:
         """Turns *planned* or *waiting* into *held*: a person must say what its lost transaction did. One commit."""
         now = self._db.now
-        values = {"doubt": evidence, "doubt_at": now, "over_at": now, "evidence": evidence, "look_at": None}
+        values = {"doubt": evidence, "doubt_at": now, "over_at": now, "evidence": evidence, "next_check_at": None}
         values["cause"] = Cause.TRANSACTION_LOST.value
         return self._hold(row, values, of=CLAIMABLE, why=evidence, who=who)
 
@@ -173,7 +173,14 @@ class Doubts:
     def _doubt_ended(self, row: StepRow, of: StepStatus, why: str, cause: Cause, who: str | None, *where: Any) -> bool:
         """Puts a step whose attempts have all ended in doubt."""
         now = self._db.now
-        values: dict[str, Any] = {"doubt": why, "cause": cause.value, "doubt_at": now, "over_at": now, "look_at": now, "sends": 0}
+        values: dict[str, Any] = {
+            "doubt": why,
+            "cause": cause.value,
+            "doubt_at": now,
+            "over_at": now,
+            "next_check_at": now,
+            "sends": 0,
+        }
         values |= {"ended_at": None, "attention": None}
 
         def write(conn: Connection) -> bool:
@@ -187,13 +194,13 @@ class Doubts:
     def hold_drift(self, row: StepRow, evidence: str) -> bool:
         """Holds a function that called a finished step with other arguments. One commit."""
         values: dict[str, Any] = {"doubt": evidence, "cause": Cause.DRIFT.value, "doubt_at": self._db.now, "evidence": evidence}
-        values |= {"attention": Attention.DRIFT.value, "look_at": None}
+        values |= {"attention": Attention.DRIFT.value, "next_check_at": None}
         of = (StepStatus.PLANNED, StepStatus.WAITING, StepStatus.BEGUN)
         return self._hold(row, values, of=of, why=evidence, event=Event.DRIFT, alert=Alert.WORKFLOW_DRIFTED)
 
     def ask_later(self, row: StepRow, at: int, evidence: str | None = None) -> bool:
         """Sets the next check of a step in doubt. One commit."""
-        values: dict[str, Any] = {"look_at": at if at < NOT_OVER else self._db.now + AGAIN, "sends": 0}
+        values: dict[str, Any] = {"next_check_at": at if at < NOT_OVER else self._db.now + AGAIN, "sends": 0}
         if evidence:
             values["evidence"] = evidence
         return bool(
@@ -218,7 +225,7 @@ class Doubts:
             values: dict[str, Any] = {
                 "takeovers": step.c.takeovers + 1,
                 "effect": Effect.UNKNOWN.value if row.safety is Safety.IDEMPOTENT else None,
-                "look_at": self._db.now + delay,
+                "next_check_at": self._db.now + delay,
                 "sent_at": None,
                 "sends": 0,
                 "evidence": why,
@@ -231,7 +238,7 @@ class Doubts:
 
         return self._db.transaction(write)
 
-    def put_before_people(self, ref: str, key: str, attention: Attention, why: str) -> bool:
+    def raise_attention(self, ref: str, key: str, attention: Attention, why: str) -> bool:
         """Marks an ended step for a person's attention. One commit; none if it is marked already."""
         unmarked = sa.and_(step.c.ref == ref, step.c.key == key, step.c.attention.is_(None))
         if not self._db.select(sa.select(step.c.ref).where(unmarked)):

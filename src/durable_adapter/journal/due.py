@@ -75,7 +75,7 @@ class Due:
             leave: references of runs to skip.
             unreadable: receives the rows that cannot be read here; they are not changed.
         """
-        due_by_look = step.c.look_at <= now
+        due_by_look = step.c.next_check_at <= now
         due_by_look = sa.and_(due_by_look, *_in_no_run_of(leave))
 
         # A scalar subquery for each due step: a semi-join could read the whole history instead.
@@ -88,11 +88,11 @@ class Due:
             engine = sa.func.coalesce(step.c.engine, of_its_run(workflow.c.engine))
             due_by_look = sa.and_(due_by_look, engine.in_(sorted(engines)))
         # A step that stays due is skipped for a while after its message was sent; each further wait is twice as long.
-        doubled = sa.and_(step.c.sent_at <= now - AGAIN, 2 * step.c.sent_at - step.c.look_at <= now)
+        doubled = sa.and_(step.c.sent_at <= now - AGAIN, 2 * step.c.sent_at - step.c.next_check_at <= now)
         untaken = sa.or_(
             step.c.status.not_in(literals(CLAIMABLE)), step.c.sent_at.is_(None), doubled, step.c.sent_at <= now - LONGEST
         )
-        due = sa.select(step).where(due_by_look, untaken).order_by(step.c.look_at).limit(limit)
+        due = sa.select(step).where(due_by_look, untaken).order_by(step.c.next_check_at).limit(limit)
         if not self._db.select(sa.select(step.c.ref).where(due_by_look, untaken).limit(1)):
             return []
 
@@ -102,19 +102,19 @@ class Due:
             taken = []
             for row in sorted(rows, key=lambda r: (r.ref, r.key)):
                 if row.status is StepStatus.UNDONE:  # never due; an earlier release left it so
-                    conn.execute(sa.update(step).where(this(row)).values(look_at=None))
+                    conn.execute(sa.update(step).where(this(row)).values(next_check_at=None))
                     continue
                 if row.status is StepStatus.BEGUN:
                     self._doubts.raise_in(conn, row, row.token, _overdue(row), cause=Cause.TIMED_OUT, over=None)
                     continue
                 if row.status in CLAIMABLE:
-                    since = sa.case((step.c.look_at > self._db.now, self._db.now), else_=step.c.look_at)
-                    conn.execute(sa.update(step).where(this(row)).values(look_at=since, sent_at=now))
+                    since = sa.case((step.c.next_check_at > self._db.now, self._db.now), else_=step.c.next_check_at)
+                    conn.execute(sa.update(step).where(this(row)).values(next_check_at=since, sent_at=now))
                 else:
                     known = row.doubt_at if row.status is StepStatus.IN_DOUBT else row.ended_at
                     wait = min(max(AGAIN, now - (known or now)), LONGEST)
-                    row.look_at = None if row.status is StepStatus.CANCELLED else now + wait
-                    conn.execute(sa.update(step).where(this(row)).values(look_at=row.look_at))
+                    row.next_check_at = None if row.status is StepStatus.CANCELLED else now + wait
+                    conn.execute(sa.update(step).where(this(row)).values(next_check_at=row.next_check_at))
                 taken.append(row)
             return taken
 
@@ -133,8 +133,8 @@ class Due:
                 if row.status in CLAIMABLE:
                     conn.execute(sa.update(step).where(_as_read(row), step.c.sent_at == now).values(sent_at=row.sent_at))
                 else:
-                    as_taken = step.c.look_at.is_not_distinct_from(row.look_at)
-                    conn.execute(sa.update(step).where(_as_read(row), as_taken).values(look_at=now))
+                    as_taken = step.c.next_check_at.is_not_distinct_from(row.next_check_at)
+                    conn.execute(sa.update(step).where(_as_read(row), as_taken).values(next_check_at=now))
 
         self._db.transaction(write)
 
@@ -151,11 +151,11 @@ class Due:
         """
         if row.status not in (StepStatus.SUCCEEDED, StepStatus.FAILED):
             return
-        stands = sa.and_(this(row), step.c.status == row.status.value, step.c.look_at == row.look_at)
-        over = sa.update(step).where(stands).values(look_at=None)
+        stands = sa.and_(this(row), step.c.status == row.status.value, step.c.next_check_at == row.next_check_at)
+        over = sa.update(step).where(stands).values(next_check_at=None)
         self._db.transaction(lambda conn: conn.execute(over))
 
-    def of_the_dead(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, str | None]]:
+    def of_dead_workers(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, str | None]]:
         """Returns begun and timed-out steps whose worker is dead or has stopped, each with the kind of death.
 
         The kind is None if the worker's row was deleted. A step that is in doubt because its worker was silent is returned
@@ -180,7 +180,7 @@ class Due:
         rows = self._db.select(dead.with_only_columns(*step.c, stopped))
         return [(found, row._mapping["its_death"]) for row, found in readable(step_row, rows)]
 
-    def begun_by_the_living(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, int]]:
+    def missing_from_heartbeats(self, limit: int, *, leave: Collection[str] = ()) -> list[tuple[StepRow, int]]:
         """Returns begun and timed-out steps that the last two beats of their living worker do not name.
 
         After the database's clock went back, an attempt may seem older than beats that came before it. The caller must
@@ -229,7 +229,7 @@ class Due:
             leave: references of runs to skip.
             unreadable: receives the rows that cannot be read here; their runs are not changed.
         """
-        due = workflow.c.look_at <= now
+        due = workflow.c.next_check_at <= now
         if leave:
             due = sa.and_(due, workflow.c.ref.not_in(sorted(leave)))
         if namespace is not None:
@@ -239,7 +239,7 @@ class Due:
 
         def write(conn: Connection) -> list[tuple[WorkflowRow, list[StepRow]]]:
             rows = conn.execute(
-                sa.select(workflow).where(due).order_by(workflow.c.look_at).limit(limit).with_for_update(skip_locked=True)
+                sa.select(workflow).where(due).order_by(workflow.c.next_check_at).limit(limit).with_for_update(skip_locked=True)
             ).all()
             left = unreadable if unreadable is not None else []
             found: dict[str, tuple[WorkflowRow, list[StepRow]]] = {
@@ -257,9 +257,9 @@ class Due:
                 if at is None or any(max(s.begun_at or 0, s.ended_at or 0) > at for s in its_steps):
                     run.resends = 0
             for resends in sorted({run.resends for run, _ in found.values()}):
-                look_at = now + self._resend_after * 2 ** min(resends, RARELY)
+                next_check_at = now + self._resend_after * 2 ** min(resends, RARELY)
                 here = workflow.c.ref.in_(sorted(ref for ref, (run, _) in found.items() if run.resends == resends))
-                conn.execute(sa.update(workflow).where(here).values(look_at=look_at, resends=resends))
+                conn.execute(sa.update(workflow).where(here).values(next_check_at=next_check_at, resends=resends))
             return list(found.values())
 
         any_due = self._db.select(sa.select(workflow.c.ref).where(due).limit(1))
@@ -302,21 +302,21 @@ class Due:
 
         self._db.transaction(write)
 
-    def look_again_at(self, looks: Mapping[str, int]) -> None:
+    def check_runs_at(self, looks: Mapping[str, int]) -> None:
         """Sets the next checks of several unfinished runs, by reference. One commit, one statement."""
         at = sa.case(dict(looks), value=workflow.c.ref)
-        here = sa.and_(workflow.c.ref.in_(sorted(looks)), workflow.c.look_at.is_not(None))
-        self._db.transaction(lambda conn: conn.execute(sa.update(workflow).where(here).values(look_at=at)))
+        here = sa.and_(workflow.c.ref.in_(sorted(looks)), workflow.c.next_check_at.is_not(None))
+        self._db.transaction(lambda conn: conn.execute(sa.update(workflow).where(here).values(next_check_at=at)))
 
-    def look_again(self, ref: str, at: int) -> None:
+    def check_again(self, ref: str, at: int) -> None:
         """Sets the next check of an unfinished run. One commit."""
         self._db.transaction(
             lambda conn: conn.execute(
-                sa.update(workflow).where(workflow.c.ref == ref, workflow.c.look_at.is_not(None)).values(look_at=at)
+                sa.update(workflow).where(workflow.c.ref == ref, workflow.c.next_check_at.is_not(None)).values(next_check_at=at)
             )
         )
 
-    def look_now(self, ref: str, *, who: str, why: str) -> bool:
+    def check_now(self, ref: str, *, who: str, why: str) -> bool:
         """Makes an unfinished run and its due steps due for the next sweep, by a person's order. One commit.
 
         The sweeper decides whether anything is sent again.
@@ -327,12 +327,12 @@ class Due:
 
         def write(conn: Connection) -> bool:
             run = self._undo.lock_run(conn, ref)
-            if run is None or run.look_at is None:
+            if run is None or run.next_check_at is None:
                 return False
             waits = sa.and_(step.c.ref == ref, step.c.status == StepStatus.WAITING.value, step.c.kind.in_(having("timed", False)))
-            due = sa.and_(waits, step.c.look_at <= self._db.now)
+            due = sa.and_(waits, step.c.next_check_at <= self._db.now)
             conn.execute(sa.update(step).where(due).values(sent_at=None, sends=0))
-            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now))
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(next_check_at=self._db.now))
             self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="look now")
             return True
 

@@ -80,7 +80,7 @@ class Ends:
             "outcome": _P("b_outcome"),
             "outcome_codec": _P("b_codec"),
             "ended_at": db.now,
-            "look_at": None,
+            "next_check_at": None,
             "deadline_at": None,
             "attention": None,  # the end settles it
         }
@@ -295,7 +295,7 @@ class Ends:
                 "error": error,
                 "attempt": step.c.attempt + (1 if token is None and worker_id is not None else 0),
                 "ended_at": self._db.now,
-                "look_at": self._db.now if who and send else None,
+                "next_check_at": self._db.now if who and send else None,
                 "deadline_at": None,
                 "verdict": why if who else step.c.verdict,
             }
@@ -372,7 +372,7 @@ class Ends:
             values: dict[str, Any] = {
                 **kept,
                 **(anew if error is not None and effect is Effect.DID_NOT_HAPPEN else {}),
-                "look_at": self._db.now + delay,
+                "next_check_at": self._db.now + delay,
                 "sent_at": self._db.now + delay if sent else None,
                 "sends": 1 if sent else 0,
                 "deadline_at": None,
@@ -479,7 +479,7 @@ class Ends:
                     "outcome_codec": outcome.codec,
                     "ended_at": self._db.now,
                     "attention": None,
-                    "look_at": None,  # the late worker is processing the message, and sends what follows
+                    "next_check_at": None,  # the late worker is processing the message, and sends what follows
                 }
                 self._move(conn, row, StepStatus.SUCCEEDED, values, of=(row.status,))
             # A step that was cancelled while it ran, or is to be repeated under the same key, happened once. Any other status
@@ -492,7 +492,7 @@ class Ends:
             if row.target is not None and taken:
                 self._undo.resume(conn, ref)
                 self._undo.settle(conn, ref, row.target, undone=True)
-                self._undo.look_now(conn, ref)
+                self._undo.check_now(conn, ref)
             elif given_up and row.compensation is not None:
                 passed = any(s.pivot and s.status is StepStatus.SUCCEEDED for s in self._undo.steps(conn, ref))
                 self._undo.resume(conn, ref, also_failed=not passed)
@@ -513,7 +513,7 @@ class Ends:
             "cause": Cause.VALUE_MISSING.value,
             "doubt": reason,
             "doubt_at": self._db.now,
-            "look_at": None,
+            "next_check_at": None,
             "deadline_at": None,
             "worker": worker_id,
         }

@@ -74,7 +74,9 @@ class EngineEnds:
                 return False
             gone = {s.key for s in after(found, steps)} | {found.key}
             self._undo.cancel_planned(conn, row.ref, keys=gone)
-            conn.execute(sa.update(step).where(this(row)).values(cause=Cause.ENDED_BY_ENGINE.value, evidence=why, look_at=None))
+            conn.execute(
+                sa.update(step).where(this(row)).values(cause=Cause.ENDED_BY_ENGINE.value, evidence=why, next_check_at=None)
+            )
             marked = {"attention": Attention.ENDED_BY_ENGINE.value}
             if any(s.status in OPEN_STEPS and s.key not in gone and not s.kind.undoes for s in steps):
                 conn.execute(sa.update(workflow).where(workflow.c.ref == row.ref).values(**marked))
@@ -104,8 +106,8 @@ class EngineEnds:
                 return False
             key = sa.select(step.c.key).where(planned).limit(1)
             self._events.write(conn, Event.NOT_TAKEN, ref=ref, key=conn.execute(key).scalar_one(), who=who, why=why)
-            open_run = sa.and_(workflow.c.ref == ref, workflow.c.look_at > self._db.now + UNSENT)
-            conn.execute(sa.update(workflow).where(open_run).values(look_at=self._db.now + UNSENT))
+            open_run = sa.and_(workflow.c.ref == ref, workflow.c.next_check_at > self._db.now + UNSENT)
+            conn.execute(sa.update(workflow).where(open_run).values(next_check_at=self._db.now + UNSENT))
             return True
 
         return self._db.transaction(write)
@@ -137,7 +139,7 @@ class EngineEnds:
 
         def write(conn: Connection) -> None:
             conn.execute(sa.update(step).where(waits).values(sent_at=None, sends=0))  # its message has not vanished
-            due = {"look_at": self._db.now, "sends": 0}
+            due = {"next_check_at": self._db.now, "sends": 0}
             conn.execute(moving(StepStatus.WAITING, due, its_step, of=(StepStatus.PLANNED,)))
             key = conn.execute(sa.select(step.c.key).where(its_step).limit(1)).scalar_one_or_none()
             why = "it is to run, and its message was discarded"

@@ -72,7 +72,7 @@ def doubtful(
     """
     sleeps = sa.and_(workflow.c.status == WorkflowStatus.SUSPENDED.value, workflow.c.wake_at > now, workflow.c.created_at < since)
     unfinished = sa.select(workflow.c.ref, sa.case((sleeps, 1), else_=0).label("sleeps")).where(
-        workflow.c.look_at.is_not(None), workflow.c.namespace == namespace
+        workflow.c.next_check_at.is_not(None), workflow.c.namespace == namespace
     )
     if until is not None:
         unfinished = unfinished.where(workflow.c.created_at < until)
@@ -100,7 +100,7 @@ def _recorded_since(ask: Ask, now: sa.ColumnElement[int], refs: list[str], since
     if not refs:
         return set()
     times = (step.c.created_at, step.c.sent_at, step.c.begun_at, step.c.ended_at, step.c.doubt_at)
-    due = sa.and_(step.c.status.in_(literals([StepStatus.WAITING])), sa.func.coalesce(step.c.look_at, 0) <= now)
+    due = sa.and_(step.c.status.in_(literals([StepStatus.WAITING])), sa.func.coalesce(step.c.next_check_at, 0) <= now)
     open_ = step.c.status.in_(literals([StepStatus.PLANNED, StepStatus.BEGUN, StepStatus.IN_DOUBT]))
     stirred = sa.or_(*[at >= since for at in times], sa.and_(_OF_ITS_OWN, sa.or_(due, open_)))
     return {row.ref for row in ask(sa.select(step.c.ref).where(step.c.ref.in_(refs), stirred).distinct())}
@@ -111,9 +111,16 @@ def put_in_doubt(conn: Connection, refs: list[str], why: str, now: sa.ColumnElem
     text = f"the journal may have lost commits: {why}"
     here = step.c.ref.in_(refs)
     cause = Cause.LOST_COMMITS.value
-    held = {"doubt": text, "cause": cause, "doubt_at": now, "evidence": text, "attention": Attention.DRIFT.value, "look_at": None}
+    held = {
+        "doubt": text,
+        "cause": cause,
+        "doubt_at": now,
+        "evidence": text,
+        "attention": Attention.DRIFT.value,
+        "next_check_at": None,
+    }
     conn.execute(moving(StepStatus.HELD, held, here, FUNCTIONS))
     # A begun step may still be running.
     over_at = sa.case((step.c.status == StepStatus.BEGUN.value, not_over), else_=now)
-    doubted = {"over_at": over_at, "doubt": text, "cause": cause, "doubt_at": now, "look_at": now, "deadline_at": None}
+    doubted = {"over_at": over_at, "doubt": text, "cause": cause, "doubt_at": now, "next_check_at": now, "deadline_at": None}
     conn.execute(moving(StepStatus.IN_DOUBT, doubted, here, STEPS))

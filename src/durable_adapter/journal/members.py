@@ -80,7 +80,7 @@ class Members:
             # The parents' rows first: an end locks its step's row before its run's. Parents that end later find this member.
             open_parents = self._open_of(conn, row.ref, parents)
             run = conn.execute(
-                sa.select(workflow.c.status, workflow.c.look_at).where(workflow.c.ref == row.ref).with_for_update()
+                sa.select(workflow.c.status, workflow.c.next_check_at).where(workflow.c.ref == row.ref).with_for_update()
             ).one_or_none()
             if run is None:
                 return None
@@ -96,7 +96,7 @@ class Members:
             row.completes_run, row.after = True, list(parents)
             row.pending = open_parents + len(beside) + len(row.options.get(ALSO_AFTER, ()))
             row.status = StepStatus.CANCELLED if over else StepStatus.PLANNED
-            times = {"ended_at": self._db.now, "look_at": self._db.now + UNSENT} if over else {}
+            times = {"ended_at": self._db.now, "next_check_at": self._db.now + UNSENT} if over else {}
             conn.execute(sa.insert(step).values(**{**step_values(row), **times}, created_at=self._db.now))
             if not over and beside:
                 there = set(conn.execute(sa.select(step.c.key).where(step.c.ref == row.ref)).scalars())
@@ -135,8 +135,8 @@ class Members:
         """Returns the columns of the run that a joining member changes."""
         values: dict[str, Any] = {"open_steps": workflow.c.open_steps + 1}
         if status is WorkflowStatus.SUCCEEDED:
-            look_at = self._db.now + self._resend_after
-            values |= {"ended_at": None, "look_at": look_at}
+            next_check_at = self._db.now + self._resend_after
+            values |= {"ended_at": None, "next_check_at": next_check_at}
         return values
 
     def leave(self, ref: str, key: str) -> None:
@@ -176,7 +176,7 @@ class Members:
             rows = [row for refs in searched for row in conn.execute(found.where(step.c.ref.in_(refs)))]
             now, changed = self._db.now, 0
             for row in rows:
-                values: dict[str, Any] = {"look_at": now, "sent_at": None, "sends": 0}
+                values: dict[str, Any] = {"next_check_at": now, "sent_at": None, "sends": 0}
                 changed += self._transitions.move(
                     conn, row, StepStatus.WAITING, values, of=(StepStatus.PLANNED,), event=Event.SENT_AGAIN, why=why
                 )
@@ -203,16 +203,16 @@ class Members:
         """
         believed = sa.and_(step.c.attempt == row.attempt, step.c.kind.in_(having("marked")), step.c.losses < MAX_UNBEGUN)
         lost: dict[str, Any] = {"losses": step.c.losses + 1, "sent_at": None}
-        waits = sa.and_(step.c.status == StepStatus.WAITING.value, step.c.look_at <= self._db.now)
+        waits = sa.and_(step.c.status == StepStatus.WAITING.value, step.c.next_check_at <= self._db.now)
         doubted = sa.and_(step.c.status == StepStatus.IN_DOUBT.value, step.c.sends > 0)
         unsent = sa.case((step.c.sends == 0, 0), else_=step.c.sends - 1)
 
         def write(conn: Connection) -> bool:
             log: dict[str, Any] = {"event": Event.SENT_AGAIN, "who": who, "why": why}
-            due = lost | {"sends": 0, "look_at": self._db.now}
+            due = lost | {"sends": 0, "next_check_at": self._db.now}
             if self._transitions.move(conn, row, StepStatus.WAITING, due, believed, of=(StepStatus.PLANNED,), **log):
                 return True
-            for stands, again in ((waits, {}), (doubted, {"look_at": self._db.now})):  # a waiting step is due already
+            for stands, again in ((waits, {}), (doubted, {"next_check_at": self._db.now})):  # a waiting step is due already
                 change = sa.update(step).where(this(row), believed, stands).values(**lost, sends=unsent, **again)
                 if conn.execute(change).rowcount:
                     self._events.write(conn, ref=row.ref, key=row.key, kind=Event.SENT_AGAIN, who=who, why=why)
@@ -233,7 +233,7 @@ class Members:
         def write(conn: Connection) -> None:
             conn.execute(sa.select(step.c.key).where(step.c.ref == ref).order_by(step.c.key).with_for_update()).all()
             conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key == key).values(completes_run=True))
-            left_out, over = (step.c.ref == ref, step.c.key != key), {"ended_at": self._db.now, "look_at": None}
+            left_out, over = (step.c.ref == ref, step.c.key != key), {"ended_at": self._db.now, "next_check_at": None}
             conn.execute(moving(StepStatus.CANCELLED, over, *left_out, of=(StepStatus.PLANNED,)))
 
         self._db.transaction(write)
@@ -288,6 +288,6 @@ def unfinished(conn: Connection) -> Iterator[list[str]]:
 
     Batches are small enough for the index over steps. With a subquery, PostgreSQL may read the whole history's steps.
     """
-    refs = sorted(row.ref for row in conn.execute(sa.select(workflow.c.ref).where(workflow.c.look_at.is_not(None))))
+    refs = sorted(row.ref for row in conn.execute(sa.select(workflow.c.ref).where(workflow.c.next_check_at.is_not(None))))
     for start in range(0, len(refs), BATCH):
         yield refs[start : start + BATCH]

@@ -94,5 +94,5 @@ class Orders:
             tried.append((change.run, change.steps))
             return change
 
-        with self._db.in_a_hurry():
+        with self._db.with_short_lock_waits():
             return self._db.joined(work)

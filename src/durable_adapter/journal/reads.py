@@ -136,7 +136,7 @@ class Reads:
         if statuses:
             query = query.where(workflow.c.status.in_([s.value for s in statuses]))
         if unfinished or (statuses and all(s in OPEN_WORKFLOWS for s in statuses)):
-            query = query.where(workflow.c.look_at.is_not(None))
+            query = query.where(workflow.c.next_check_at.is_not(None))
             started = started + 0  # keeps the database from walking the index over the whole history
         if name is not None:
             query = query.where(workflow.c.name == name)
@@ -149,7 +149,9 @@ class Reads:
     ) -> list[WorkflowRow]:
         """Returns unfinished runs, by reference, in batches."""
         ref = workflow.c.ref + ""  # keeps the database from walking the primary key over the whole history
-        rows = self._db.select(sa.select(workflow).where(workflow.c.look_at.is_not(None), ref > after).order_by(ref).limit(limit))
+        rows = self._db.select(
+            sa.select(workflow).where(workflow.c.next_check_at.is_not(None), ref > after).order_by(ref).limit(limit)
+        )
         return [run for _, run in readable(workflow_row, rows, unreadable)]
 
     def runs(self, refs: Sequence[str], *, unreadable: list[UnreadableRow] | None = None) -> dict[str, WorkflowRow]:
@@ -218,11 +220,11 @@ class Reads:
             limit: the most pairs returned.
             asleep: include runs that wait for a time in the future.
         """
-        look_at, ref = workflow.c.look_at, workflow.c.ref
+        next_check_at, ref = workflow.c.next_check_at, workflow.c.ref
         query = (
-            sa.select(look_at, ref)
-            .where(look_at >= after[0], sa.or_(look_at > after[0], ref > after[1]), workflow.c.namespace == namespace)
-            .order_by(look_at, ref)
+            sa.select(next_check_at, ref)
+            .where(next_check_at >= after[0], sa.or_(next_check_at > after[0], ref > after[1]), workflow.c.namespace == namespace)
+            .order_by(next_check_at, ref)
             .limit(limit)
         )
         if not asleep:
@@ -230,7 +232,7 @@ class Reads:
             # A sleeping run with another open step is always included: that step's message may be lost.
             sent = workflow.c.open_steps > 1
             query = query.where(sa.or_(awake, workflow.c.wake_at.is_(None), workflow.c.wake_at <= now, sent))
-        return [(row.look_at, row.ref) for row in self._db.select(query)]
+        return [(row.next_check_at, row.ref) for row in self._db.select(query)]
 
     def troubled_refs(self, *, limit: int = 100_000) -> set[str]:
         """Returns the references of runs with a step that is begun, in doubt or held, or marked for attention."""

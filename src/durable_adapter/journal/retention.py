@@ -111,7 +111,7 @@ def _over(before: int) -> list[Any]:
         workflow.c.pruned_at.is_(None),
         workflow.c.ended_at < before,
         workflow.c.attention.is_(None),
-        workflow.c.look_at.is_(None),
+        workflow.c.next_check_at.is_(None),
         ~may_start_it_again,
     ]
 
@@ -119,5 +119,5 @@ def _over(before: int) -> list[Any]:
 def _shown() -> Any:
     """Returns the condition that a step is unsettled, due, or marked for attention. Cancelled and undone steps are never due."""
     marked = sa.or_(step.c.attention.is_not(None), step.c.twice_at.is_not(None))
-    due = sa.and_(step.c.look_at.is_not(None), step.c.status.not_in(literals(NEVER_DUE)))
+    due = sa.and_(step.c.next_check_at.is_not(None), step.c.status.not_in(literals(NEVER_DUE)))
     return sa.or_(marked, step.c.status.in_(literals(UNSETTLED_STEPS)), due)

@@ -121,7 +121,7 @@ class Runs:
         another open step may be lost meanwhile.
 
         Args:
-            timer: the sleep's row, waiting until its `look_at`.
+            timer: the sleep's row, waiting until its `next_check_at`.
             sent: the keys of steps whose messages this wake sent.
 
         Returns:
@@ -137,7 +137,7 @@ class Runs:
             if open_steps is None:
                 return False
             self._db.hot(self._insert_step).run(conn, step_values(timer))
-            self._suspend(conn, timer.ref, f"{SLEEPS}{timer.key}", timer.look_at, alone=open_steps <= 1)
+            self._suspend(conn, timer.ref, f"{SLEEPS}{timer.key}", timer.next_check_at, alone=open_steps <= 1)
             return True
 
         try:
@@ -147,18 +147,18 @@ class Runs:
 
     def _suspend(self, conn: Connection, ref: str, waiting_for: str, wake_at: int | None, *, alone: bool) -> None:
         """Suspends a run. A run whose only open step is a timer is next checked after that timer."""
-        look_at: Any = self._db.now + self._resend_after
+        next_check_at: Any = self._db.now + self._resend_after
         if wake_at is not None and waiting_for.startswith(SLEEPS):
-            look_at = wake_at + self._resend_after if alone else look_at
+            next_check_at = wake_at + self._resend_after if alone else next_check_at
         elif wake_at is not None:
-            look_at = wake_at
-        values = {"waiting_for": waiting_for, "wake_at": wake_at, "look_at": look_at}
+            next_check_at = wake_at
+        values = {"waiting_for": waiting_for, "wake_at": wake_at, "next_check_at": next_check_at}
         self._transitions.move_run(conn, ref, WorkflowStatus.SUSPENDED, values)
 
     def woken(self, ref: str, key: str) -> None:
         """Commits that a function's own retry has begun, so that its message is not sent again. One commit.
 
-        `waiting_for` and `look_at` of a suspended run stay, so that they survive the death of this wake. The next
+        `waiting_for` and `next_check_at` of a suspended run stay, so that they survive the death of this wake. The next
         suspension replaces them; the run's end clears them.
 
         Args:
@@ -166,7 +166,7 @@ class Runs:
             key: the function's own step.
         """
         here = sa.and_(step.c.ref == ref, step.c.key == key, step.c.status == StepStatus.WAITING.value)
-        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(look_at=None)))
+        self._db.transaction(lambda conn: conn.execute(sa.update(step).where(here).values(next_check_at=None)))
 
     def mark(self, ref: str, attention: str | None) -> None:
         """Sets or clears (None) a run's attention. One commit."""
@@ -225,7 +225,14 @@ class Runs:
             failed = [s for s in named if s.status is StepStatus.FAILED and not happened_after_all(s)]
             # The message of an unmarked step is sent by the member before it: it is planned again below.
             failed += [s for s in named if _is_to_begin(s)]
-            due: dict[str, Any] = {"look_at": now, "sent_at": None, "sends": 0, "losses": 0, "attention": None, "ended_at": None}
+            due: dict[str, Any] = {
+                "next_check_at": now,
+                "sent_at": None,
+                "sends": 0,
+                "losses": 0,
+                "attention": None,
+                "ended_at": None,
+            }
             conn.execute(moving(StepStatus.WAITING, due, step.c.ref == ref, step.c.key.in_([s.key for s in failed])))
             anew = [s.key for s in failed if s.effect is Effect.DID_NOT_HAPPEN and s.attempt]
             conn.execute(sa.update(step).where(step.c.ref == ref, step.c.key.in_(anew)).values(**new_key()))
@@ -238,7 +245,7 @@ class Runs:
             going_on: dict[str, Any] = {}
             if not undoing:  # else nothing goes forward, and cancelled steps stay counted
                 going_on = {"error": None, "open_steps": sum(is_counted(s) for s in self._undo.steps(conn, ref))}
-            going_on |= {"ended_at": None, "look_at": now, "attention": None}
+            going_on |= {"ended_at": None, "next_check_at": now, "attention": None}
             if run.status in FORWARD_WORKFLOWS:
                 conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(**going_on))
             else:
@@ -290,9 +297,9 @@ class Runs:
         cancelled = sa.and_(step.c.ref == ref, step.c.status == StepStatus.CANCELLED.value)
         timer = step.c.kind.in_(having("timed"))
         until = sa.func.coalesce(step.c.deadline_at, self._db.now)
-        running = {"ended_at": None, "look_at": until, "deadline_at": None}
+        running = {"ended_at": None, "next_check_at": until, "deadline_at": None}
         conn.execute(moving(StepStatus.WAITING, running, cancelled, timer))
-        conn.execute(moving(StepStatus.PLANNED, {"ended_at": None, "look_at": None}, cancelled, ~timer))
+        conn.execute(moving(StepStatus.PLANNED, {"ended_at": None, "next_check_at": None}, cancelled, ~timer))
 
     def _sleep_on(self, conn: Connection, ref: str, *, named: bool) -> None:
         """Suspends a function that slept when it was cancelled on its timer again, unless one of its steps is tried again."""
@@ -300,7 +307,7 @@ class Runs:
         timer = next((s for s in steps if s.kind.timed and s.status is StepStatus.WAITING), None)
         if timer is not None and not named:
             alone = sum(is_counted(s) for s in steps) <= 1
-            self._suspend(conn, ref, f"{SLEEPS}{timer.key}", timer.look_at, alone=alone)
+            self._suspend(conn, ref, f"{SLEEPS}{timer.key}", timer.next_check_at, alone=alone)
 
     def _go_on(self, conn: Connection, ref: str) -> None:
         """Lets a run go forward: its last finished step sends what follows. A run with nothing left to do is completed."""
@@ -320,7 +327,7 @@ class Runs:
         if marked and marked[-1] is begun[-1]:
             # Its own message, sent again, is a memo hit, which sends what follows.
             here = sa.and_(step.c.ref == ref, step.c.key == marked[-1].key)
-            conn.execute(sa.update(step).where(here).values(look_at=self._db.now))
+            conn.execute(sa.update(step).where(here).values(next_check_at=self._db.now))
 
     def acknowledge(self, ref: str, *, who: str, why: str) -> None:
         """Records that a person has seen a run's trouble; the run need not be in the journal. One commit."""

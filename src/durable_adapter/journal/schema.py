@@ -120,7 +120,7 @@ workflow = Table(
     Column("amount", _name(LABEL_LENGTH)),
     Column("waiting_for", _name(KEY_LENGTH + len("steps:"))),
     Column("wake_at", BigInteger),
-    Column("look_at", BigInteger),
+    Column("next_check_at", BigInteger),
     Column("attention", _ascii(24)),
     Column("resends", SmallInteger, nullable=False),
     Column("open_steps", Integer, nullable=False),
@@ -161,7 +161,7 @@ step = Table(
     Column("target", _name(KEY_LENGTH)),
     Column("message", _blob()),
     Column("reference", _name(NAME_LENGTH)),
-    Column("look_at", BigInteger),
+    Column("next_check_at", BigInteger),
     Column("over_at", BigInteger),
     Column("deadline_at", BigInteger),
     Column("heartbeat_at", BigInteger),
@@ -239,9 +239,9 @@ def _open_index(name: str, *columns: Column[Any], where: str) -> Index:
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
-_open_index("ix_durable_workflow_look", workflow.c.look_at, where="look_at IS NOT NULL")
+_open_index("ix_durable_workflow_next_check", workflow.c.next_check_at, where="next_check_at IS NOT NULL")
 _open_index("ix_durable_workflow_attention", workflow.c.attention, where="attention IS NOT NULL")
-_open_index("ix_durable_step_look", step.c.look_at, where="look_at IS NOT NULL")
+_open_index("ix_durable_step_next_check", step.c.next_check_at, where="next_check_at IS NOT NULL")
 _open_index("ix_durable_step_unsettled", step.c.status, step.c.worker, where="status IN ('begun', 'in_doubt', 'held')")
 _open_index("ix_durable_step_attention", step.c.attention, where="attention IS NOT NULL")
 _open_index("ix_durable_step_twice", step.c.twice_at, where="twice_at IS NOT NULL")

@@ -35,7 +35,7 @@ class Starts:
             {
                 **{name: _P(name) for name in WORKFLOW_COLUMNS},
                 "created_at": db.now,
-                "look_at": db.now + _P("resend_after", type_=sa.BigInteger),
+                "next_check_at": db.now + _P("resend_after", type_=sa.BigInteger),
             }
         )
         self._insert_step = inserting_step(db.now)
@@ -65,7 +65,7 @@ class Starts:
             if any(s.status is StepStatus.IN_DOUBT for s in steps):
                 # Adopted from a message that may have run before: its attempt is over, and it is due to be settled.
                 here = sa.and_(step.c.ref == run.ref, step.c.status == StepStatus.IN_DOUBT.value)
-                conn.execute(sa.update(step).where(here).values(doubt_at=db.now, over_at=db.now, look_at=db.now))
+                conn.execute(sa.update(step).where(here).values(doubt_at=db.now, over_at=db.now, next_check_at=db.now))
 
         if connection is not None:
             write(connection)

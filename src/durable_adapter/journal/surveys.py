@@ -113,7 +113,7 @@ class Surveys:
 
     def _refs_of_interest(self, namespace: str, now: int, *, asleep: bool) -> Any:
         """Returns the query of these references, each once. It uses only the indexes over unfinished work."""
-        unfinished = sa.select(workflow.c.ref).where(workflow.c.look_at >= 0, workflow.c.namespace == namespace)
+        unfinished = sa.select(workflow.c.ref).where(workflow.c.next_check_at >= 0, workflow.c.namespace == namespace)
         if not asleep:
             awake = workflow.c.status != WorkflowStatus.SUSPENDED.value
             # A sleeping run with another open step is always included: that step's message may be lost.

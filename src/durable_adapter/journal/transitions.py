@@ -144,7 +144,7 @@ class Transitions:
             IllegalTransition: it had to move, and the change is not legal from its status.
         """
         if to in ENDED_WORKFLOWS:
-            values = {"ended_at": self._db.now, "look_at": None, "wake_at": None, "waiting_for": None, **values}
+            values = {"ended_at": self._db.now, "next_check_at": None, "wake_at": None, "waiting_for": None, **values}
         if conn.execute(moving(to, values, workflow.c.ref == ref, of=of)).rowcount:
             return True
         if of is None:

@@ -84,7 +84,7 @@ def count_end(db: Database, conn: Connection, ref: str, key: str) -> bool:
         conn.execute(
             sa.update(workflow)
             .where(workflow.c.ref == ref, workflow.c.status == WorkflowStatus.SUSPENDED.value, waits)
-            .values(wake_at=db.now, look_at=db.now)
+            .values(wake_at=db.now, next_check_at=db.now)
         ).rowcount
     )
 
@@ -103,7 +103,7 @@ def count_down(db: Database, ref: Any) -> sa.Update:
         .where(workflow.c.ref == ref)
         .ordered_values(
             (workflow.c.ended_at, sa.case((finishes, db.now), else_=workflow.c.ended_at)),
-            (workflow.c.look_at, sa.case((finishes, sa.null()), else_=workflow.c.look_at)),
+            (workflow.c.next_check_at, sa.case((finishes, sa.null()), else_=workflow.c.next_check_at)),
             (workflow.c.wake_at, sa.case((finishes, sa.null()), else_=workflow.c.wake_at)),
             (workflow.c.waiting_for, sa.case((finishes, sa.null()), else_=workflow.c.waiting_for)),
             (workflow.c.status, sa.case((finishes, WorkflowStatus.SUCCEEDED.value), else_=workflow.c.status)),

@@ -103,7 +103,7 @@ class Undo:
         status = outcome_of_failure(steps)
         values: dict[str, Any] = {"error": error if error is not None else run.error}
         if status not in ENDED_WORKFLOWS:
-            values |= {"look_at": self._db.now + REST, "wake_at": None, "waiting_for": None}
+            values |= {"next_check_at": self._db.now + REST, "wake_at": None, "waiting_for": None}
         self._move_run(conn, ref, status, values)
         if status is not WorkflowStatus.ROLLING_BACK:
             return Decision(status)
@@ -146,7 +146,7 @@ class Undo:
             if passed_pivot(self.steps(conn, ref)) is not None:
                 return None
             self.cancel_planned(conn, ref)
-            values = {"ended_at": None, "look_at": self._db.now, "wake_at": None, "waiting_for": None, "attention": None}
+            values = {"ended_at": None, "next_check_at": self._db.now, "wake_at": None, "waiting_for": None, "attention": None}
             self._move_run(conn, ref, WorkflowStatus.ROLLING_BACK, values)
             self._events.write(conn, Event.OPERATOR, ref=ref, who=who, why=why, action="rollback")
             return self._advance(conn, ref)
@@ -166,7 +166,7 @@ class Undo:
         change = sa.update(step).where(target_row, step.c.status == StepStatus.SUCCEEDED.value)
         change = change.values(attention=Attention.UNDO_FAILED.value)
         if undone:  # its message is not sent any more, even if a verdict requested it
-            change = moving(StepStatus.UNDONE, {"attention": None, "look_at": None}, target_row)
+            change = moving(StepStatus.UNDONE, {"attention": None, "next_check_at": None}, target_row)
         if conn.execute(change).rowcount and not undone:
             troubles.add(
                 conn, Alert.UNDO_FAILED, ref, target, "its compensation failed for good: the step's effect is not undone"
@@ -191,13 +191,15 @@ class Undo:
         if also_failed:
             ended += [WorkflowStatus.FAILED, WorkflowStatus.CANCELLED]
         conn.execute(sa.select(workflow.c.ref).where(workflow.c.ref == ref).with_for_update()).all()
-        values = {"ended_at": None, "look_at": self._db.now, "attention": None}
+        values = {"ended_at": None, "next_check_at": self._db.now, "attention": None}
         self._move_run(conn, ref, WorkflowStatus.ROLLING_BACK, values, of=ended)
 
-    def look_now(self, conn: Connection, ref: str) -> None:
+    def check_now(self, conn: Connection, ref: str) -> None:
         """Makes an unfinished run due for the next sweep."""
         conn.execute(
-            sa.update(workflow).where(workflow.c.ref == ref, workflow.c.look_at.is_not(None)).values(look_at=self._db.now)
+            sa.update(workflow)
+            .where(workflow.c.ref == ref, workflow.c.next_check_at.is_not(None))
+            .values(next_check_at=self._db.now)
         )
 
     def goes_forward(self, conn: Connection, ref: str) -> bool:
@@ -233,7 +235,11 @@ class Undo:
             step.c.effect == Effect.UNKNOWN.value,
         )
         for row in conn.execute(sa.select(step.c.key).where(may_have_run).order_by(step.c.key)).all():
-            unknown: dict[str, Any] = {"attention": Attention.EFFECT_UNKNOWN.value, "ended_at": self._db.now, "look_at": None}
+            unknown: dict[str, Any] = {
+                "attention": Attention.EFFECT_UNKNOWN.value,
+                "ended_at": self._db.now,
+                "next_check_at": None,
+            }
             failed = moving(StepStatus.FAILED, unknown, may_have_run, step.c.key == row.key, of=(StepStatus.WAITING,))
             if conn.execute(failed).rowcount:
                 why = "it is not tried again, and an earlier attempt of it may have had its effect"
@@ -241,9 +247,9 @@ class Undo:
         cancelled = {
             "ended_at": self._db.now,
             # A timer's end is kept, because a person may reopen the run.
-            "deadline_at": sa.case((step.c.kind.in_(having("timed")), step.c.look_at), else_=sa.null()),
+            "deadline_at": sa.case((step.c.kind.in_(having("timed")), step.c.next_check_at), else_=sa.null()),
             # An engine may send all messages at the start: this step's may wait in a queue, so a check follows.
-            "look_at": sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null()),
+            "next_check_at": sa.case((step.c.message.is_not(None), self._db.now + UNSENT), else_=sa.null()),
         }
         conn.execute(moving(StepStatus.CANCELLED, cancelled, not_begun))
 
@@ -257,7 +263,7 @@ class Undo:
         following = next_of_rollback(steps)
         if following.target is not None and following.undo is None:
             planned = self._plan(conn, following.target)
-            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(look_at=self._db.now + UNSENT))
+            conn.execute(sa.update(workflow).where(workflow.c.ref == ref).values(next_check_at=self._db.now + UNSENT))
             return Decision(following.status, planned, following.target)
         if following.status is WorkflowStatus.ROLLING_BACK:
             return following

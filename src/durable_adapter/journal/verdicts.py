@@ -65,14 +65,14 @@ class Verdicts:
             if row.status not in (_DECIDABLE if send else {*_DECIDABLE, StepStatus.PLANNED}):
                 return self._given_before(conn, row, verdict)
             values: dict[str, Any] = {"outcome": outcome.data, "outcome_codec": outcome.codec, "effect": Effect.HAPPENED.value}
-            values |= {"verdict": verdict, "attention": None, "look_at": None}
+            values |= {"verdict": verdict, "attention": None, "next_check_at": None}
             given: dict[str, Any] = {"who": who, "why": why, "verdict": "happened"}
             if cause is not None:
                 values["cause"] = given["cause"] = cause.value
             if row.status is StepStatus.FAILED and self._function_has_failure(conn, row):
                 said = self._annotate(conn, row, values, **given)
                 return Ended(True) if said else self._given_before(conn, row, verdict)
-            values |= {"ended_at": self._db.now, "look_at": self._db.now if send else None}
+            values |= {"ended_at": self._db.now, "next_check_at": self._db.now if send else None}
             if not self._move(
                 conn, row, StepStatus.SUCCEEDED, values, same_token(row), of=(row.status,),
                 event=Event.VERDICT, token=row.token, **given,
@@ -84,7 +84,7 @@ class Verdicts:
             self._turns.release(conn, row.ref, row.key)
             wakes = is_counted(row) and count_end(self._db, conn, row.ref, row.key)
             if row.status is not StepStatus.FAILED:
-                self._undo.look_now(conn, row.ref)
+                self._undo.check_now(conn, row.ref)
             return Ended(True, self._decide_again(conn, row), wakes)
 
         return self._db.transaction(write)
@@ -104,7 +104,7 @@ class Verdicts:
             if failed:
                 said = self._annotate(conn, row, values, **given)
             else:
-                values |= {"look_at": self._db.now + delay, "sent_at": None, "sends": 0, "losses": 0, **new_key()}
+                values |= {"next_check_at": self._db.now + delay, "sent_at": None, "sends": 0, "losses": 0, **new_key()}
                 said = row.status in _DECIDABLE and self._move(
                     conn, row, StepStatus.WAITING, values, same_token(row), of=(row.status,),
                     event=Event.VERDICT, token=row.token, **given,
@@ -113,7 +113,7 @@ class Verdicts:
                 return self._given_before(conn, row, verdict)
             if not failed and not row.kind.undoes:
                 self._undo.goes_forward(conn, row.ref)
-            self._undo.look_now(conn, row.ref)
+            self._undo.check_now(conn, row.ref)
             return Ended(True, self._decide_again(conn, row))
 
         return self._db.transaction(write)
@@ -169,14 +169,14 @@ class Verdicts:
         """
 
         def write(conn: Connection) -> bool:
-            values: dict[str, Any] = {"look_at": self._db.now, "sent_at": None, "sends": 0}
+            values: dict[str, Any] = {"next_check_at": self._db.now, "sent_at": None, "sends": 0}
             values |= dict.fromkeys(("attention", "cause", "doubt", "doubt_at", "evidence"))
             drifted = step.c.attention == Attention.DRIFT.value
             log: dict[str, Any] = {"event": Event.OPERATOR, "who": who, "why": why, "action": "retry"}
             changed = self._move(conn, row, StepStatus.WAITING, values, drifted, same_token(row), of=(StepStatus.HELD,), **log)
             if changed:
                 self._undo.goes_forward(conn, row.ref)
-                self._undo.look_now(conn, row.ref)
+                self._undo.check_now(conn, row.ref)
             return changed
 
         return self._db.transaction(write)

@@ -58,7 +58,7 @@ class StepRow:
     target: str | None = None
     message: bytes | None = None
     reference: str | None = None
-    look_at: int | None = None
+    next_check_at: int | None = None
     over_at: int | None = None
     deadline_at: int | None = None
     heartbeat_at: int | None = None
@@ -163,7 +163,7 @@ class WorkflowRow:
     amount: str | None = None
     waiting_for: str | None = None
     wake_at: int | None = None
-    look_at: int | None = None
+    next_check_at: int | None = None
     attention: str | None = None
     resends: int = 0
     open_steps: int = 0

@@ -35,7 +35,7 @@ class Waiting:
 
     def add(self, run: WorkflowRow, step: StepRow) -> None:
         """Adds a step."""
-        at = (step.look_at if step.status is StepStatus.WAITING else None) or step.created_at
+        at = (step.next_check_at if step.status is StepStatus.WAITING else None) or step.created_at
         this = at, step.name, workflow_word(run)
         self.first = min(self.first or this, this)
         self.names.append(step.name)
@@ -62,7 +62,7 @@ class Blockers:
 
     def add(self, run: WorkflowRow, steps: Sequence[StepRow]) -> None:
         """Adds what a run needs, if it is unfinished."""
-        if run.look_at is not None or any(step.look_at is not None for step in steps):
+        if run.next_check_at is not None or any(step.next_check_at is not None for step in steps):
             self._engines |= {run.engine, *(step.engine or run.engine for step in steps if step.status in OPEN_STEPS)}
             add_to_queues(self._queues, run, steps)
 

@@ -151,9 +151,9 @@ class Case:
         return max([self.run.created_at, *times])
 
     @property
-    def next_look_at(self) -> int | None:
+    def next_check_at(self) -> int | None:
         """When a sweeper looks at the run, or at one of its steps, the next time; None where nothing is to be looked at."""
-        looks = [self.run.look_at, *(s.look_at for s in self.steps)]
+        looks = [self.run.next_check_at, *(s.next_check_at for s in self.steps)]
         return min((at for at in looks if at is not None), default=None)
 
     @property

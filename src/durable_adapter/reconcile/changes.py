@@ -263,7 +263,7 @@ class Operator:
             return ""
         if engine_of(run, decision.undo, self.engines) is not None:
             return self.send(run, decision.undo, self.journal.reads.steps(run.ref))
-        self.journal.due.look_again(run.ref, self.journal.time())
+        self.journal.due.check_again(run.ref, self.journal.time())
         return f"The next sweep sends {decision.undo.name}."
 
     def send(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> str:

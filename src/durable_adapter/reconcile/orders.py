@@ -142,7 +142,7 @@ def _look_now(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow]) ->
         run, steps, None,
         action="retry",
         would="look at it now: what is due is sent, and what is lost is sent again, if the promises allow it",
-        act=lambda: operator.journal.due.look_now(run.ref, **operator.signature),
+        act=lambda: operator.journal.due.check_now(run.ref, **operator.signature),
         tell=lambda _: Outcome(True, f"{workflow_word(run)} is due now.", operator.sending.due(run.engine)),
     )  # fmt: skip
 

@@ -69,7 +69,7 @@ def mend(
     at_rest = {finding.ref for finding in safe if finding.kind in (Trouble.LOST, Trouble.ROLLBACK_UNFINISHED)}
     for ref in dict.fromkeys(finding.ref for finding in safe):
         if ref in at_rest:
-            (mended.due if journal.due.look_now(ref, who=who, why=why) else mended.ended).append(ref)
+            (mended.due if journal.due.check_now(ref, who=who, why=why) else mended.ended).append(ref)
         else:
             journal.events.note(Event.OPERATOR, ref=ref, who=who, why=why, action="sweep")
             mended.due.append(ref)

@@ -84,7 +84,11 @@ def _due(case: Case) -> Iterator[tuple[StepRow, int, str]]:
     now = case.look.now
     for step in case.steps:
         if step.status is StepStatus.WAITING and _overdue(step, now) and not case.runs(step):
-            yield step, step.look_at or now, f"It has been due since {since(step.look_at, now)}, and no attempt has begun."
+            yield (
+                step,
+                step.next_check_at or now,
+                f"It has been due since {since(step.next_check_at, now)}, and no attempt has begun.",
+            )
     if case.run.status not in FORWARD_WORKFLOWS:
         return
     if case.run.shape is Shape.FUNCTION:
@@ -96,9 +100,9 @@ def _due(case: Case) -> Iterator[tuple[StepRow, int, str]]:
 
 def _overdue(step: StepRow, now: int) -> bool:
     """Whether a waiting step is due and nobody began it; one whose message was just sent is given a while."""
-    if step.look_at is None or step.look_at > now - OVERDUE:
+    if step.next_check_at is None or step.next_check_at > now - OVERDUE:
         return False
-    return step.sent_at is None or step.sent_at < now - OVERDUE or step.look_at < now - PATIENCE
+    return step.sent_at is None or step.sent_at < now - OVERDUE or step.next_check_at < now - PATIENCE
 
 
 def _silent(case: Case) -> Iterator[tuple[StepRow, int]]:
@@ -116,7 +120,7 @@ def _too_long(case: Case, step: StepRow, at: int) -> bool:
     """
     run, now, wait = case.run, case.look.now, case.look.resend_after
     silence = now - at - int(step.options.get("delay") or 0)
-    being_sent_again = 0 < run.resends < TRIES and (run.look_at or now) > now
+    being_sent_again = 0 < run.resends < TRIES and (run.next_check_at or now) > now
     if silence < GONE or being_sent_again:
         return False
     gone = _gone(case, step)
@@ -238,7 +242,7 @@ def rollback_unfinished(case: Case) -> Iterator[Finding]:
     run, look = case.run, case.look
     if run.status not in (WorkflowStatus.ROLLING_BACK, WorkflowStatus.FAILING):
         return
-    silence, looked_at = look.now - case.newest, (run.look_at or 0) > look.now
+    silence, looked_at = look.now - case.newest, (run.next_check_at or 0) > look.now
     if silence < look.resend_after or (looked_at and silence < TRIES * look.resend_after):
         return
     what = "is being rolled back" if run.status is WorkflowStatus.ROLLING_BACK else "failed, and its pivot is not decided"
@@ -275,7 +279,7 @@ def waiting_long(case: Case) -> Iterator[Finding]:
     if what is None or what.startswith(SLEEPS):
         following = next((step for step, _ in case.ready), None)
         what = (
-            f"{asleep.kind.timed.noun} that ends {since(asleep.look_at, look.now)}"
+            f"{asleep.kind.timed.noun} that ends {since(asleep.next_check_at, look.now)}"
             if asleep is not None and asleep.kind.timed
             else f"{following.name} to begin"
             if run.shape is Shape.CANVAS and following is not None

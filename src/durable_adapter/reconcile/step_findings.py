@@ -190,12 +190,12 @@ def in_doubt(case: Case) -> Iterator[Finding]:
         if step.status is not StepStatus.IN_DOUBT or case.is_orphaned(step) or case.is_forgotten(step):
             continue
         patience = PATIENCE + int(step.options.get("settle") or 0)
-        overdue = step.look_at is None or step.look_at < look.now - OVERDUE
+        overdue = step.next_check_at is None or step.next_check_at < look.now - OVERDUE
         if not overdue and look.now - (step.doubt_at or look.now) < patience:
             continue
         certain = f"{_begun(case, step)} It is in doubt: {case.told(step.evidence or step.doubt)}. "
         certain += (
-            f"It has been due to be looked at since {since(step.look_at, look.now)}, and nobody did."
+            f"It has been due to be looked at since {since(step.next_check_at, look.now)}, and nobody did."
             if overdue
             else "It is looked at again and again, and is not settled: its worker may not be there."
         )

@@ -37,7 +37,7 @@ class Story:
         look: what holds around it.
         unswept: its engines for which nobody sweeps, where it is unfinished.
         blockers: what keeps it from moving, whatever is wrong with itself.
-        next_look_at: when a sweeper looks at it the next time.
+        next_check_at: when a sweeper looks at it the next time.
         said: what the run's engine holds of each step's message now, by key; empty where it cannot be asked.
     """
 
@@ -49,7 +49,7 @@ class Story:
     look: Surroundings
     unswept: list[Unswept]
     blockers: list[Finding]
-    next_look_at: int | None
+    next_check_at: int | None
     said: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -100,7 +100,7 @@ def read_story(
     blockers.add(run, steps)
     idle = blockers.unswept(look)
     found, blocking = list(findings_of(case)), blockers.findings(look, idle)
-    return Story(run, steps, events, workers, found, look, idle, blocking, case.next_look_at, _said(case))
+    return Story(run, steps, events, workers, found, look, idle, blocking, case.next_check_at, _said(case))
 
 
 def _said(case: Case) -> dict[str, str]:

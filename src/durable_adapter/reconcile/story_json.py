@@ -55,7 +55,7 @@ def shown(story: Story, values: Values) -> dict[str, Any]:
             }
             for e in story.events
         ],
-        "next_look_at": iso(story.next_look_at),
+        "next_check_at": iso(story.next_check_at),
         "unswept": unswept_shown(story.unswept),
         "findings": [f.shown() for f in story.all_findings],
         "next": [{"when": r.when, "command": r.command} for r in story.remedies],
@@ -77,7 +77,7 @@ def _step_shown(story: Story, values: Values, step: StepRow) -> dict[str, Any]:
         "worker": process(story.workers.get(step.worker), step.worker) if step.worker is not None else None,
         "begun_at": iso(step.begun_at),
         "ended_at": iso(step.ended_at),
-        "look_at": iso(step.look_at),
+        "next_check_at": iso(step.next_check_at),
         "cause": step.cause,
         "doubt": step.doubt,
         "doubt_at": iso(step.doubt_at),

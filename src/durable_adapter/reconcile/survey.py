@@ -44,7 +44,7 @@ class Found:
         at: when it was looked, in microseconds of the database's clock.
         swept_at: when any living sweeper beat last; None where none is alive.
         unswept: the engines for which nobody sweeps.
-        next_look_at: when the next look at one of those runs is due.
+        next_check_at: when the next look at one of those runs is due.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Found:
     at: int = 0
     swept_at: int | None = None
     unswept: list[Unswept] = field(default_factory=list)
-    next_look_at: int | None = None
+    next_check_at: int | None = None
 
     @property
     def all_findings(self) -> list[Finding]:
@@ -140,8 +140,8 @@ def _of_runs(
             if case.run.namespace != namespace:
                 continue
             found.runs += 1
-            if case.next_look_at is not None:
-                found.next_look_at = min(found.next_look_at or case.next_look_at, case.next_look_at)
+            if case.next_check_at is not None:
+                found.next_check_at = min(found.next_check_at or case.next_check_at, case.next_check_at)
             blockers.add(case.run, case.steps)
             yield from _contained(case)
         yield from _of_unreadable(journal, unreadable, namespace)

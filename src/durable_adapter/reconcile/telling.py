@@ -99,7 +99,7 @@ class Telling:
             return f"{status_words(run.status)}: {running[0].name} runs on {self._where(running[0])}"
         asleep = next((s for s in self.story.steps if s.kind.timed and s.status is StepStatus.WAITING), None)
         if run.status in FORWARD_WORKFLOWS and asleep is not None and asleep.kind.timed:
-            return f"{asleep.kind.timed.doing} until {since(asleep.look_at, self.story.now)}; no worker is held"
+            return f"{asleep.kind.timed.doing} until {since(asleep.next_check_at, self.story.now)}; no worker is held"
         if run.status is WorkflowStatus.SUSPENDED:
             if run.wake_at is not None and run.wake_at <= self.story.now:
                 return f"woken {since(run.wake_at, self.story.now)}, after waiting for {run.waiting_for or 'a wake-up'}"
@@ -107,7 +107,7 @@ class Telling:
             return f"waiting for {run.waiting_for or 'its next wake-up'}{until}; no worker is held"
         waiting = next((s for s in self.story.steps if s.status is StepStatus.WAITING), None)
         if run.status in OPEN_WORKFLOWS and waiting is not None:
-            return f"{status_words(run.status)}: {waiting.name} is tried again {since(waiting.look_at, self.story.now)}"
+            return f"{status_words(run.status)}: {waiting.name} is tried again {since(waiting.next_check_at, self.story.now)}"
         if run.status in OPEN_WORKFLOWS:
             following = next((s for s in self.story.steps if s.status is StepStatus.PLANNED), None)
             return f"{status_words(run.status)}: {following.name} is next" if following is not None else status_words(run.status)
@@ -132,9 +132,9 @@ class Telling:
             lines.append(f"started by code version {run.code_version}")
         if run.parent:
             lines.append(f"started by run {run.parent}")
-        if self.story.next_look_at is not None and run.ended_at is None:
+        if self.story.next_check_at is not None and run.ended_at is None:
             nobody = ", and nobody sweeps" if self.story.unswept else ""
-            lines.append(f"the next look at it is due {since(self.story.next_look_at, self.story.now)}{nobody}")
+            lines.append(f"the next look at it is due {since(self.story.next_check_at, self.story.now)}{nobody}")
         if run.attributes:
             shown = ", ".join(f"{k}={v}" for k, v in run.attributes.items())
             lines.append(f"attributes: {shown}" if self.values.show else f"attributes: {', '.join(run.attributes)} (masked)")
@@ -213,7 +213,7 @@ class Telling:
         elif step.status in (StepStatus.IN_DOUBT, StepStatus.HELD):
             parts.append(f"since {since(step.doubt_at, self.story.now)}")
         elif step.status is StepStatus.WAITING:
-            parts.append(f"due {since(step.look_at, self.story.now)}")
+            parts.append(f"due {since(step.next_check_at, self.story.now)}")
         if step.attempt:
             parts.append(f"attempt {step.attempt}")
         if step.worker is not None and not step.kind.timed:
@@ -239,7 +239,11 @@ class Telling:
     def _of_step(self, step: StepRow, *, told_by_event: bool) -> list[Moment]:
         if step.kind.timed:
             words = step.kind.timed
-            told = [Moment(step.created_at, f"{words.begun} until {moment(step.look_at)}" if step.look_at else words.begun)]
+            told = [
+                Moment(
+                    step.created_at, f"{words.begun} until {moment(step.next_check_at)}" if step.next_check_at else words.begun
+                )
+            ]
             return told + ([Moment(step.ended_at, words.over)] if step.ended_at is not None else [])
         told = []
         on = f" on {self._where(step)}" if step.worker is not None else ""

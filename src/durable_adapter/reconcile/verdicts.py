@@ -127,7 +127,7 @@ def _state(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow], step:
         case StepStatus.FAILED:
             return f"it failed, and its effect {EFFECTS[step.effect or Effect.UNKNOWN]}. `retry` runs it again."
         case StepStatus.WAITING:
-            return f"its next attempt is due at {moment(step.look_at or 0)}."
+            return f"its next attempt is due at {moment(step.next_check_at or 0)}."
         case StepStatus.PLANNED:
             return "it has not begun."
         case _:
@@ -233,7 +233,7 @@ def _send_unmarked(operator: Operator, run: WorkflowRow, steps: Sequence[StepRow
     journal = operator.journal
 
     def act() -> bool:
-        if not journal.due.look_now(run.ref, who=operator.who, why=f"{step.name} did not happen: {operator.why}"):
+        if not journal.due.check_now(run.ref, who=operator.who, why=f"{step.name} did not happen: {operator.why}"):
             return False
         journal.due.count_resend(run.ref, step.key, f"{operator.who} says that it did not run: {operator.why}")
         journal.runs.mark(run.ref, None)

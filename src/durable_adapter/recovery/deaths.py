@@ -73,7 +73,7 @@ class Deaths:
 
     def doubt_the_dead(self, sweep: Sweep) -> None:
         """Puts in doubt what dead and stopped workers had begun."""
-        for row, death in sweep.journal.due.of_the_dead(BATCH, leave=sweep.left):
+        for row, death in sweep.journal.due.of_dead_workers(BATCH, leave=sweep.left):
             over = death in (Death.PARENT_SAW, Death.STOPPED)
             why = f"its worker {row.worker} {_DEATHS.get(death or '', 'is gone')} while the step was running"
             cause = Cause.WORKER_DIED if over else Cause.WORKER_SILENT
@@ -86,7 +86,7 @@ class Deaths:
         clock says so: the database's may go back, when another server takes over.
         """
         missing: dict[tuple[str, str, str | None], int] = {}
-        for row, beats in sweep.journal.due.begun_by_the_living(BATCH, leave=sweep.left):
+        for row, beats in sweep.journal.due.missing_from_heartbeats(BATCH, leave=sweep.left):
             since = self._missing.get((row.ref, row.key, row.token), beats)
             missing[row.ref, row.key, row.token] = since
             if beats < since + 2:

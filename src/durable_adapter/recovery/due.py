@@ -84,7 +84,7 @@ class Due:
         for number, (run, steps) in enumerate(taken):
             if self._sweep.is_over():
                 for late, _ in taken[number:]:
-                    self._sweep.look_again(late.ref, self._now)
+                    self._sweep.check_again(late.ref, self._now)
                 break
             self._sweep.attend()
             self._sweep.guarded(run.ref, partial(self.run, run, steps))
@@ -123,8 +123,8 @@ class Due:
         run, steps = self._read(row.ref)
         if run is None:
             return
-        if sleep and run.look_at is not None and run.look_at <= self._now:
-            journal.due.look_again(row.ref, self._now + journal.resend_after)  # overdue as well: it is woken by this look
+        if sleep and run.next_check_at is not None and run.next_check_at <= self._now:
+            journal.due.check_again(row.ref, self._now + journal.resend_after)  # overdue as well: it is woken by this look
         if self._comes_too_early(run, row, steps) or self._holds_for_want_of_a_function(run, row, steps):
             return
         if row.status is StepStatus.WAITING and not sleep and self._messages.ended_by_engine(run, row):
@@ -151,7 +151,7 @@ class Due:
             if counted:
                 journal.due.count_send(row, -1)
             if sleep:  # it has no look of its own any more: its run has
-                journal.due.look_again(row.ref, self._now + GONE)
+                journal.due.check_again(row.ref, self._now + GONE)
             raise
         if counted and not sent:
             journal.due.count_send(row, -1)
@@ -201,7 +201,7 @@ class Due:
             case WorkflowStatus.ROLLING_BACK | WorkflowStatus.FAILING:
                 decision = self._sweep.journal.undo.reconsider(run.ref)
                 self._sweep.withdraw(run, steps)
-                if decision is not None and decision.undo is not None and self._reaches(run, decision.undo, run.look_at):
+                if decision is not None and decision.undo is not None and self._reaches(run, decision.undo, run.next_check_at):
                     self._sweep.send(run, decision.undo, self._sweep.journal.reads.steps(run.ref))
                     self._sweep.report.undone += 1
             case WorkflowStatus.RUNNING | WorkflowStatus.SUSPENDED if run.shape is Shape.FUNCTION:
@@ -228,12 +228,12 @@ class Due:
                 self._messages.send_again_if_lost(run, step, steps, step.created_at)
         if any(_wakes(s) for s in steps):
             if run.wake_at is not None and not due and not sent:
-                self._sweep.look_again(run.ref, run.wake_at + self._sweep.journal.resend_after)
+                self._sweep.check_again(run.ref, run.wake_at + self._sweep.journal.resend_after)
             return
         if run.status is WorkflowStatus.SUSPENDED and sent and run.waiting_for in ("steps", *(f"step:{s.key}" for s in sent)):
             return
-        if function.status is StepStatus.WAITING and function.look_at is not None:
-            self._sweep.look_again(run.ref, max(self._now, function.look_at) + self._sweep.journal.resend_after)
+        if function.status is StepStatus.WAITING and function.next_check_at is not None:
+            self._sweep.check_again(run.ref, max(self._now, function.next_check_at) + self._sweep.journal.resend_after)
             return  # its own retry: a due step like any other
         since = max([run.created_at, *(s.ended_at or 0 for s in steps)])
         self._messages.send_again_if_lost(run, function, steps, since)
@@ -277,7 +277,7 @@ class Due:
         """Whether this process can look where the step's message is; if not, the run is due at once for those who can."""
         if self._sweep.reaches(run, step, since=since or self._now, now=self._now):
             return True
-        self._sweep.look_again(run.ref, self._now)
+        self._sweep.check_again(run.ref, self._now)
         return False
 
     def _stands_at(self, run: WorkflowRow, step: StepRow, following: Sequence[StepRow], since: int, now: int) -> None:
@@ -305,7 +305,7 @@ class Due:
         with contextlib.suppress(UnserialisableValue):
             stored = encode_for(self._sweep.journal, value)
         if self._sweep.journal.members.record_unmarked(step.ref, step.key, stored, failed=None):
-            self._sweep.journal.due.look_again(step.ref, self._sweep.journal.time())
+            self._sweep.journal.due.check_again(step.ref, self._sweep.journal.time())
             self._sweep.report.adopted += 1
 
     def _comes_too_early(self, run: WorkflowRow, step: StepRow, steps: Sequence[StepRow]) -> bool:
@@ -352,5 +352,5 @@ def _wakes(step: StepRow) -> bool:
 
 def _since(row: StepRow) -> int:
     """Since when a step waits for a message to be begun: as far as its row says."""
-    since = row.doubt_at if row.status is StepStatus.IN_DOUBT else row.look_at
+    since = row.doubt_at if row.status is StepStatus.IN_DOUBT else row.next_check_at
     return since or row.created_at

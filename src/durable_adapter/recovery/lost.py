@@ -111,7 +111,7 @@ class LostMessages:
         if engine is None or len(self._again) >= RESENDS or (run.ref, step.key) in self._running:
             return
         if not self._sweep.reaches(run, step, since=since, now=self._now):
-            self._sweep.look_again(run.ref, self._now)
+            self._sweep.check_again(run.ref, self._now)
             return
         not_taken = self._was_not_taken(step, engine)
         gone = not_taken or engine.is_gone(step)
@@ -120,7 +120,7 @@ class LostMessages:
         if self._ran_elsewhere(run, step, engine, before, due=due) or gone is False:
             return
         if self._now < due:
-            self._sweep.look_again(run.ref, due)
+            self._sweep.check_again(run.ref, due)
             return
         empty = gone or self._is_empty(engine, step.queue)
         if not empty and not self._overtaken(run, step, since):
@@ -154,7 +154,7 @@ class LostMessages:
             lost = lost[together:]
             together *= MORE
         for again in lost:
-            self._sweep.look_again(again.run.ref, self._now)
+            self._sweep.check_again(again.run.ref, self._now)
 
     def _counted(self, lost: Sequence[Again]) -> list[Again]:
         """Counts what is about to be sent again; returns all of it but what belongs to a run of which somebody keeps a row.
@@ -283,7 +283,7 @@ class LostMessages:
         if not outcome.succeeded and (self._now < due or (step.kind.makes_calls and self._has_calls(run))):
             return False
         if not outcome.succeeded and self._now < due + VERDICT:
-            self._sweep.look_again(run.ref, due + VERDICT)
+            self._sweep.check_again(run.ref, due + VERDICT)
             return True
         why, cause = "a worker without the plugin ran it: the result store has its result", Cause.RAN_ELSEWHERE
         if outcome.at is not None and outcome.at < step.created_at:

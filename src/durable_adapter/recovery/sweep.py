@@ -98,7 +98,7 @@ class Sweep:
             self.marks[run.ref] = attention
         self.report.reported += 1
 
-    def look_again(self, ref: str, at: int) -> None:
+    def check_again(self, ref: str, at: int) -> None:
         """Sets a run's next look once the sweep has looked at all of them."""
         self.looks[ref] = at
 
@@ -108,7 +108,7 @@ class Sweep:
         for attention in sorted(set(self.marks.values())):
             of = {ref: attention for ref, its in self.marks.items() if its is attention}
             self.at_once(of, lambda refs, attention=attention: runs.mark_all(refs, attention.value))  # type: ignore[misc]
-        self.at_once(self.looks, self.journal.due.look_again_at)
+        self.at_once(self.looks, self.journal.due.check_runs_at)
         self.marks.clear()
         self.looks.clear()
 
@@ -117,7 +117,7 @@ class Sweep:
         if not given:
             return
         try:
-            with self.journal.db.in_a_hurry():
+            with self.journal.db.with_short_lock_waits():
                 write(given)
         except JournalBusy:
             for ref, value in given.items():
@@ -134,7 +134,7 @@ class Sweep:
     def guarded(self, ref: str, action: Callable[[], None]) -> None:
         """One run's trouble is its own: the others are still looked at, also where somebody keeps its rows locked."""
         try:
-            with self.journal.db.in_a_hurry():
+            with self.journal.db.with_short_lock_waits():
                 action()
         except JournalBusy as error:
             logger.info("run_put_off run=%s msg=%r", ref, str(error))

@@ -181,7 +181,7 @@ class Sweeper:
         while True:
             sweep.attend()
             try:
-                with self._journal.db.in_a_hurry():
+                with self._journal.db.with_short_lock_waits():
                     forgotten = self._journal.retention.forget(before, limit=FORGOTTEN)
             except JournalBusy as error:
                 logger.info("retention_put_off msg=%r", str(error))

@@ -52,7 +52,7 @@ class RQEngine:
         place = self._binding.place_of(step)
         if place is None:  # it is left to a process that knows its place, and looked at soon by whoever comes
             logger.debug("job_elsewhere job=%s db=%s", step.task_id, step.options.get(DB))
-            self._binding.journal.due.look_again(run.ref, self._binding.journal.time() + SECOND)
+            self._binding.journal.due.check_again(run.ref, self._binding.journal.time() + SECOND)
             return False
         job = place.job_of(step)
         if job is not None and status_of(job) is JobStatus.FAILED and not is_readable(job):

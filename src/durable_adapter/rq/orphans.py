@@ -128,7 +128,7 @@ class OrphanRecovery:
             elif handed_back:
                 self._queued_once(registry, job.id, job)
             else:
-                self._binding.journal.due.look_again(step.ref, self._binding.journal.time())
+                self._binding.journal.due.check_again(step.ref, self._binding.journal.time())
         self._failures = failures - later
 
     def _page(self, registry: BaseRegistry, since: float) -> list[str]:

@@ -85,7 +85,7 @@ def hands_back(journal: Journal, step: StepRow, tried: int, *, failed_at: float,
     """
     if tried >= HAND_BACKS:
         if tried == HAND_BACKS:  # only once: a person may have acknowledged it since
-            journal.doubts.put_before_people(
+            journal.doubts.raise_attention(
                 step.ref, step.key, Attention.CALLBACK, "the step succeeded, and its job fails behind it"
             )
         return False

@@ -113,7 +113,7 @@ def memo(host: Host, call: Call, row: StepRow) -> Any:
         return decode(row.outcome, call.policy)
     except NotReadable as error:
         why = f"the recorded value of step {row.name} ({row.key}) cannot be read here: {error}"
-        host.patient.doubts.put_before_people(row.ref, row.key, Attention.DRIFT, why)
+        host.patient.doubts.raise_attention(row.ref, row.key, Attention.DRIFT, why)
         raise Deferred(why, held=True) from error
 
 
@@ -479,9 +479,9 @@ def _suppress(host: Host, row: StepRow) -> None:
 
 def _wait_until_due(host: Host, row: StepRow) -> None:
     """Waits here for a step that is due very soon; leaves one that is not."""
-    left = ((row.look_at or 0) - host.patient.time()) / SECOND
+    left = ((row.next_check_at or 0) - host.patient.time()) / SECOND
     if left > host.near:
-        raise Deferred(f"step {row.name} is due in {left:.0f} s", wake_at=row.look_at)
+        raise Deferred(f"step {row.name} is due in {left:.0f} s", wake_at=row.next_check_at)
     if left <= 0:
         host.prove_alive()  # it was due and could not be claimed: this process may have been declared dead
         return

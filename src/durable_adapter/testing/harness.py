@@ -325,9 +325,9 @@ class Harness:
         moments += [moment for driver in self.drivers for moment in driver.moments()]
         runs = self.journal.reads.unfinished(limit=10_000)
         for run in runs:
-            moments += [at for at in (run.wake_at, run.look_at) if at is not None]
+            moments += [at for at in (run.wake_at, run.next_check_at) if at is not None]
         for steps in self.journal.reads.steps_of([run.ref for run in runs]).values():
-            moments += [step.look_at for step in steps if step.look_at is not None and step.status in OPEN_STEPS]
+            moments += [step.next_check_at for step in steps if step.next_check_at is not None and step.status in OPEN_STEPS]
         return min((moment for moment in moments if moment > now), default=None)
 
     # Calls by the test itself
@@ -407,10 +407,14 @@ class Harness:
         if held:
             return f"workflow {run.id}: step {held[0].name} is held: {held[0].evidence or held[0].doubt}"
         now = self.clock.microseconds()
-        dues = [step.look_at for step in steps if step.look_at is not None and step.look_at > now and step.status in OPEN_STEPS]
+        dues = [
+            step.next_check_at
+            for step in steps
+            if step.next_check_at is not None and step.next_check_at > now and step.status in OPEN_STEPS
+        ]
         dues += [waiting.due for waiting in self._waiting if waiting.due > now]
         dues += [moment for driver in self.drivers for moment in driver.moments() if moment > now]
-        if not dues and run.status in OPEN_WORKFLOWS and run.look_at is not None:
-            dues = [run.look_at]
+        if not dues and run.status in OPEN_WORKFLOWS and run.next_check_at is not None:
+            dues = [run.next_check_at]
         when = f"; the next thing is due in {(min(dues) - now) / SECOND:.0f} s: call advance() with as many" if dues else ""
         return f"workflow {run.id} is not finished ({', '.join(f'{s.name} {s.status}' for s in steps)}){when}"

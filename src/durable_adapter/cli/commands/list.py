@@ -81,7 +81,7 @@ def command(
     )
     more = len(runs) > limit
     runs = runs[:limit]
-    looked_into = [run.ref for run in runs if run.look_at is not None or run.attention is not None]
+    looked_into = [run.ref for run in runs if run.next_check_at is not None or run.attention is not None]
     steps = journal.reads.slim_steps(looked_into, unreadable=unreadable)
     shown = [_shown(run, steps.get(run.ref, [])) for run in runs]
     look = read_surroundings(journal, around, caller=session.caller, stale=session.stale)

@@ -135,7 +135,7 @@ def _shown(found: Found, mended: Mended | None) -> dict[str, Any]:
         "looked_at": found.runs,
         "swept_at": iso(found.swept_at),
         "unswept": unswept_shown(found.unswept),
-        "next_look_at": iso(found.next_look_at),
+        "next_check_at": iso(found.next_check_at),
         "counts": dict(Counter(f.kind.value for f in findings)),
         "at_stake": None if stake is None else str(stake),
         "more": found.more,
@@ -157,7 +157,7 @@ def _print(session: Session, journal: Journal, found: Found, mended: Mended | No
         _print_mended(session, mended)
     if not findings:
         looked = f"{plural(found.runs, 'unfinished workflow')} looked at"
-        due = f" The next look at one is due {since(found.next_look_at, found.at)}." if found.next_look_at is not None else ""
+        due = f" The next look at one is due {since(found.next_check_at, found.at)}." if found.next_check_at is not None else ""
         out.say(f"Nothing is wrong: {looked}.{due}", fg="green")
         return
     for finding in blockers:

@@ -36,10 +36,12 @@ class Sleep:
         journal = wake.host.patient
         row = StepRow(
             ref=wake.ref, key=place.key, position=place.position, name=self.name, kind=self.kind, status=StepStatus.WAITING,
-            safety=Safety.IDEMPOTENT, look_at=journal.time() + int(self.seconds * SECOND),
+            safety=Safety.IDEMPOTENT, next_check_at=journal.time() + int(self.seconds * SECOND),
         )  # fmt: skip
         if journal.runs.sleep(row, sent=wake.sent):
-            raise wake.suspend(Deferred(f"workflow {wake.function.name} sleeps for {self.seconds:g} s", wake_at=row.look_at))
+            raise wake.suspend(
+                Deferred(f"workflow {wake.function.name} sleeps for {self.seconds:g} s", wake_at=row.next_check_at)
+            )
         # Another wake of this function went to sleep here before, or the run was given up.
         found = journal.claims.get(wake.ref, place.key)
         if found is None:
@@ -53,7 +55,7 @@ class Sleep:
         if row.status is not StepStatus.WAITING:
             raise wake.suspend(Deferred(f"{row.name} is {row.status}"))
         journal = wake.host.patient
-        now, wake_at = journal.time(), row.look_at or 0
+        now, wake_at = journal.time(), row.next_check_at or 0
         if wake_at > now:
             if wake.waits(f"{SLEEPS}{place.key}", wake_at=wake_at, unless_ended=place.key):
                 raise wake.suspend(Deferred(f"workflow {wake.function.name} still sleeps", wake_at=wake_at))
