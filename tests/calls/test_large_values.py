@@ -59,13 +59,13 @@ def test_a_function_may_call_a_step_with_more_than_can_be_kept_and_send_none(jou
 
     assert at_work.function(ref, lambda: count(LARGE)) == len(LARGE)
     assert the(journal, ref, "count#1").arguments is None
-    with pytest.raises(UnserialisableValue, match="Keep it somewhere else"):
+    with pytest.raises(UnserialisableValue, match="Store it somewhere else"):
         journal.claims.plan_new(a_dispatch(ref, "mail#1", message=LARGE.encode()))
 
 
 def test_a_start_that_is_too_large_is_refused_at_the_caller(journal: Journal) -> None:
     ref = new_ref()
-    with pytest.raises(UnserialisableValue, match="Keep it somewhere else"):
+    with pytest.raises(UnserialisableValue, match="Store it somewhere else"):
         journal.starts.start(a_workflow(ref, plan=LARGE.encode()), [a_step("charge", ref=ref)])
     assert journal.reads.run(ref) is None
     ref = a_run(journal, "charge")
