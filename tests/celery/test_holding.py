@@ -154,5 +154,5 @@ def test_a_receiver_of_the_alert_that_raises_disturbs_nothing(caplog: pytest.Log
     signal.connect(seen.append)
     signal.send(Held("order-42", "charge", "k", "why", "command"))
     assert len(seen) == 1
-    assert "a receiver of durable.on_held raised" in caplog.text
+    assert "receiver_failed signal=on_held" in caplog.text
     signal.disconnect(broken)
