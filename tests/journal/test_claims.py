@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from durable_adapter.journal import Journal
-from durable_adapter.journal.claims import _seen, _told
+from durable_adapter.journal.claims import _expected_values, _seen_values
 from durable_adapter.journal.schema import worker
 from durable_adapter.model import CLAIMABLE, SECOND, Cause, Effect, Expected, Kind, Safety, Shape, StepStatus, Stored, new_token
 from tests.journal.interleaving import Interleaving, together
@@ -219,8 +219,8 @@ def test_a_claim_that_waited_for_another_ones_commit_is_lost(journal: Journal, m
             "b_timeout": None,
             "b_safety": "protected",
             "b_window": None,
-            **_told(None),
-            **_seen(None),
+            **_expected_values(None),
+            **_seen_values(None),
         }
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
@@ -393,7 +393,7 @@ def test_a_claim_that_is_committed_first_is_seen_by_the_rollback_that_waited_for
     def held_open(other: Journal) -> bool:
         hot = other.db.hot(other.claims._begin)
         values = {"b_ref": ref, "b_key": "ship", "b_token": "t", "b_worker": "w1", "b_timeout": None, "b_safety": "protected"}
-        values |= {"b_window": None, **_told(None), **_seen(None)}
+        values |= {"b_window": None, **_expected_values(None), **_seen_values(None)}
         return other.db.transaction(lambda conn: bool(hot.run(conn, values).rowcount))
 
     sibling = meanwhile.stopped_after("UPDATE durable_step", held_open)
@@ -480,7 +480,7 @@ def test_a_death_that_is_written_while_a_claim_is_being_committed_finds_what_was
 
 def _held_open(other: Journal, ref: str, key: str, worker_id: str) -> bool:
     values = {"b_ref": ref, "b_key": key, "b_token": "t", "b_worker": worker_id, "b_timeout": None, "b_safety": "protected"}
-    values |= {"b_window": None, **_told(None), **_seen(None)}
+    values |= {"b_window": None, **_expected_values(None), **_seen_values(None)}
     return other.db.transaction(lambda conn: bool(other.db.hot(other.claims._begin).run(conn, values).rowcount))
 
 

@@ -119,7 +119,7 @@ class TestDeath:
         claim(journal, ref, "charge", worker="child")
         journal.workers.child_died("p", 7, "killed")
 
-        report = sweeper.sweep(later(journal, SECOND))
+        report = sweeper.sweep(later(journal, 20 * SECOND))
 
         assert (report.doubts, report.held) == (1, 1)
         assert the(journal, ref, "charge").status is StepStatus.HELD
@@ -143,7 +143,7 @@ class TestDeath:
             assert journal.undo.begin(ref, who="ann", why="the customer called")
         journal.workers.child_died("p", 7, "killed")
 
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
 
         assert the(journal, ref, "ship").status is StepStatus.HELD
         assert "ship" in engine.told
@@ -213,7 +213,7 @@ class TestDoubt:
         ref = a_run(journal, a_step("charge", safety=safety))
         in_doubt(journal, ref, "charge")
 
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
 
         assert engine.sent == ["charge"]
         assert the(journal, ref, "charge").status is StepStatus.IN_DOUBT
@@ -224,7 +224,7 @@ class TestDoubt:
         told: list[Held] = []
         on_held.connect(told.append)
         try:
-            sweeper.sweep(later(journal, SECOND))
+            sweeper.sweep(later(journal, 20 * SECOND))
             sweeper.sweep(later(journal, HOUR))
         finally:
             on_held.disconnect(told.append)
@@ -250,7 +250,7 @@ class TestOrder:
         claim(journal, ref, "charge")
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.workers.stop("w1")
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
         assert the(journal, ref, "charge").status is StepStatus.HELD
         assert the(journal, ref, "ship").status is StepStatus.IN_DOUBT
         sweeper.sweep(later(journal, 2 * HOUR))
@@ -267,7 +267,7 @@ class TestOrder:
         claim(journal, ref, "charge")
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.workers.stop("w1")
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
         journal.verdicts.did_not_happen(the(journal, ref, "ship"), who="ann", why="it is in the store room")
         sweeper.sweep(later(journal, HOUR))
         assert engine.sent == []
@@ -286,7 +286,7 @@ class TestOrder:
         claim(journal, ref, "charge")
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.workers.stop("w1")
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
         journal.verdicts.happened(the(journal, ref, "ship"), ONE, who="ann", why="it was on the van")
         change(journal, ref, "mail", status=StepStatus.PLANNED.value, next_check_at=None)
         sweeper.sweep(later(journal, HOUR))
@@ -303,7 +303,7 @@ class TestOrder:
         claim(journal, ref, "charge")
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.workers.beat("w1", [])
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
         assert sorted(engine.sent) == ["charge", "log"]
 
     def test_a_retry_is_sent_behind_an_unmarked_member_whose_end_nobody_recorded(
@@ -313,7 +313,7 @@ class TestOrder:
         succeed(journal, ref, "charge")
         token = claim(journal, ref, "ship")
         journal.ends.try_again(the(journal, ref, "ship"), token, 0, None, "the van was full")
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
         assert engine.sent == ["ship"]
 
     @pytest.mark.parametrize("safety", [Safety.IDEMPOTENT, Safety.PROBE])
@@ -323,7 +323,7 @@ class TestOrder:
         ref = a_run(journal, "charge", a_step("ship", safety=safety))
         journal.doubts.doubt_unfinished("default", 0, who="ann", why="restored")
         journal.ends.fail(the(journal, ref, "charge"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True, who="ann", why="no")
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
         assert "ship" in engine.sent
 
     def test_a_run_whose_last_member_had_succeeded_before_another_was_tried_again_is_ended(
@@ -346,7 +346,7 @@ class TestWishes:
         ref = a_run(journal, "charge")
         journal.ends.fail(held(journal, ref, "charge"), None, DECLINED, Effect.DID_NOT_HAPPEN, fails_run=True, who="a", why="x")
         engine.fails = True
-        assert sweeper.sweep(later(journal, SECOND)).errors
+        assert sweeper.sweep(later(journal, 20 * SECOND)).errors
         engine.fails = False
         sweeper.sweep(later(journal, HOUR))
         assert engine.sent == ["charge"]
@@ -364,17 +364,17 @@ class TestWishes:
             raise CannotSendAgain("its arguments are not in the journal")
 
         monkeypatch.setattr(engine, "send_step", forgotten)
-        assert sweeper.sweep(later(journal, SECOND)).reported == 1
+        assert sweeper.sweep(later(journal, 20 * SECOND)).reported == 1
         assert sweeper.sweep(later(journal, HOUR)).reported == 0
         assert the_run(journal, ref).attention == Attention.UNMARKED
 
     def test_a_second_one_is_not_taken_for_the_first(self, journal: Journal, sweeper: Sweeper, engine: NotingEngine) -> None:
         ref = a_run(journal, "charge")
         journal.verdicts.happened(held(journal, ref, "charge"), ONE, who="ann", why="the bank has it")
-        (row,) = journal.due.take_steps(later(journal, SECOND), 10)
+        (row,) = journal.due.take_steps(later(journal, 20 * SECOND), 10)
         change(journal, ref, "charge", next_check_at=journal.time())
         journal.due.nothing_to_send(row)
-        sweeper.sweep(later(journal, SECOND))
+        sweeper.sweep(later(journal, 20 * SECOND))
         assert engine.sent == ["charge"]
 
 
@@ -397,7 +397,7 @@ class TestTimers:
         token = claim(journal, ref, "charge")
         journal.ends.try_again(the(journal, ref, "charge"), token, 0, None, "declined")
         engine.fails = True
-        assert sweeper.sweep(later(journal, SECOND)).errors
+        assert sweeper.sweep(later(journal, 20 * SECOND)).errors
         engine.fails = False
         sweeper.sweep(later(journal, HOUR))
         assert engine.sent == ["charge"]
@@ -588,7 +588,7 @@ class TestExpiry:
     def test_one_that_a_worker_gave_back_is_ended_as_well(self, journal: Journal, sweeper: Sweeper) -> None:
         ref = a_run(journal, a_step("ship", task_id="t-1"))
         journal.members.not_begun("t-1", "its worker was lost")
-        assert sweeper.sweep(later(journal, SECOND)).ended == 1
+        assert sweeper.sweep(later(journal, 20 * SECOND)).ended == 1
         assert the_run(journal, ref).status is WorkflowStatus.CANCELLED
 
     def test_an_idempotent_one_that_nobody_claimed_did_not_begin_either(self, journal: Journal, sweeper: Sweeper) -> None:
@@ -680,7 +680,7 @@ def test_two_sweepers_at_once_send_each_due_message_once(journal: Journal, engin
         ref = a_run(journal, a_step(f"charge-{number}"))
         token = claim(journal, ref, f"charge-{number}")
         journal.ends.try_again(the(journal, ref, f"charge-{number}"), token, 0, None, "again")
-    at = later(journal, SECOND)
+    at = later(journal, 20 * SECOND)
     barrier = threading.Barrier(3)
 
     def sweep() -> None:
@@ -711,7 +711,7 @@ def test_one_run_s_trouble_does_not_keep_the_others_from_being_helped(
         send(run, step, steps)
 
     monkeypatch.setattr(engine, "send_step", sometimes)
-    report = sweeper.sweep(later(journal, SECOND))
+    report = sweeper.sweep(later(journal, 20 * SECOND))
     assert engine.sent == ["whole"]
     assert len(report.errors) == 1
 
@@ -814,7 +814,7 @@ def test_which_engines_there_are_is_asked_at_each_sweep(journal: Journal, clock:
     token = claim(journal, ref, "charge")
     journal.ends.try_again(the(journal, ref, "charge"), token, 0, None, "again")
     installed.append(NotingEngine("celery"))
-    sweeper.sweep(later(journal, SECOND))
+    sweeper.sweep(later(journal, 20 * SECOND))
     installed.append(NotingEngine("rq"))
-    sweeper.sweep(later(journal, SECOND))
+    sweeper.sweep(later(journal, 20 * SECOND))
     assert [engine.sent for engine in installed] == [[], ["charge"]]
