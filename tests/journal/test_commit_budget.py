@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from durable_adapter.journal import Journal
-from durable_adapter.model import SECOND, Kind, Safety, StepStatus, WorkflowStatus, new_ref, new_token
+from durable_adapter.model import SECOND, Event, Kind, Safety, StepStatus, WorkflowStatus, new_ref, new_token
 from tests.journal.counting import cost
 from tests.journal.making import (
     MINUTE,
@@ -41,6 +41,25 @@ def test_the_first_start_of_a_task_reads_and_notes_since_when_it_is_enforced(jou
 
     first, second, third = cost(start), cost(start), cost(start)
     assert [(f.commits, len(f.statements)) for f in (first, second, third)] == [(1, 6), (1, 5), (1, 4)]
+
+
+def test_a_task_whose_first_start_is_rolled_back_is_noted_by_the_next(journal: Journal) -> None:
+    def start(conn: Any = None) -> None:
+        run = a_workflow(new_ref())
+        journal.starts.start(run, [a_step("new", ref=run.ref)], conn)
+
+    class RolledBack(Exception):
+        pass
+
+    with pytest.raises(RolledBack), journal.db.open_transaction() as conn:
+        start(conn)
+        start(conn)
+        raise RolledBack
+    assert journal.events.since(Event.ENFORCED, 0) == []
+    start()
+    start()
+    (noted,) = journal.events.since(Event.ENFORCED, 0)
+    assert journal.enforced.since("new") == noted["at"]
 
 
 @pytest.mark.usefixtures("known")
