@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from rq import Worker as RQWorker
 from rq.command import send_stop_job_command
 from rq.job import JobStatus
 
+from durable_adapter.errors import JournalUnreachable
 from durable_adapter.journal.members import MAX_UNBEGUN
 from durable_adapter.model import StepStatus, WorkflowStatus
 from durable_adapter.rq import Worker, install, worker
@@ -181,6 +183,31 @@ def test_the_death_of_a_horse_is_written_once_by_two_threads(shop: Shop, order: 
     assert dead._durable_record_lost(shop.binding)
     sweeping.join(SOON)
     assert written == [threading.current_thread().name]
+
+
+@pytest.mark.parametrize("away_for", [3, 10**6])
+def test_a_worker_that_ends_records_the_deaths_of_its_horses_first(
+    shop: Shop, order: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away_for: int
+) -> None:
+    """RQ ended it because Redis was away, and the journal was away as well."""
+    monkeypatch.setattr(worker, "RECORDED_WITHIN", 5.0 if away_for == 3 else 0.0)
+    dead = Worker([shop.queue], connection=shop.redis)
+    charge = shop.steps(chain(shop, order)[0])[0]
+    dead._durable_lost = [(f"{charge.ref} - {charge.key}", "its horse died")]
+    dead._durable_writing = threading.Lock()
+    get, asked = shop.journal.claims.get, itertools.count(1)
+
+    def sometimes(ref: str, key: str) -> Any:
+        if next(asked) < away_for:
+            raise JournalUnreachable("the journal is away")
+        return get(ref, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.journal.claims, "get", sometimes)
+        dead._durable_record_rest(shop.binding)
+    recorded = away_for == 3
+    assert (dead._durable_lost == [], shop.journal.claims.get(charge.ref, charge.key).losses) == (recorded, int(recorded))
+    assert ("deaths_not_recorded" in caplog.text) is not recorded
 
 
 def test_a_function_whose_horses_die_before_it_begins_goes_on(shop: Shop, ledger: Ledger, order: str) -> None:

@@ -46,6 +46,8 @@ RUNNING_FILE = "durable-adapter-rq-"
 UNCLAIMED = "-"
 #: Seconds for which a worker that starts waits for its own row: a journal that does not answer keeps no job waiting.
 INTRODUCED_WITHIN = 2.0
+#: Seconds that a worker which ends waits for a journal that is away, if it has deaths of its horses to record.
+RECORDED_WITHIN = 10.0
 
 
 class Running:
@@ -143,6 +145,7 @@ class Durable:
             return super().work(*args, **kwargs)  # type: ignore[misc]
         finally:
             self._durable_thread.stop(wait=5)
+            self._durable_record_rest(binding)
             binding.host.stop()
 
     def _durable_begin(self, binding: Binding) -> None:
@@ -180,6 +183,22 @@ class Durable:
             outages.away(binding.journal, error)
         except (RedisError, Deferred) as error:
             logger.warning("orphans_not_checked msg=%r", str(error))
+
+    def _durable_record_rest(self, binding: Binding) -> None:
+        """Records, before this worker ends, the deaths that it could not record so far: nobody else knows of them.
+
+        RQ ends a worker when Redis is away, and the journal may be away at that moment as well.
+        """
+        until = time.monotonic() + RECORDED_WITHIN
+        while self._durable_lost:
+            try:
+                self._durable_record_lost(binding)
+            except JournalError as error:
+                if time.monotonic() >= until:
+                    steps = ", ".join(name for name, _ in self._durable_lost)
+                    logger.error("deaths_not_recorded steps=%r msg=%r", steps, f"The sweeper decides without them: {error}")
+                    return
+                time.sleep(min(0.5, RECORDED_WITHIN))
 
     def _durable_record_lost(self, binding: Binding) -> bool:
         """Puts in doubt what a dead horse had begun; again and again until the journal has it, and once."""
