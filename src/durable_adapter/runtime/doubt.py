@@ -162,8 +162,9 @@ def _ask_of_the_silent(host: Host, call: Call, row: StepRow, now: int) -> None:
 
     The worker fell silent and the step has no time-out, so its body may still be running without its database.
     """
-    if now - (row.doubt_at or now) <= max(SILENT_PATIENCE, call.policy.settle_us):
-        host.patient.doubts.ask_later(row, now + AGAIN)
+    waited = now - (row.doubt_at or now)
+    if waited <= max(SILENT_PATIENCE, call.policy.settle_us):
+        host.patient.doubts.ask_later(row, now + max(AGAIN, waited))  # twice as late each time
         raise Deferred(
             f"step {row.name}: nobody saw its attempt end, so that the probe's “did not happen” does not count; it is asked again"
         )
